@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "base/spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/fd.h"
+
+/* Child side: from here on only async-signal-safe calls. Descriptors are first lifted above all targets. */
+static int place_fds(const struct spawn_options *o, int *report_fd)
+{
+        int lifted[SPAWN_FDS_MAX], top = 2;
+
+        for (size_t i = 0; i < o->n_fds; i++)
+                if (o->fds[i].target > top)
+                        top = o->fds[i].target;
+        for (size_t i = 0; i < o->n_fds; i++) {
+                lifted[i] = fcntl(o->fds[i].fd, F_DUPFD_CLOEXEC, top + 1);
+                if (lifted[i] < 0)
+                        return -errno;
+        }
+        int report = fcntl(*report_fd, F_DUPFD_CLOEXEC, top + 1);
+        if (report < 0)
+                return -errno;
+        *report_fd = report;
+
+        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+        if (null < 0)
+                return -errno;
+        for (int target = 0; target <= 2; target++)
+                if (dup2(null, target) < 0)
+                        return -errno;
+        for (size_t i = 0; i < o->n_fds; i++)
+                if (dup2(lifted[i], o->fds[i].target) < 0)
+                        return -errno;
+        if (o->merge_stderr && dup2(1, 2) < 0)
+                return -errno;
+
+        /* What is not wanted closes at exec, so that the report pipe still works when exec fails. */
+        if (syscall(SYS_close_range, 3U, ~0U, 4U /* CLOSE_RANGE_CLOEXEC */) < 0)
+                return -errno;
+        for (size_t i = 0; i < o->n_fds; i++)
+                if (o->fds[i].target > 2 && fcntl(o->fds[i].target, F_SETFD, 0) < 0)
+                        return -errno;
+        return 0;
+}
+
+static void reset_signals(void)
+{
+        struct sigaction standard = {.sa_handler = SIG_DFL};
+        sigset_t none;
+
+        for (int s = 1; s < NSIG; s++)
+                (void)sigaction(s, &standard, NULL);
+        (void)sigemptyset(&none);
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void keep_from_oom(void)
+{
+        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+        /* Lowering needs CAP_SYS_RESOURCE; where it is missing the child stays as killable as its parent. */
+        if (fd >= 0) {
+                (void)!write(fd, "-1000", 5);
+                (void)close(fd);
+        }
+}
+
+static _Noreturn void child(const struct spawn_options *o, char *const *env, pid_t parent, int report_fd)
+{
+        int r;
+
+        reset_signals();
+        if (o->new_session)
+                (void)setsid();
+        if (o->die_with_parent) {
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                if (getppid() != parent)
+                        _exit(126);
+        }
+        if (o->keep_from_oom)
+                keep_from_oom();
+
+        r = place_fds(o, &report_fd);
+        if (r == 0) {
+                (void)execvpe(o->argv[0], (char *const *)o->argv, env);
+                r = -errno;
+        }
+        (void)!write(report_fd, &r, sizeof(r));
+        _exit(126);
+}
+
+int spawn(const struct spawn_options *options, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+{
+        static const char *const standard[] = {"PATH=" SPAWN_PATH, "HOME=/root", "LANG=C.UTF-8"};
+        const size_t n_standard = sizeof(standard) / sizeof(standard[0]);
+        size_t n_env = 0;
+        int pipe_fds[2], failure = 0;
+
+        if (options->n_fds > SPAWN_FDS_MAX)
+                return error_set(err, E2BIG, "cannot start %s: too many descriptors", options->argv[0]);
+        while (options->env && options->env[n_env])
+                n_env++;
+        AUTO_FREE const char **env = calloc(n_standard + n_env + 1, sizeof(*env));
+        if (!env)
+                return error_set(err, ENOMEM, "cannot start %s: out of memory", options->argv[0]);
+        memcpy(env, standard, sizeof(standard));
+        for (size_t i = 0; i < n_env; i++)
+                env[n_standard + i] = options->env[i];
+
+        if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+                return error_errno(err, errno, "cannot start %s", options->argv[0]);
+        AUTO_FD int report_read = pipe_fds[0];
+        AUTO_FD int report_write = pipe_fds[1];
+
+        pid_t parent = getpid();
+        pid_t pid = fork();
+        if (pid < 0)
+                return error_errno(err, errno, "cannot start %s", options->argv[0]);
+        if (pid == 0)
+                child(options, (char *const *)env, parent, report_write);
+
+        (void)close(TAKE_FD(report_write));
+        if (fd_read_full(report_read, &failure, sizeof(failure)) == (ssize_t)sizeof(failure)) {
+                (void)waitpid(pid, NULL, 0);
+                return error_errno(err, -failure, "cannot execute %s", options->argv[0]);
+        }
+
+        int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+        if (pidfd < 0) {
+                int saved = errno;
+                (void)kill(pid, SIGKILL);
+                (void)waitpid(pid, NULL, 0);
+                return error_errno(err, saved, "cannot watch %s", options->argv[0]);
+        }
+        *ret_pid = pid;
+        if (ret_pidfd)
+                *ret_pidfd = pidfd;
+        else
+                (void)close(pidfd);
+        return 0;
+}
+
+/* Reads until end of file or the deadline; -ETIMEDOUT then. */
+static int collect(int fd, uint64_t deadline, char *output, size_t limit)
+{
+        char waste[4096];
+        size_t used = 0;
+
+        for (;;) {
+                uint64_t now = clock_ms();
+                struct pollfd p = {.fd = fd, .events = POLLIN};
+
+                if (now >= deadline)
+                        return -ETIMEDOUT;
+                int r = poll(&p, 1, (int)(deadline - now));
+                if (r < 0 && errno != EINTR)
+                        return -errno;
+                if (r <= 0)
+                        continue;
+
+                bool full = used == limit;
+                ssize_t n = read(fd, full ? waste : output + used, full ? sizeof(waste) : limit - used);
+                if (n < 0 && errno != EINTR)
+                        return -errno;
+                if (n == 0)
+                        break;
+                if (n > 0 && !full)
+                        used += (size_t)n;
+        }
+        output[used] = '\0';
+        return 0;
+}
+
+int spawn_capture(const struct spawn_options *options, int timeout_ms, size_t limit, char **ret_output, struct error *err)
+{
+        struct spawn_fd fds[SPAWN_FDS_MAX];
+        struct spawn_options copy = *options;
+        int pipe_fds[2], status;
+        pid_t pid;
+
+        if (options->n_fds >= SPAWN_FDS_MAX)
+                return error_set(err, E2BIG, "cannot start %s: too many descriptors", options->argv[0]);
+        AUTO_FREE char *output = malloc(limit + 1);
+        if (!output)
+                return error_set(err, ENOMEM, "cannot start %s: out of memory", options->argv[0]);
+        if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+                return error_errno(err, errno, "cannot start %s", options->argv[0]);
+        AUTO_FD int read_end = pipe_fds[0];
+        AUTO_FD int write_end = pipe_fds[1];
+
+        if (options->n_fds)
+                memcpy(fds, options->fds, options->n_fds * sizeof(*fds));
+        fds[options->n_fds] = (struct spawn_fd){.fd = write_end, .target = 1};
+        copy.fds = fds;
+        copy.n_fds = options->n_fds + 1;
+
+        uint64_t deadline = clock_ms() + (uint64_t)timeout_ms;
+        AUTO_FD int pidfd = -1;
+        int r = spawn(&copy, &pid, &pidfd, err);
+        if (r < 0)
+                return r;
+        (void)close(TAKE_FD(write_end));
+
+        r = collect(read_end, deadline, output, limit);
+        if (r == 0) {
+                /* Output closed is not yet the end of the child. */
+                uint64_t now = clock_ms();
+                struct pollfd p = {.fd = pidfd, .events = POLLIN};
+                if (poll(&p, 1, now < deadline ? (int)(deadline - now) : 0) == 0)
+                        r = -ETIMEDOUT;
+        }
+        if (r < 0)
+                (void)kill(pid, SIGKILL);
+        while (waitpid(pid, &status, 0) < 0)
+                if (errno != EINTR)
+                        return error_errno(err, errno, "cannot wait for %s", options->argv[0]);
+        if (r == -ETIMEDOUT)
+                return error_set(err, ETIMEDOUT, "%s did not answer within %d ms", options->argv[0], timeout_ms);
+        if (r < 0)
+                return error_errno(err, -r, "cannot read from %s", options->argv[0]);
+
+        *ret_output = TAKE_PTR(output);
+        return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}

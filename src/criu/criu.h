@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "loop/loop.h"
+
+/*
+ * One `criu swrk` process over its RPC socketpair. One object, one dump; driven by the loop, one thread.
+ * Source of the protocol: CRIU's images/rpc.proto; the subset used here is written down in rpc.proto of this folder.
+ */
+struct criu;
+
+struct criu_cgroup_root {
+        const char *controllers; /* "freezer", "cpu,cpuacct", "name=systemd"; NULL for cgroup v2 */
+        const char *path;        /* as the tasks' cgroup namespace parent sees it, "/lxc.payload.web" */
+};
+
+struct criu_external_mount {
+        const char *key, *value;
+};
+
+/* Everything borrowed until criu_dump() returns. */
+struct criu_dump_options {
+        pid_t pid;                 /* root of the tree, in our pid namespace */
+        int images_fd, work_fd;    /* directories */
+        const char *log_file;      /* name within work_fd */
+        int page_server_fd;        /* connected stream socket the pages go to; -1: page images in images_fd */
+        const struct criu_cgroup_root *cgroup_roots;
+        size_t n_cgroup_roots;
+        const struct criu_external_mount *mounts;
+        size_t n_mounts;
+        const char *const *external;  /* NULL-terminated, may be NULL */
+        const char *const *enable_fs; /* NULL-terminated, may be NULL */
+        bool tcp_established, tcp_skip_in_flight, file_locks, link_remap, force_irmap, shell_job;
+        bool external_mounts_auto, external_sharing, external_masters, manage_cgroups_full, orphan_pts_master;
+        bool skip_network_lock; /* the caller holds a lock of its own */
+        uint32_t ghost_limit;   /* bytes; 0: CRIU's default of 1 MiB */
+        uint32_t timeout_s;     /* CRIU's own limit for seizing; 0: default */
+};
+
+struct criu_handlers {
+        /*
+         * CRIU waits at `point` ("pre-dump", "network-lock", "query-ext-files", "post-dump", "network-unlock", …) until
+         * criu_proceed(). The handler may call it at once or later.
+         */
+        void (*notify)(struct criu *criu, const char *point, void *context);
+        /* The end, also when criu died: err->kind ERROR_NONE on success, else with CRIU's own error lines. Last callback. */
+        void (*done)(struct criu *criu, const struct error *err, void *context);
+};
+
+int criu_dump(struct loop *loop, const struct criu_dump_options *options, const struct criu_handlers *handlers,
+              void *context, struct criu **ret, struct error *err);
+
+/* Answer the notification CRIU waits in. ok=false makes the dump fail (at post-dump: the tasks are let go). */
+int criu_proceed(struct criu *criu, bool ok);
+
+pid_t criu_pid(const struct criu *criu);
+
+/* Kills criu when it still runs. NULL is fine. */
+void criu_free(struct criu *criu);
+DEFINE_CLEANUP(struct criu, criu_free)
+
+/*
+ * Is CRIU usable with this kernel? Runs `criu --version` and `criu check` (blocking, at most 20 s). ERROR_REFUSED with
+ * criu's own lines when not. ret_version: "4.2.1", room for 32.
+ */
+int criu_usable(char ret_version[static 32], struct error *err);
+
+/* The last error lines ("Error (file:line): …") of a CRIU log, at most `size` - 1 bytes, timestamps removed. */
+int criu_log_errors(int dir_fd, const char *file, char *ret, size_t size);

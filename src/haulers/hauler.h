@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "criu/criu.h"
+#include "loop/loop.h"
+
+/*
+ * The contract between the engine and a kind of workload. The engine (source/, target/) knows phases, memory, files and
+ * the handover; a hauler knows what an LXC container (a process tree, a runc container, …) is made of. A hauler never
+ * sees the wire: bytes leave it through descriptors and directories handed in.
+ *
+ * Hooks return 0 or a negative errno with *err filled. They run in phaul-session's only thread; those marked (blocks)
+ * may take up to a second and are never called while the workload is frozen unless they say so. An absent (NULL) hook
+ * means the default named with it.
+ */
+
+/* A tree of files that must exist on the target before the restore. */
+struct hauler_tree {
+        char *label;  /* "rootfs", "lower", "upper": means the same on both ends */
+        char *source; /* path on the source */
+        char *target; /* path on the target, chosen by the target's hauler alone */
+};
+
+/* What the engine needs to know of a workload; filled by examine() on the source, by verify() on the target. */
+struct workload {
+        const struct hauler *hauler;
+        char *id;            /* name on this host */
+        char *description;   /* JSON for the far hauler: configuration, networks, … (source fills, target reads) */
+        pid_t init_pid;      /* root of the task tree; 0 while it does not exist */
+        char *freezer;       /* cgroup directory whose freezer holds all tasks, absolute; survives CRIU's death */
+        bool freezer_v2;
+        uint64_t memory_bytes; /* resident */
+        struct hauler_tree *trees;
+        size_t n_trees;
+        void *private_data; /* the hauler's own; freed by its done() */
+};
+void workload_done(struct workload *w);
+
+/* One graded finding of a pre-flight. */
+enum grade { GRADE_OK, GRADE_WARNING, GRADE_ERROR };
+const char *grade_name(enum grade grade);
+/* Sink for findings: `item` is a stable word ("bridge", "name", "disk"). */
+typedef void (*hauler_report_fn)(const char *item, enum grade grade, const char *reason, void *context);
+
+/* A thing made on the target that must vanish on discard; the engine makes it durable before the hauler makes the thing. */
+typedef int (*hauler_leftover_fn)(const char *what, const char *name, void *context, struct error *err);
+
+/* A network port of a restored copy, to be attached at switchover. */
+struct hauler_port {
+        char outside[16]; /* interface in our namespace */
+        char bridge[16];  /* bridge it belongs to */
+};
+
+/* Result of a restore that runs in the background. */
+struct hauler_restore;
+struct hauler_restore_handlers {
+        /* Restored, not one instruction executed, waits for restore_release(). w->init_pid is set. */
+        void (*held)(struct hauler_restore *r, void *context);
+        /* The end: err->kind ERROR_NONE when the restore program reported success after the release. Last callback. */
+        void (*done)(struct hauler_restore *r, const struct error *err, void *context);
+};
+
+struct hauler {
+        const char *kind;  /* "lxc" */
+        const char *label; /* "LXC container", for people */
+
+        /* Any side, any time, (blocks): everything of this kind here, as a JSON array of
+         * {id, state, init_pid, description…}. Must answer within 5 s even when one of them hangs. */
+        int (*list)(json_t **ret, struct error *err);
+
+        /* -- source ------------------------------------------------------------------------------------------ */
+
+        /* Before anything is touched, (blocks): find it, refuse what cannot be moved (ERROR_NOT_FOUND, ERROR_REFUSED),
+         * fill *w; further findings through `report`. */
+        int (*examine)(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err);
+
+        /* Right before the freeze: what CRIU must be told. Strings in *options point into w->private_data. */
+        int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
+
+        /* After RELEASED, tasks killed and thawed: the workload disappears from its runtime, will not start by itself,
+         * its files go to `released` (a directory to be made). Repeatable after a crash. (blocks) */
+        int (*release)(struct workload *w, const char *released, struct error *err);
+
+        /* -- target ------------------------------------------------------------------------------------------ */
+
+        /* Before anything is touched, (blocks): can `description` become `id` here? Fills *w with target paths of the
+         * trees. Findings through `report`; ERROR_REFUSED only when it cannot even be judged. */
+        int (*verify)(const char *id, const char *description, struct workload *w, hauler_report_fn report, void *context,
+                      struct error *err);
+
+        /* Reserve the name and make the directories of the trees. Each thing is passed to `leftover` first. */
+        int (*prepare)(struct workload *w, hauler_leftover_fn leftover, void *context, struct error *err);
+
+        /* Start the restore from images in `images` (absolute path) and hold before the first instruction. `session_socket`
+         * is where the hold program finds us; `record` the journal file it obeys when it does not. */
+        int (*restore)(struct loop *loop, struct workload *w, const char *images, const char *hold_socket, const char *record,
+                       const struct hauler_restore_handlers *handlers, void *context, struct hauler_restore **ret,
+                       struct error *err);
+
+        /* Network ports of the restored copy to be attached at switchover: pairs (interface here, bridge).
+         * Fills up to `max`; returns the number. */
+        int (*ports)(struct workload *w, struct hauler_port *ret, size_t max, struct error *err);
+
+        /* After STARTING is durable, before the release of the hold: make it a defined member of its runtime. Fast. */
+        int (*publish)(struct workload *w, struct error *err);
+
+        /* Let the held copy go (ok) or refuse it. */
+        int (*restore_verdict)(struct hauler_restore *r, bool ok);
+
+        /* Are the tasks and the runtime's monitor alive and really running? 1 yes, 0 no. */
+        int (*alive)(struct workload *w, struct error *err);
+
+        /* Remove one thing made before (what, name as passed to `leftover`). Repeatable; nothing there is success. */
+        int (*discard)(const char *what, const char *name, struct error *err);
+
+        void (*restore_free)(struct hauler_restore *r);
+        void (*done)(struct workload *w);
+};
+
+/* All kinds this build knows, NULL-terminated. */
+extern const struct hauler *const haulers[];
+const struct hauler *hauler_find(const char *kind);

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <net/if.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+
+/*
+ * What happens to a workload's network. Talks rtnetlink through libmnl; enters another network namespace only in a
+ * short-lived child or thread, never in the caller. Blocking, each call a few milliseconds.
+ */
+
+/* A veth end inside the workload's network namespace and its other end here. */
+struct network_port {
+        char inside[IF_NAMESIZE];  /* eth0 */
+        char outside[IF_NAMESIZE]; /* vethABC, in our namespace */
+        char bridge[IF_NAMESIZE];  /* bridge `outside` is a port of; "" for none */
+        uint8_t mac[6];            /* of the inside end */
+};
+
+/* All veth pairs between the namespace of `pid` and ours. Caller frees *ret. -EOPNOTSUPP names an interface of another type. */
+int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err);
+
+/*
+ * Our own network lock: no frame passes the port in either direction, while the carrier inside stays up (a carrier change
+ * would be queued on the workload's netlink sockets, which CRIU cannot dump, and would set IPv6 duplicate detection off).
+ * Done by the bridge port state; idempotent. A missing interface is no error for unlock.
+ */
+int network_lock(const struct network_port *port, struct error *err);
+int network_unlock(const struct network_port *port, struct error *err);
+
+/* Make `outside` a port of `bridge`, forwarding at once, and bring it up (the target's switchover). */
+int network_attach(const char *outside, const char *bridge, struct error *err);
+
+/* Does a bridge of that name exist here? */
+bool network_bridge_exists(const char *name);
+
+/* Remove an interface of ours if it (still) exists. */
+int network_delete(const char *name, struct error *err);
+
+/*
+ * Restored IPv6 addresses are tentative until duplicate detection has run (a second or more), although the workload has
+ * held them all along: make them valid at once, inside the namespace of `pid`.
+ */
+int network_settle(pid_t pid, struct error *err);
+
+/* Gratuitous ARP and unsolicited neighbour advertisement for every address of every port, sent from inside. */
+int network_announce(pid_t pid, struct error *err);
+
+/*
+ * Turn TCP_REPAIR off on every TCP socket of the tasks (pidfd_getfd), after a CRIU that died left it on: the sockets would
+ * swallow the application's writes. Returns the number of sockets put right.
+ */
+int network_repair_off(const pid_t *pids, size_t n_pids, struct error *err);
+
+/*
+ * What is run around the switchover, beside the announcement: built-in actions and the programs in `directory` (default
+ * /etc/phaul/hooks.d), in order of their names, root-owned and not writable by others only; each gets its data in the
+ * environment (PHAUL_EVENT, PHAUL_KIND, PHAUL_ID, PHAUL_NAME, PHAUL_PEER, PHAUL_SIDE, PHAUL_ADDRESSES) and 10 s.
+ * A hook that fails is reported in *err, never fatal for the migration: the caller shows it as a warning.
+ */
+enum network_event {
+        NETWORK_LEAVING, /* source, after COMMIT, before the target is told: give the virtual address up */
+        NETWORK_ARRIVED, /* target, right after the tasks run: take it */
+        NETWORK_STAYED,  /* source, after an abort: take it back */
+};
+struct network_hook_context {
+        const char *kind, *id, *name, *peer;
+        pid_t pid; /* of the workload's init, 0 when gone */
+        const char *directory;   /* NULL: default */
+        const char *const *actions; /* NULL-terminated built-ins: "ucarp:PIDFILE-or-interface", "keepalived:…"; NULL: none */
+};
+int network_hooks(enum network_event event, const struct network_hook_context *context, struct error *err);

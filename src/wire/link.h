@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "loop/loop.h"
+#include "wire/message.h"
+
+/*
+ * One connection to another host, as its privileged owner (phauld, phaul-session) sees it. The connection itself lives
+ * in a phaul-net process of its own: TLS, framing and time-outs are there; over a SEQPACKET socket the owner gets
+ * decoded messages, and for bulk connections payloads in shared memory.
+ *
+ * Life: connecting (or accepted) -> up (TLS done, the peer known) -> open (HELLO/WELCOME exchanged) -> down.
+ * The HELLO of an accepted connection is delivered as a message; its owner answers with link_welcome() or link_refuse().
+ * One thread; callbacks run from the loop and may free the link.
+ */
+struct link;
+
+/* Identity of a paired host: SHA-256 of its CA certificate (DER), lower-case hex. "" = not paired (pairing only). */
+#define FINGERPRINT_LENGTH 64
+
+struct link_peer {
+        char fingerprint[FINGERPRINT_LENGTH + 1];
+        char address[128]; /* numeric, for messages */
+};
+
+struct bulk_frame;
+
+struct link_handlers {
+        /* TLS is up and, for a connecting link, WELCOME has come (`version` is the agreed one; 0 on the accepting side). */
+        void (*up)(struct link *link, const struct link_peer *peer, uint32_t version, void *context);
+        /* A control message; borrowed. */
+        void (*message)(struct link *link, const struct message *m, void *context);
+        /* A bulk frame; `data` is shared memory that a hostile phaul-net could change while it is read: copy, then check. */
+        void (*bulk)(struct link *link, const struct bulk_frame *frame, const void *data, void *context);
+        /* Room for another link_bulk_send(). */
+        void (*writable)(struct link *link, void *context);
+        /* For ever gone: refused, cut, silent for too long, or closed by the peer (err->kind ERROR_NONE). Last callback. */
+        void (*down)(struct link *link, const struct error *err, void *context);
+};
+
+/* A bulk frame: fixed header plus up to BULK_MAX bytes. What the fields mean is the business of memory/ (see image_stream.h). */
+#define BULK_MAX (1U << 20)
+#define BULK_SLOTS 8
+struct bulk_frame {
+        uint16_t type;
+        uint16_t flags;
+        uint32_t size; /* bytes of data */
+        uint64_t object;
+        uint64_t offset;
+        uint64_t count;
+};
+
+/* What a link needs to prove itself; made by trust_credentials() (trust.h). */
+struct credentials;
+
+struct link_connect_options {
+        const char *address; /* host name or numeric; resolved inside phaul-net */
+        uint16_t port;
+        enum purpose purpose;
+        const char *migration;  /* id or NULL */
+        const uint8_t *token;   /* 16 bytes or NULL */
+        uint32_t stream;        /* FIELD_STREAM */
+        const char *expect;     /* fingerprint the peer must have; NULL only for PURPOSE_PAIR */
+        uint32_t silence_ms;    /* the link counts as lost after so long without a byte (0: 5000) */
+        uint64_t bytes_per_second; /* cap on what it sends, 0 none */
+};
+
+/* Where the phaul-net binary is, and as whom it runs. NULL fields mean the installed defaults. */
+struct link_environment {
+        const char *program; /* default LIBEXECDIR "/phaul-net" */
+        const char *user;    /* default "phaul-net", else "nobody" */
+};
+
+/* Start phaul-net and connect. Result by callbacks. */
+int link_connect(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
+                 const struct link_connect_options *options, const struct link_handlers *handlers, void *context,
+                 struct link **ret, struct error *err);
+
+/* Start phaul-net on an accepted TCP socket (taken over in any case). `allow_strangers`: pairing is open just now. */
+int link_accept(struct loop *loop, const struct link_environment *env, const struct credentials *credentials, int tcp_fd,
+                bool allow_strangers, const struct link_handlers *handlers, void *context, struct link **ret,
+                struct error *err);
+
+/*
+ * Hand a link over to another process: link_release() gives up the object and returns its record socket (to be passed
+ * with SCM_RIGHTS), link_adopt() goes on with it there. Between an accepted HELLO and its answer nothing is in flight.
+ */
+int link_release(struct link *link);
+int link_adopt(struct loop *loop, int record_fd, const struct link_handlers *handlers, void *context, struct link **ret);
+
+/* The accepting side's answer to HELLO. After a refusal the link goes down by itself. */
+int link_welcome(struct link *link, uint32_t version);
+int link_refuse(struct link *link, enum error_kind kind, const char *text);
+
+/* Send and free `m` (also on failure). -ENOTCONN when down. Never blocks: phaul-net queues up to 4 MiB, then -ENOBUFS. */
+int link_send(struct link *link, struct message *m);
+
+/* PURPOSE_STREAM after open: phaul-net pumps bytes between the connection and `fd` (taken over), half-closes included. */
+int link_attach_stream(struct link *link, int fd);
+
+/*
+ * PURPOSE_BULK after open. Copies data into a free slot of the shared ring and returns; -EAGAIN when all BULK_SLOTS are
+ * in flight (wait for `writable`). *ret_slot_memory variant: link_bulk_reserve() gives the slot's memory to fill in
+ * place (zero-copy from a pipe), link_bulk_commit() sends it.
+ */
+int link_bulk_send(struct link *link, const struct bulk_frame *frame, const void *data);
+int link_bulk_reserve(struct link *link, void **ret_data);
+int link_bulk_commit(struct link *link, const struct bulk_frame *frame);
+/* Whether all that was sent has left phaul-net into the kernel's socket. */
+bool link_bulk_idle(const struct link *link);
+
+/* Bytes that crossed the TLS connection so far (as phaul-net reports them, a little late). */
+void link_counters(const struct link *link, uint64_t *ret_sent, uint64_t *ret_received);
+
+/* Closes: queued messages are still sent (phaul-net lingers up to 2 s). */
+void link_free(struct link *link);
+DEFINE_CLEANUP(struct link, link_free)
+
+/* Versions of the wire this build speaks. */
+#define WIRE_VERSION_MIN 1
+#define WIRE_VERSION_MAX 1
+
+/* The highest common version, or a REFUSED error whose text names both ranges. */
+int wire_negotiate(uint32_t peer_min, uint32_t peer_max, uint32_t *ret, struct error *err);
