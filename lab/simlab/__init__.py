@@ -1,0 +1,6 @@
+"""Simulated hosts on one machine: `from simlab import Lab`."""
+
+from .lab import Lab
+from .sh import LabError
+
+__all__ = ["Lab", "LabError"]

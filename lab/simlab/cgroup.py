@@ -1,0 +1,169 @@
+"""Each host's own cgroup in every hierarchy of this machine, v1 and v2 alike.
+
+One hierarchy left shared would be enough for one host's cgroups to appear in another's dump.
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .sh import LabError
+
+LEAF = "init.scope"  # where a v2 host's own processes live: a v2 cgroup with controllers for children holds no process
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One mounted cgroup tree; name is what its mount inside a host is called, options are those of that mount."""
+    path: Path
+    unified: bool
+    name: str = ""
+    options: str = ""
+
+
+def hierarchies(mounts="/proc/mounts"):
+    """Every cgroup tree mounted under /sys/fs/cgroup."""
+    found = []
+    for line in Path(mounts).read_text().splitlines():
+        _, path, kind, options, *_ = line.split()
+        if kind not in ("cgroup", "cgroup2") or not path.startswith("/sys/fs/cgroup"):
+            continue
+        if kind == "cgroup2":
+            found.append(Hierarchy(Path(path), True))
+            continue
+        named = [o for o in options.split(",") if o.startswith("name=")]
+        controllers = [o for o in options.split(",") if o in _v1_controllers()]
+        found.append(Hierarchy(Path(path), False, Path(path).name, ",".join(["none", *named] if named else controllers)))
+    if not found:
+        raise LabError("no cgroup hierarchy is mounted under /sys/fs/cgroup")
+    return found
+
+
+def _v1_controllers():
+    lines = Path("/proc/cgroups").read_text().splitlines()[1:]
+    return {line.split()[0] for line in lines}
+
+
+def mounts_inside():
+    """What a host mounts, as "name=options" words. An empty v2 tree beside v1 is left out: lxc-checkpoint aborts on it."""
+    v1 = [h for h in hierarchies() if not h.unified]
+    return [f"{h.name}={h.options}" for h in v1] or ["unified"]
+
+
+def unified_only():
+    return all(h.unified for h in hierarchies())
+
+
+def _group(tree, lab, host):
+    return tree.path / f"phaul-lab.{lab}.{host}"
+
+
+def create(lab, host):
+    """Make the host's cgroups, usable by children at once."""
+    only_v2 = unified_only()
+    for tree in hierarchies():
+        group = _group(tree, lab, host)
+        if only_v2:
+            _delegate(tree.path)
+        group.mkdir(exist_ok=True)
+        if only_v2:
+            (group / LEAF).mkdir(exist_ok=True)
+        if (group / "cpuset.cpus").exists() and not tree.unified:
+            for file in ("cpuset.cpus", "cpuset.mems"):  # empty in a new v1 cpuset, which then accepts no process
+                (group / file).write_text((tree.path / file).read_text())
+            (group / "cgroup.clone_children").write_text("1")
+
+
+def _delegate(group):
+    for controller in (group / "cgroup.controllers").read_text().split():
+        try:
+            (group / "cgroup.subtree_control").write_text(f"+{controller}")
+        except OSError:
+            pass  # a controller that real-time tasks or a threaded parent hold back is missing, no more
+
+
+def join_new(lab, host):
+    """Move the calling process to the host's cgroups, before it unshares its cgroup namespace there."""
+    for tree in hierarchies():
+        (_group(tree, lab, host) / "cgroup.procs").write_text("0")
+
+
+def settle(lab, host, pid):
+    """v2 only: move a new host's pid 1 to its leaf, then let the host hand controllers to its own cgroups."""
+    if unified_only():
+        group = _group(hierarchies()[0], lab, host)
+        (group / LEAF / "cgroup.procs").write_text(str(pid))
+        _delegate(group)
+
+
+def join(lab, host):
+    """Move the calling process to where the host's own processes live."""
+    leaf = LEAF if unified_only() else ""
+    for tree in hierarchies():
+        (_group(tree, lab, host) / leaf / "cgroup.procs").write_text("0")
+
+
+def hosts_with_groups(lab):
+    """Names of the lab's hosts that have a cgroup anywhere, found without any record of the lab."""
+    prefix = f"phaul-lab.{lab}."
+    return sorted({g.name[len(prefix):] for tree in hierarchies() for g in tree.path.glob(f"{prefix}*")})
+
+
+def labs_with_groups():
+    return sorted({g.name.split(".")[1] for tree in hierarchies() for g in tree.path.glob("phaul-lab.*.*")})
+
+
+def processes(lab, host):
+    """Every process in the host's cgroups or below, by this machine's pids."""
+    pids = set()
+    for tree in hierarchies():
+        for folder, _, files in os.walk(_group(tree, lab, host)):
+            if "cgroup.procs" in files:
+                try:
+                    pids.update(int(p) for p in Path(folder, "cgroup.procs").read_text().split())
+                except OSError:
+                    pass  # the cgroup went away while we looked
+    return pids - {0}
+
+
+def kill(lab, host, timeout=10):
+    """Kill all of a host's processes, frozen ones too, and wait until they are gone."""
+    deadline = time.monotonic() + timeout
+    while pids := processes(lab, host):
+        if time.monotonic() > deadline:
+            raise LabError(f"{host}: processes {sorted(pids)} do not die")
+        _thaw(lab, host)
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.02)
+
+
+def _thaw(lab, host):
+    """A v1 freezer holds back even SIGKILL."""
+    for tree in hierarchies():
+        if tree.unified:
+            continue
+        for folder, _, files in os.walk(_group(tree, lab, host)):
+            if "freezer.state" in files:
+                Path(folder, "freezer.state").write_text("THAWED")
+
+
+def remove(lab, host):
+    """Remove the host's cgroups and all below them; they are empty of processes by now."""
+    for tree in hierarchies():
+        for folder, _, _ in os.walk(_group(tree, lab, host), topdown=False):
+            for attempt in range(50):
+                try:
+                    os.rmdir(folder)
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    if attempt == 49:
+                        raise
+                    time.sleep(0.02)  # a dying process leaves its cgroup a moment after its pid is gone

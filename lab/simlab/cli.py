@@ -1,0 +1,153 @@
+"""The command line of the lab."""
+
+import argparse
+import os
+import sys
+
+from . import build, image
+from .lab import Lab
+from .sh import LabError
+
+
+def main(argv):
+    """Run one command; returns the exit code."""
+    arguments, command = _split(argv)
+    options = _parser().parse_args(arguments)
+    options.command = command
+    try:
+        if os.geteuid() != 0:
+            raise LabError("only root can make hosts")
+        return options.run(options) or 0
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _split(argv):
+    """What is before "--" is ours, what follows is a command for a host."""
+    if "--" not in argv:
+        return argv, []
+    at = argv.index("--")
+    return argv[:at], argv[at + 1:]
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="lab", description="simulated hosts on one machine")
+    parser.add_argument("--lab", metavar="NAME", help="which lab (default: $PHAUL_LAB, or 'lab')")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    def verb(run, *arguments, **options):
+        made = verbs.add_parser(run.__name__.strip("_").replace("_", "-"), help=run.__doc__, description=run.__doc__)
+        for name in arguments:
+            made.add_argument(name)
+        for name, settings in options.items():
+            made.add_argument(name if settings.get("nargs") else f"--{name}", **settings)
+        made.set_defaults(run=run)
+
+    flag = {"action": "store_true"}
+    verb(_image)
+    verb(_build, sanitize=flag)
+    verb(_up, hosts={"nargs": "*"}, sanitize=flag)
+    verb(_list)
+    verb(_exec, "host")
+    verb(_spawn, "host", "log")
+    verb(_put, "host", "source", "target")
+    verb(_get, "host", "source", "target")
+    verb(_cut, "host")
+    verb(_heal, "host")
+    verb(_slow, "host", "rate")
+    verb(_delay, "host", "milliseconds")
+    verb(_crash, "host")
+    verb(_boot, "host")
+    verb(_down, all=flag)
+    return parser
+
+
+def _image(_):
+    """build the images and print their directories"""
+    print(image.host_image())
+    print(image.guest_image())
+
+
+def _build(options):
+    """compile phaul for the hosts"""
+    print(build.build(options.sanitize))
+
+
+def _up(options):
+    """start a lab: a number of hosts (default 2), or their names"""
+    hosts = options.hosts or ["2"]
+    Lab(options.lab).up(int(hosts[0]) if len(hosts) == 1 and hosts[0].isdigit() else hosts, options.sanitize)
+    return _list(options)
+
+
+def _list(options):
+    """every lab's hosts: lab, host, address, state, pid 1 as this machine sees it, link"""
+    for name in Lab.names():
+        lab = Lab(name)
+        if not lab.hosts:
+            print(f"{name}\t-\t-\tleftover (`lab --lab {name} down` removes it)")
+        for host in [*lab.hosts.values(), lab.client] if lab.hosts else []:
+            pid = host.pid
+            link = "-" if not pid else "cut" if host.is_cut() else "ok"
+            print(name, host.name, host.address, "up" if pid else "down", pid or "-", link, sep="\t")
+
+
+def _exec(options):
+    """run a command in a host: lab exec HOST -- COMMAND..."""
+    Lab(options.lab)[options.host].exec(options.command or ["bash"])
+
+
+def _spawn(options):
+    """start a daemon in a host, its output to a file there; prints its pid there"""
+    if not options.command:
+        raise LabError("lab spawn HOST LOG -- COMMAND...")
+    print(Lab(options.lab)[options.host].spawn(options.log, *options.command))
+
+
+def _put(options):
+    """copy a file or tree into a host"""
+    Lab(options.lab)[options.host].put(options.source, options.target)
+
+
+def _get(options):
+    """copy a file or tree out of a host"""
+    Lab(options.lab)[options.host].get(options.source, options.target)
+
+
+def _cut(options):
+    """lose every frame from and to a host, silently"""
+    Lab(options.lab)[options.host].cut()
+
+
+def _heal(options):
+    """undo a cut"""
+    Lab(options.lab)[options.host].heal()
+
+
+def _slow(options):
+    """limit a host's link to a rate such as 100mbit; 'none' lifts the limit"""
+    Lab(options.lab)[options.host].slow(options.rate)
+
+
+def _delay(options):
+    """delay a host's link by milliseconds each way; 0 removes it"""
+    Lab(options.lab)[options.host].delay(int(options.milliseconds))
+
+
+def _crash(options):
+    """let everything in a host die at once; its disk stays"""
+    Lab(options.lab).crash(options.host)
+
+
+def _boot(options):
+    """start a crashed host again with its disk"""
+    Lab(options.lab).boot(options.host)
+
+
+def _down(options):
+    """remove a lab, or all of them, and whatever a crash left of it"""
+    for name in Lab.names() if options.all else [options.lab]:
+        Lab(name).down()

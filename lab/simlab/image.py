@@ -1,0 +1,144 @@
+"""The two root file systems everything starts from: the hosts' image and the containers' guest.
+
+Both are Debian 13, made from the mirror this machine's own apt uses, kept under a name that hashes the recipe, and
+renamed into place only when complete.
+"""
+
+import shutil
+
+from . import chamber
+from .cache import CACHE, built
+from .sh import LabError, run, say
+
+RECIPE = 1      # raise it when anything below changes what an image contains without changing a package list
+BASE = "trixie"
+NEWER = "forky"  # Debian 13's CRIU (4.1) cannot dump TCP sockets on Linux >= 6.16; 4.2 can
+
+FROM_NEWER = "criu libcriu2 libcriu-dev libcompel1 libnet9 libnl-3-200".split()
+HOST_PACKAGES = """
+    lxc lxc-dev liblxc-common redis-server redis-tools rsync nftables iproute2 iputils-arping iputils-ping python3
+    tini procps openssl acl attr curl jq socat strace util-linux systemd-standalone-sysusers systemd-standalone-tmpfiles
+    gcc libc6-dev meson ninja-build pkg-config systemd-dev libsystemd-dev libmicrohttpd-dev libssl-dev libjansson-dev
+    libprotobuf-c-dev protobuf-c-compiler libxxhash-dev libsqlite3-dev libmnl-dev libinih-dev libcmocka-dev
+    libcurl4-openssl-dev libseccomp-dev libcap-dev libzstd-dev liblz4-dev
+""".split()
+GUEST_PACKAGES = "redis-server python3-minimal iproute2 procps".split()
+
+_APT = ["apt-get", "-q", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-unsafe-io",
+        "-o", "APT::Keep-Downloaded-Packages=true"]
+_PIN = f"""Package: *
+Pin: release n={NEWER}
+Pin-Priority: -1
+
+Package: {' '.join(FROM_NEWER)}
+Pin: release n={NEWER}
+Pin-Priority: 990
+"""
+_NO_DOCS = "".join(f"path-exclude=/usr/share/{d}/*\n" for d in ("doc", "man", "info", "locale", "lintian", "bash-completion"))
+
+
+def host_image():
+    """The directory of the hosts' image; built on the first call."""
+    return built("image", [RECIPE, BASE, NEWER, FROM_NEWER, HOST_PACKAGES], _build_host)
+
+
+def guest_image():
+    """The directory of the containers' root file system; built on the first call."""
+    return built("guest", [RECIPE, BASE, GUEST_PACKAGES], _build_guest)
+
+
+def _apt_source():
+    """(mirror, keyring) from this machine's apt configuration: where it has our suite, else where it has Debian."""
+    suites = [BASE, "bookworm", NEWER, "stable", "testing", "sid", "unstable"]
+    found = []
+    for line in run("apt-get", "indextargets", "--format", "$(RELEASE)|$(REPO_URI)|$(SIGNED_BY)",
+                    "Created-By: Packages").splitlines():
+        release, uri, keyring = line.split("|")
+        if release in suites:
+            found.append((suites.index(release), uri, keyring))
+    if not found:
+        raise LabError("this machine's apt sources name no Debian mirror")
+    _, uri, keyring = min(found)
+    default = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    return uri, keyring if keyring.startswith("/") else default
+
+
+def _apt_settings():
+    """This machine's settings for fetching: proxies, and leniency about dates where a mirror is frozen in time."""
+    wanted = ("Acquire::Check-", "Acquire::http::", "Acquire::https::", "Acquire::ForceIPv", "Acquire::Retries",
+              "Acquire::Languages", "Acquire::AllowInsecure")
+    lines = run("apt-config", "dump", "Acquire").splitlines()
+    return "".join(f"{line}\n" for line in lines if line.startswith(wanted))
+
+
+def _bootstrap(root, packages, log, newer=()):
+    """A minimal Debian plus packages in root; no service is started, no documentation unpacked."""
+    mirror, keyring = _apt_source()
+    debs = CACHE / "debs"
+    debs.mkdir(parents=True, exist_ok=True)
+    say(f"Debian {BASE} from {mirror}")
+    run("debootstrap", "--variant=minbase", f"--keyring={keyring}", f"--cache-dir={debs}", BASE, root, mirror, stdout=log)
+    suites = [BASE, NEWER] if newer else [BASE]
+    etc = root / "etc"
+    (etc / "apt/sources.list").write_text("".join(f"deb {mirror} {suite} main\n" for suite in suites))
+    (etc / "apt/apt.conf.d/90machine").write_text(_apt_settings())
+    (etc / "dpkg/dpkg.cfg.d/no-docs").write_text(_NO_DOCS)
+    (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
+    (root / "usr/sbin/policy-rc.d").chmod(0o755)
+    shutil.copy("/etc/resolv.conf", etc / "resolv.conf")
+    if newer:
+        (etc / "apt/preferences.d/newer").write_text(_PIN)
+
+    def apt(*args):
+        chamber.enter(root, [*_APT, *args], binds=[f"{debs}:/var/cache/apt/archives"], network=True, log=log)
+
+    (debs / "partial").mkdir(exist_ok=True)
+    apt("update")
+    say(f"{len(packages)} packages and what they need")
+    apt("install", *packages)
+    if newer:
+        _install_newer(root, newer, apt, mirror, log)
+
+
+def _install_newer(root, packages, apt, mirror, log):
+    """The few packages of the newer suite; compiled inside the image when their binaries no longer fit this base."""
+    say(f"{packages[0]} from {NEWER}")
+    try:
+        apt("install", *packages)
+        return
+    except LabError:
+        say(f"{NEWER}'s binary does not install on {BASE}: compiling its source, this takes minutes")
+    (root / "etc/apt/sources.list.d/source.list").write_text(f"deb-src {mirror} {NEWER} main\n")
+    apt("update")
+    apt("install", "dpkg-dev", "fakeroot")
+    apt("build-dep", f"{packages[0]}/{NEWER}")
+    chamber.enter(root, ["sh", "-ec", f"mkdir -p /usr/src/newer && cd /usr/src/newer && apt-get -q source {packages[0]}/{NEWER}"
+                         " && cd */ && DEB_BUILD_OPTIONS='nocheck nodoc' dpkg-buildpackage -b -uc"],
+                  network=True, log=log)
+    built = sorted(f"/usr/src/newer/{p.name}" for p in (root / "usr/src/newer").glob("*.deb")
+                   if p.name.split("_")[0] in packages)
+    apt("install", *built)
+    shutil.rmtree(root / "usr/src/newer")
+
+
+def _build_host(root, log):
+    _bootstrap(root, HOST_PACKAGES, log, newer=FROM_NEWER)
+    _strip(root)
+    for mount_point in ("src", "build"):  # of compilations inside the image
+        (root / mount_point).mkdir()
+
+
+def _build_guest(root, log):
+    _bootstrap(root, GUEST_PACKAGES, log)
+    _strip(root)
+    for folder in ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/log", "var/lib/dpkg/info"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    (root / "var/log").mkdir()
+
+
+def _strip(root):
+    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/log/*.log", "etc/machine-id"):
+        for path in root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (root / "etc/resolv.conf").unlink()
+    (root / "etc/resolv.conf").touch()
