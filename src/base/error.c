@@ -9,15 +9,9 @@ static const struct {
         const char *name;
         int exit_code;
 } kinds[] = {
-        [ERROR_NONE] = {"none", 0},
-        [ERROR_FAILED] = {"failed", 1},
-        [ERROR_USAGE] = {"usage", 2},
-        [ERROR_REFUSED] = {"refused", 3},
-        [ERROR_NOT_FOUND] = {"not-found", 4},
-        [ERROR_DENIED] = {"denied", 5},
-        [ERROR_CANCELLED] = {"cancelled", 6},
-        [ERROR_UNKNOWN] = {"unknown", 8},
-        [ERROR_LOST] = {"lost", 9},
+        [ERROR_NONE] = {"none", 0},           [ERROR_FAILED] = {"failed", 1},       [ERROR_USAGE] = {"usage", 2},
+        [ERROR_REFUSED] = {"refused", 3},     [ERROR_NOT_FOUND] = {"not-found", 4}, [ERROR_DENIED] = {"denied", 5},
+        [ERROR_CANCELLED] = {"cancelled", 6}, [ERROR_UNKNOWN] = {"unknown", 8},     [ERROR_LOST] = {"lost", 9},
 };
 
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))

@@ -27,7 +27,8 @@ int fd_cloexec(int fd, bool on);
 /* One packet of a SEQPACKET socket with at most one descriptor (-1 for none). */
 ssize_t fd_send_packet(int socket, const void *data, size_t size, int pass_fd);
 
-/* Receives one packet; *ret_fd is a new close-on-exec descriptor or -1. 0 is end of file; -EMSGSIZE if it did not fit. */
+/* Receives one packet; *ret_fd is a new close-on-exec descriptor or -1. 0 is end of file; -EMSGSIZE if it did not fit.
+ */
 ssize_t fd_recv_packet(int socket, void *data, size_t size, int *ret_fd);
 
 /* mkdir of each missing component, mode 0700 unless given otherwise. */

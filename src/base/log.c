@@ -34,9 +34,9 @@ void log_line(enum log_level level, const char *format, ...)
                 struct tm tm;
                 (void)clock_gettime(CLOCK_REALTIME, &now);
                 (void)gmtime_r(&now.tv_sec, &tm);
-                used = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s[%d]: %s", tm.tm_year + 1900,
-                                tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, now.tv_nsec / 1000000,
-                                program_name, (int)getpid(),
+                used = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s[%d]: %s",
+                                tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+                                now.tv_nsec / 1000000, program_name, (int)getpid(),
                                 level == LOG_LEVEL_ERROR     ? "error: "
                                 : level == LOG_LEVEL_WARNING ? "warning: "
                                                              : "");

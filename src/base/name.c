@@ -61,10 +61,11 @@ int workload_parse(const char *text, char *ret_kind, char *ret_id, struct error 
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "'%s' is not a kind of workload",
                                       name_quote(kind, quoted, sizeof(quoted)));
         if (!name_is_valid(slash + 1))
-                return error_set_kind(err, ERROR_USAGE, EINVAL,
-                                      "'%s' is not a valid name: 1 to %d of letters, digits, '_', '.', '-', starting with "
-                                      "a letter or digit",
-                                      name_quote(slash + 1, quoted, sizeof(quoted)), NAME_MAX_LENGTH);
+                return error_set_kind(
+                        err, ERROR_USAGE, EINVAL,
+                        "'%s' is not a valid name: 1 to %d of letters, digits, '_', '.', '-', starting with "
+                        "a letter or digit",
+                        name_quote(slash + 1, quoted, sizeof(quoted)), NAME_MAX_LENGTH);
         (void)strcpy(ret_kind, kind);
         (void)strcpy(ret_id, slash + 1);
         return 0;
@@ -74,7 +75,11 @@ int workload_parse(const char *text, char *ret_kind, char *ret_id, struct error 
 static size_t utf8_sequence(const unsigned char *p, size_t left)
 {
         static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-        size_t n = p[0] < 0x80 ? 1 : (p[0] & 0xe0) == 0xc0 ? 2 : (p[0] & 0xf0) == 0xe0 ? 3 : (p[0] & 0xf8) == 0xf0 ? 4 : 0;
+        size_t n = p[0] < 0x80             ? 1
+                   : (p[0] & 0xe0) == 0xc0 ? 2
+                   : (p[0] & 0xf0) == 0xe0 ? 3
+                   : (p[0] & 0xf8) == 0xf0 ? 4
+                                           : 0;
 
         if (n == 0 || n > left)
                 return 0;

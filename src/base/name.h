@@ -31,7 +31,8 @@ bool kind_is_valid(const char *kind);
  */
 int workload_parse(const char *text, char *ret_kind, char *ret_id, struct error *err);
 
-/* Escape for messages: control characters, quotes and bytes that are not UTF-8 become \xNN; long input is cut with "…". */
+/* Escape for messages: control characters, quotes and bytes that are not UTF-8 become \xNN; long input is cut with "…".
+ */
 const char *name_quote(const char *text, char *buffer, size_t size);
 
 /* Whether `size` bytes are valid UTF-8 without NUL. */

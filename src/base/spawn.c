@@ -183,7 +183,8 @@ static int collect(int fd, uint64_t deadline, char *output, size_t limit)
         return 0;
 }
 
-int spawn_capture(const struct spawn_options *options, int timeout_ms, size_t limit, char **ret_output, struct error *err)
+int spawn_capture(const struct spawn_options *options, int timeout_ms, size_t limit, char **ret_output,
+                  struct error *err)
 {
         struct spawn_fd fds[SPAWN_FDS_MAX];
         struct spawn_options copy = *options;

@@ -21,11 +21,11 @@ struct spawn_options {
         const char *const *argv; /* NULL-terminated; argv[0] is searched in SPAWN_PATH unless it holds a slash */
         const char *const *env;  /* NULL-terminated "NAME=value", may be NULL */
         const struct spawn_fd *fds;
-        size_t n_fds;          /* descriptors not listed among 0-2 are /dev/null */
-        bool new_session;      /* setsid(): the child survives the signals of our terminal */
-        bool die_with_parent;  /* SIGKILL when the thread that spawned it dies */
-        bool keep_from_oom;    /* oom_score_adj -1000, where allowed (a criu that holds a workload) */
-        bool merge_stderr;     /* descriptor 2 is a copy of the child's 1 */
+        size_t n_fds;         /* descriptors not listed among 0-2 are /dev/null */
+        bool new_session;     /* setsid(): the child survives the signals of our terminal */
+        bool die_with_parent; /* SIGKILL when the thread that spawned it dies */
+        bool keep_from_oom;   /* oom_score_adj -1000, where allowed (a criu that holds a workload) */
+        bool merge_stderr;    /* descriptor 2 is a copy of the child's 1 */
 };
 
 #define SPAWN_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -44,4 +44,5 @@ int spawn(const struct spawn_options *options, pid_t *ret_pid, int *ret_pidfd, s
  * a child that takes longer is killed (-ETIMEDOUT). Output beyond `limit` is dropped. Returns the exit code, 128 + n
  * for signal n, or a negative errno. Blocks: not for use in an event loop that holds a frozen workload.
  */
-int spawn_capture(const struct spawn_options *options, int timeout_ms, size_t limit, char **ret_output, struct error *err);
+int spawn_capture(const struct spawn_options *options, int timeout_ms, size_t limit, char **ret_output,
+                  struct error *err);

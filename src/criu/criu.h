@@ -27,10 +27,10 @@ struct criu_external_mount {
 
 /* Everything borrowed until criu_dump() returns. */
 struct criu_dump_options {
-        pid_t pid;                 /* root of the tree, in our pid namespace */
-        int images_fd, work_fd;    /* directories */
-        const char *log_file;      /* name within work_fd */
-        int page_server_fd;        /* connected stream socket the pages go to; -1: page images in images_fd */
+        pid_t pid;              /* root of the tree, in our pid namespace */
+        int images_fd, work_fd; /* directories */
+        const char *log_file;   /* name within work_fd */
+        int page_server_fd;     /* connected stream socket the pages go to; -1: page images in images_fd */
         const struct criu_cgroup_root *cgroup_roots;
         size_t n_cgroup_roots;
         const struct criu_external_mount *mounts;
@@ -50,7 +50,8 @@ struct criu_handlers {
          * criu_proceed(). The handler may call it at once or later.
          */
         void (*notify)(struct criu *criu, const char *point, void *context);
-        /* The end, also when criu died: err->kind ERROR_NONE on success, else with CRIU's own error lines. Last callback. */
+        /* The end, also when criu died: err->kind ERROR_NONE on success, else with CRIU's own error lines. Last
+         * callback. */
         void (*done)(struct criu *criu, const struct error *err, void *context);
 };
 

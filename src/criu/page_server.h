@@ -9,24 +9,26 @@
 #include <stdint.h>
 
 /*
- * The near end of CRIU's page-server protocol: `criu dump` connects to us instead of writing pages-*.img, and each batch
- * of pages goes to a sink (memory/image_stream.h carries it to the other host). Accepts the 24-byte header of CRIU up to
- * 4.1.1 and the 32-byte one of 4.2 (criu/page-xfer.c, struct page_server_iov), told apart at the first command.
+ * The near end of CRIU's page-server protocol: `criu dump` connects to us instead of writing pages-*.img, and each
+ * batch of pages goes to a sink (memory/image_stream.h carries it to the other host). Accepts the 24-byte header of
+ * CRIU up to 4.1.1 and the 32-byte one of 4.2 (criu/page-xfer.c, struct page_server_iov), told apart at the first
+ * command.
  */
 struct page_server;
 
 /* Which image the pages belong to: CRIU's dst_id, (id << 8 | type) with type 1 a process's pagemap, 2 shared memory. */
 struct page_batch {
         uint64_t image;
-        uint64_t vaddr;    /* page-aligned */
-        uint32_t n_pages;  /* at most PAGE_BATCH_MAX */
-        uint32_t flags;    /* PE_PRESENT and friends, as CRIU's pagemap image has them */
+        uint64_t vaddr;   /* page-aligned */
+        uint32_t n_pages; /* at most PAGE_BATCH_MAX */
+        uint32_t flags;   /* PE_PRESENT and friends, as CRIU's pagemap image has them */
 };
 #define PAGE_BATCH_MAX 256U /* pages, 1 MiB */
 #define PAGE_BYTES 4096U
 
 struct page_sink {
-        /* Memory for the next batch's bytes (PAGE_BATCH_MAX pages), or -EAGAIN: page_server_resume() is called later. */
+        /* Memory for the next batch's bytes (PAGE_BATCH_MAX pages), or -EAGAIN: page_server_resume() is called later.
+         */
         int (*reserve)(void **ret_data, void *context);
         /* The reserved memory holds batch->n_pages pages (none for a batch without PE_PRESENT). */
         int (*commit)(const struct page_batch *batch, void *context);
@@ -36,7 +38,8 @@ struct page_sink {
         void (*done)(const struct error *err, uint64_t pages, void *context);
 };
 
-/* Our end of a socketpair whose other end is criu_dump_options.page_server_fd; taken over. Non-blocking, in the loop. */
+/* Our end of a socketpair whose other end is criu_dump_options.page_server_fd; taken over. Non-blocking, in the loop.
+ */
 int page_server_new(struct loop *loop, int fd, const struct page_sink *sink, void *context, struct page_server **ret);
 void page_server_resume(struct page_server *server);
 void page_server_free(struct page_server *server);

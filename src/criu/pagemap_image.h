@@ -14,7 +14,8 @@ struct pagemap_writer;
 int pagemap_writer_new(int images_fd, struct pagemap_writer **ret);
 /* Every value is checked (alignment, overlap, order, counts, id): it came from the other host. -EBADMSG. */
 int pagemap_writer_open(struct pagemap_writer *writer, uint64_t image, struct error *err);
-int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *batch, const void *pages, struct error *err);
+int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *batch, const void *pages,
+                       struct error *err);
 int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, struct error *err);
 void pagemap_writer_free(struct pagemap_writer *writer);
 DEFINE_CLEANUP(struct pagemap_writer, pagemap_writer_free)

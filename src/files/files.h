@@ -15,9 +15,9 @@
  * in (the far end of a stream link): no ssh, no rsync port, no shell. Everything an inode has survives: owner, mode,
  * times, ACLs, extended attributes (trusted.* of overlay upper directories too), hard links, sparse files, devices.
  *
- * Rounds: FULL compares size and mtime while the workload runs. FINAL runs while it is frozen and transfers exactly what
- * changed since the mark taken before the previous round, found by ctime: writers that restore mtimes or write through
- * mmap are caught; what vanished is deleted.
+ * Rounds: FULL compares size and mtime while the workload runs. FINAL runs while it is frozen and transfers exactly
+ * what changed since the mark taken before the previous round, found by ctime: writers that restore mtimes or write
+ * through mmap are caught; what vanished is deleted.
  */
 enum files_round { FILES_FULL, FILES_FINAL };
 
@@ -26,41 +26,42 @@ enum files_round { FILES_FULL, FILES_FINAL };
  * system's dirty pages back first, so that a later store through an old shared mapping faults and gives a new ctime.
  */
 struct files_mark {
-        struct timespec change; /* file-system time, CLOCK_REALTIME_COARSE minus a margin */
+        struct timespec change;          /* file-system time, CLOCK_REALTIME_COARSE minus a margin */
         int64_t wall_minus_monotonic_ns; /* a clock that is stepped back voids the mark */
 };
 int files_mark_take(const char *path, struct files_mark *ret, struct error *err);
 
 struct files_result {
-        uint64_t files;         /* transferred */
+        uint64_t files; /* transferred */
         uint64_t deleted;
         uint64_t bytes_sent;    /* on the wire */
         uint64_t bytes_changed; /* literal data of files */
 };
 
 struct files_job;
-typedef void (*files_done_fn)(struct files_job *job, const struct files_result *result, const struct error *err, void *context);
+typedef void (*files_done_fn)(struct files_job *job, const struct files_result *result, const struct error *err,
+                              void *context);
 
 struct files_send_options {
-        const char *path;              /* tree to send (its contents) */
+        const char *path; /* tree to send (its contents) */
         enum files_round round;
-        struct files_mark since;       /* FINAL */
-        const char *const *also;       /* FINAL: relative paths to send whatever their ctime says (files mapped shared and
-                                          writable on a tmpfs, which never changes ctime); NULL-terminated, may be NULL */
-        uint64_t bytes_per_second;     /* 0: no cap */
+        struct files_mark since;   /* FINAL */
+        const char *const *also;   /* FINAL: relative paths to send whatever their ctime says (files mapped shared and
+                                      writable on a tmpfs, which never changes ctime); NULL-terminated, may be NULL */
+        uint64_t bytes_per_second; /* 0: no cap */
 };
 
 /*
  * Sender. `stream_fd` is a stream socket, taken over. With FINAL, start it before the freeze: everything up to the
  * handshake is done then, and files_send_go() (once, when the tasks are stopped) does the rest. FULL needs no go.
  */
-int files_send(struct loop *loop, const struct files_send_options *options, int stream_fd, files_done_fn done, void *context,
-               struct files_job **ret, struct error *err);
+int files_send(struct loop *loop, const struct files_send_options *options, int stream_fd, files_done_fn done,
+               void *context, struct files_job **ret, struct error *err);
 int files_send_go(struct files_job *job);
 
 /*
- * Receiver: the matching `rsync --server` into `path` (which exists). Its arguments are ours alone; nothing of them comes
- * from the peer. Confined with chroot and a mount namespace to `path`.
+ * Receiver: the matching `rsync --server` into `path` (which exists). Its arguments are ours alone; nothing of them
+ * comes from the peer. Confined with chroot and a mount namespace to `path`.
  */
 int files_receive(struct loop *loop, const char *path, enum files_round round, int stream_fd, files_done_fn done,
                   void *context, struct files_job **ret, struct error *err);

@@ -31,10 +31,10 @@ struct hauler_tree {
 /* What the engine needs to know of a workload; filled by examine() on the source, by verify() on the target. */
 struct workload {
         const struct hauler *hauler;
-        char *id;            /* name on this host */
-        char *description;   /* JSON for the far hauler: configuration, networks, … (source fills, target reads) */
-        pid_t init_pid;      /* root of the task tree; 0 while it does not exist */
-        char *freezer;       /* cgroup directory whose freezer holds all tasks, absolute; survives CRIU's death */
+        char *id;          /* name on this host */
+        char *description; /* JSON for the far hauler: configuration, networks, … (source fills, target reads) */
+        pid_t init_pid;    /* root of the task tree; 0 while it does not exist */
+        char *freezer;     /* cgroup directory whose freezer holds all tasks, absolute; survives CRIU's death */
         bool freezer_v2;
         uint64_t memory_bytes; /* resident */
         struct hauler_tree *trees;
@@ -49,7 +49,8 @@ const char *grade_name(enum grade grade);
 /* Sink for findings: `item` is a stable word ("bridge", "name", "disk"). */
 typedef void (*hauler_report_fn)(const char *item, enum grade grade, const char *reason, void *context);
 
-/* A thing made on the target that must vanish on discard; the engine makes it durable before the hauler makes the thing. */
+/* A thing made on the target that must vanish on discard; the engine makes it durable before the hauler makes the
+ * thing. */
 typedef int (*hauler_leftover_fn)(const char *what, const char *name, void *context, struct error *err);
 
 /* A network port of a restored copy, to be attached at switchover. */
@@ -92,17 +93,17 @@ struct hauler {
 
         /* Before anything is touched, (blocks): can `description` become `id` here? Fills *w with target paths of the
          * trees. Findings through `report`; ERROR_REFUSED only when it cannot even be judged. */
-        int (*verify)(const char *id, const char *description, struct workload *w, hauler_report_fn report, void *context,
-                      struct error *err);
+        int (*verify)(const char *id, const char *description, struct workload *w, hauler_report_fn report,
+                      void *context, struct error *err);
 
         /* Reserve the name and make the directories of the trees. Each thing is passed to `leftover` first. */
         int (*prepare)(struct workload *w, hauler_leftover_fn leftover, void *context, struct error *err);
 
-        /* Start the restore from images in `images` (absolute path) and hold before the first instruction. `session_socket`
-         * is where the hold program finds us; `record` the journal file it obeys when it does not. */
-        int (*restore)(struct loop *loop, struct workload *w, const char *images, const char *hold_socket, const char *record,
-                       const struct hauler_restore_handlers *handlers, void *context, struct hauler_restore **ret,
-                       struct error *err);
+        /* Start the restore from images in `images` (absolute path) and hold before the first instruction.
+         * `session_socket` is where the hold program finds us; `record` the journal file it obeys when it does not. */
+        int (*restore)(struct loop *loop, struct workload *w, const char *images, const char *hold_socket,
+                       const char *record, const struct hauler_restore_handlers *handlers, void *context,
+                       struct hauler_restore **ret, struct error *err);
 
         /* Network ports of the restored copy to be attached at switchover: pairs (interface here, bridge).
          * Fills up to `max`; returns the number. */

@@ -117,10 +117,10 @@ int loop_add_timer(struct loop *loop, uint64_t after_ms, loop_timer_fn fn, void 
         if (!s)
                 return -ENOMEM;
         s->fn.timer = fn;
-        return source_finish(s,
-                             sd_event_add_time_relative(loop->event, &s->source, CLOCK_MONOTONIC, after_ms * 1000, 1,
-                                                        on_timer, s),
-                             ret);
+        return source_finish(
+                s,
+                sd_event_add_time_relative(loop->event, &s->source, CLOCK_MONOTONIC, after_ms * 1000, 1, on_timer, s),
+                ret);
 }
 
 int source_set_timer(struct source *source, uint64_t after_ms)

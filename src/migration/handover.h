@@ -33,24 +33,24 @@ enum handover_state {
 
 enum handover_event {
         /* source */
-        EVENT_FROZEN,          /* all tasks frozen in our cgroup, network locked */
-        EVENT_HEARD_PREPARED,  /* -> COMMIT */
+        EVENT_FROZEN,         /* all tasks frozen in our cgroup, network locked */
+        EVENT_HEARD_PREPARED, /* -> COMMIT */
         EVENT_HEARD_RUNNING,
         EVENT_HEARD_DISCARDED, /* the target says, durably: nothing ran and nothing is left */
         EVENT_HEARD_LOST,      /* the target says: unknown */
         EVENT_FAILED,          /* anything failed on either side, link lost, time-out */
         EVENT_CANCEL,          /* a user wants it back */
         /* target */
-        EVENT_HELD,            /* restore done, held, files synced */
+        EVENT_HELD, /* restore done, held, files synced */
         EVENT_HEARD_COMMIT,
-        EVENT_ALIVE,           /* CRIU reported success and tasks and monitor were seen alive */
-        EVENT_NEVER_RAN,       /* after STARTING: destroyed, and it is certain that no task ever ran */
-        EVENT_GONE,            /* after STARTING: gone, and nobody knows whether it ran */
+        EVENT_ALIVE,     /* CRIU reported success and tasks and monitor were seen alive */
+        EVENT_NEVER_RAN, /* after STARTING: destroyed, and it is certain that no task ever ran */
+        EVENT_GONE,      /* after STARTING: gone, and nobody knows whether it ran */
         EVENT_HEARD_ABORTED,
-        EVENT_LINK_LOST,       /* the target waits (PREPARED) or discards (RECEIVING) */
-        EVENT_DISCARD_DONE,    /* everything on the leftovers list is removed */
+        EVENT_LINK_LOST,    /* the target waits (PREPARED) or discards (RECEIVING) */
+        EVENT_DISCARD_DONE, /* everything on the leftovers list is removed */
         /* both */
-        EVENT_RESOLVE_HERE,    /* operator: the workload shall run on this side */
+        EVENT_RESOLVE_HERE, /* operator: the workload shall run on this side */
         EVENT_RESOLVE_THERE,
         HANDOVER_EVENTS
 };
@@ -58,12 +58,12 @@ enum handover_event {
 /* Acts, in the order in which they are to be done after the record is durable. A bit mask. */
 enum handover_act {
         ACT_NONE = 0,
-        ACT_TELL = 1 << 0,       /* send the message that belongs to the new state */
-        ACT_THAW = 1 << 1,       /* source: network unlocked, tasks thawed, announced again */
-        ACT_DESTROY = 1 << 2,    /* source: kill the frozen tasks, move the container away */
-        ACT_START = 1 << 3,      /* target: network up, announce, release the hold */
-        ACT_DISCARD = 1 << 4,    /* target: remove everything on the leftovers list */
-        ACT_WAIT = 1 << 5,       /* hold and ask again when the link is back */
+        ACT_TELL = 1 << 0,        /* send the message that belongs to the new state */
+        ACT_THAW = 1 << 1,        /* source: network unlocked, tasks thawed, announced again */
+        ACT_DESTROY = 1 << 2,     /* source: kill the frozen tasks, move the container away */
+        ACT_START = 1 << 3,       /* target: network up, announce, release the hold */
+        ACT_DISCARD = 1 << 4,     /* target: remove everything on the leftovers list */
+        ACT_WAIT = 1 << 5,        /* hold and ask again when the link is back */
         ACT_REFUSE_LATE = 1 << 6, /* tell the user: too late, it is on the target */
         ACT_CALL_OPERATOR = 1 << 7,
 };

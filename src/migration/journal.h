@@ -12,7 +12,8 @@
  * The record file of one migration on one side: append-only, one JSON object per line, each with "seq" (from 1),
  * "time" (ms since 1970), "record" (COMMIT, …, LEFTOVER, FREEZER, PORT, NOTE) and whatever else belongs to it, and a
  * "sum" (first 16 hex digits of SHA-256 over the line without it): fdatasync()ed before the call returns. A last line
- * torn by a crash is ignored and cut off at the next append; a damaged line elsewhere is an error, never guessed around.
+ * torn by a crash is ignored and cut off at the next append; a damaged line elsewhere is an error, never guessed
+ * around.
  */
 struct journal;
 
@@ -26,9 +27,11 @@ DEFINE_CLEANUP(struct journal, journal_free)
 int journal_append(struct journal *journal, const char *record, const json_t *fields, struct error *err);
 
 /* Replay in order: fn returns 0 to go on. `entry` is borrowed. Reads from memory, includes what was appended. */
-int journal_each(const struct journal *journal, int (*fn)(const char *record, const json_t *entry, void *context), void *context);
+int journal_each(const struct journal *journal, int (*fn)(const char *record, const json_t *entry, void *context),
+                 void *context);
 
-/* The last of the handover records (PREPARED, COMMIT, STARTING, RUNNING, RELEASED, ABORTED, DISCARDED, …), or NULL. Borrowed. */
+/* The last of the handover records (PREPARED, COMMIT, STARTING, RUNNING, RELEASED, ABORTED, DISCARDED, …), or NULL.
+ * Borrowed. */
 const char *journal_state(const struct journal *journal);
 
 /* The same of a file without keeping it open; for the hold program: only these three outcomes matter there. */

@@ -22,13 +22,14 @@ struct network_port {
         uint8_t mac[6];            /* of the inside end */
 };
 
-/* All veth pairs between the namespace of `pid` and ours. Caller frees *ret. -EOPNOTSUPP names an interface of another type. */
+/* All veth pairs between the namespace of `pid` and ours. Caller frees *ret. -EOPNOTSUPP names an interface of another
+ * type. */
 int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err);
 
 /*
- * Our own network lock: no frame passes the port in either direction, while the carrier inside stays up (a carrier change
- * would be queued on the workload's netlink sockets, which CRIU cannot dump, and would set IPv6 duplicate detection off).
- * Done by the bridge port state; idempotent. A missing interface is no error for unlock.
+ * Our own network lock: no frame passes the port in either direction, while the carrier inside stays up (a carrier
+ * change would be queued on the workload's netlink sockets, which CRIU cannot dump, and would set IPv6 duplicate
+ * detection off). Done by the bridge port state; idempotent. A missing interface is no error for unlock.
  */
 int network_lock(const struct network_port *port, struct error *err);
 int network_unlock(const struct network_port *port, struct error *err);
@@ -52,8 +53,8 @@ int network_settle(pid_t pid, struct error *err);
 int network_announce(pid_t pid, struct error *err);
 
 /*
- * Turn TCP_REPAIR off on every TCP socket of the tasks (pidfd_getfd), after a CRIU that died left it on: the sockets would
- * swallow the application's writes. Returns the number of sockets put right.
+ * Turn TCP_REPAIR off on every TCP socket of the tasks (pidfd_getfd), after a CRIU that died left it on: the sockets
+ * would swallow the application's writes. Returns the number of sockets put right.
  */
 int network_repair_off(const pid_t *pids, size_t n_pids, struct error *err);
 
@@ -70,8 +71,9 @@ enum network_event {
 };
 struct network_hook_context {
         const char *kind, *id, *name, *peer;
-        pid_t pid; /* of the workload's init, 0 when gone */
-        const char *directory;   /* NULL: default */
-        const char *const *actions; /* NULL-terminated built-ins: "ucarp:PIDFILE-or-interface", "keepalived:…"; NULL: none */
+        pid_t pid;             /* of the workload's init, 0 when gone */
+        const char *directory; /* NULL: default */
+        const char *const
+                *actions; /* NULL-terminated built-ins: "ucarp:PIDFILE-or-interface", "keepalived:…"; NULL: none */
 };
 int network_hooks(enum network_event event, const struct network_hook_context *context, struct error *err);

@@ -16,8 +16,8 @@
  * decoded messages, and for bulk connections payloads in shared memory.
  *
  * Life: connecting (or accepted) -> up (TLS done, the peer known) -> open (HELLO/WELCOME exchanged) -> down.
- * The HELLO of an accepted connection is delivered as a message; its owner answers with link_welcome() or link_refuse().
- * One thread; callbacks run from the loop and may free the link.
+ * The HELLO of an accepted connection is delivered as a message; its owner answers with link_welcome() or
+ * link_refuse(). One thread; callbacks run from the loop and may free the link.
  */
 struct link;
 
@@ -32,19 +32,23 @@ struct link_peer {
 struct bulk_frame;
 
 struct link_handlers {
-        /* TLS is up and, for a connecting link, WELCOME has come (`version` is the agreed one; 0 on the accepting side). */
+        /* TLS is up and, for a connecting link, WELCOME has come (`version` is the agreed one; 0 on the accepting
+         * side). */
         void (*up)(struct link *link, const struct link_peer *peer, uint32_t version, void *context);
         /* A control message; borrowed. */
         void (*message)(struct link *link, const struct message *m, void *context);
-        /* A bulk frame; `data` is shared memory that a hostile phaul-net could change while it is read: copy, then check. */
+        /* A bulk frame; `data` is shared memory that a hostile phaul-net could change while it is read: copy, then
+         * check. */
         void (*bulk)(struct link *link, const struct bulk_frame *frame, const void *data, void *context);
         /* Room for another link_bulk_send(). */
         void (*writable)(struct link *link, void *context);
-        /* For ever gone: refused, cut, silent for too long, or closed by the peer (err->kind ERROR_NONE). Last callback. */
+        /* For ever gone: refused, cut, silent for too long, or closed by the peer (err->kind ERROR_NONE). Last
+         * callback. */
         void (*down)(struct link *link, const struct error *err, void *context);
 };
 
-/* A bulk frame: fixed header plus up to BULK_MAX bytes. What the fields mean is the business of memory/ (see image_stream.h). */
+/* A bulk frame: fixed header plus up to BULK_MAX bytes. What the fields mean is the business of memory/ (see
+ * image_stream.h). */
 #define BULK_MAX (1U << 20)
 #define BULK_SLOTS 8
 struct bulk_frame {
@@ -63,11 +67,11 @@ struct link_connect_options {
         const char *address; /* host name or numeric; resolved inside phaul-net */
         uint16_t port;
         enum purpose purpose;
-        const char *migration;  /* id or NULL */
-        const uint8_t *token;   /* 16 bytes or NULL */
-        uint32_t stream;        /* FIELD_STREAM */
-        const char *expect;     /* fingerprint the peer must have; NULL only for PURPOSE_PAIR */
-        uint32_t silence_ms;    /* the link counts as lost after so long without a byte (0: 5000) */
+        const char *migration;     /* id or NULL */
+        const uint8_t *token;      /* 16 bytes or NULL */
+        uint32_t stream;           /* FIELD_STREAM */
+        const char *expect;        /* fingerprint the peer must have; NULL only for PURPOSE_PAIR */
+        uint32_t silence_ms;       /* the link counts as lost after so long without a byte (0: 5000) */
         uint64_t bytes_per_second; /* cap on what it sends, 0 none */
 };
 
@@ -83,25 +87,28 @@ int link_connect(struct loop *loop, const struct link_environment *env, const st
                  struct link **ret, struct error *err);
 
 /* Start phaul-net on an accepted TCP socket (taken over in any case). `allow_strangers`: pairing is open just now. */
-int link_accept(struct loop *loop, const struct link_environment *env, const struct credentials *credentials, int tcp_fd,
-                bool allow_strangers, const struct link_handlers *handlers, void *context, struct link **ret,
-                struct error *err);
+int link_accept(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
+                int tcp_fd, bool allow_strangers, const struct link_handlers *handlers, void *context,
+                struct link **ret, struct error *err);
 
 /*
  * Hand a link over to another process: link_release() gives up the object and returns its record socket (to be passed
  * with SCM_RIGHTS), link_adopt() goes on with it there. Between an accepted HELLO and its answer nothing is in flight.
  */
 int link_release(struct link *link);
-int link_adopt(struct loop *loop, int record_fd, const struct link_handlers *handlers, void *context, struct link **ret);
+int link_adopt(struct loop *loop, int record_fd, const struct link_handlers *handlers, void *context,
+               struct link **ret);
 
 /* The accepting side's answer to HELLO. After a refusal the link goes down by itself. */
 int link_welcome(struct link *link, uint32_t version);
 int link_refuse(struct link *link, enum error_kind kind, const char *text);
 
-/* Send and free `m` (also on failure). -ENOTCONN when down. Never blocks: phaul-net queues up to 4 MiB, then -ENOBUFS. */
+/* Send and free `m` (also on failure). -ENOTCONN when down. Never blocks: phaul-net queues up to 4 MiB, then -ENOBUFS.
+ */
 int link_send(struct link *link, struct message *m);
 
-/* PURPOSE_STREAM after open: phaul-net pumps bytes between the connection and `fd` (taken over), half-closes included. */
+/* PURPOSE_STREAM after open: phaul-net pumps bytes between the connection and `fd` (taken over), half-closes included.
+ */
 int link_attach_stream(struct link *link, int fd);
 
 /*

@@ -14,8 +14,8 @@
  * sides: phaul-net drops what the table in message.c does not allow, and its owner checks again, because phaul-net may
  * have been taken over.
  *
- * Encoding of a field: u16 tag, u32 length, bytes; all integers big-endian. A field may be repeated where the table says
- * so. Text is UTF-8 without NUL.
+ * Encoding of a field: u16 tag, u32 length, bytes; all integers big-endian. A field may be repeated where the table
+ * says so. Text is UTF-8 without NUL.
  */
 #define MESSAGE_MAX (128U * 1024) /* type, fields and all */
 
@@ -28,23 +28,23 @@ enum message_type {
         MSG_PONG,
 
         /* control connection of a migration, source to target unless said */
-        MSG_OFFER = 16,   /* what is to be moved and what it needs */
-        MSG_VERDICT,      /* target: graded items */
-        MSG_PREPARE,      /* the source wants it: reserve the name, make room */
-        MSG_READY,        /* target: ready for files; token for further connections */
-        MSG_FILES_ROUND,  /* a round of one tree begins; its stream connection follows */
-        MSG_FILES_DONE,   /* target: the receiver of that round ended, with its result */
-        MSG_STATE_OPEN,   /* memory and metadata will come; the bulk connection follows */
-        MSG_STATE_END,    /* all of it was sent: totals */
-        MSG_PREPARED,     /* target: restored and held, durable */
-        MSG_COMMIT,       /* the point of no return was passed */
-        MSG_RUNNING,      /* target: the tasks run */
-        MSG_ABORTED,      /* the source took it back (or never committed) */
-        MSG_DISCARDED,    /* target: nothing of the copy is left; nothing ran. Carries the reason if it failed */
-        MSG_RESUME,       /* first on a reconnected control connection: the source's state */
-        MSG_STATE,        /* target: its state, the answer to MSG_RESUME */
-        MSG_LOST,         /* target: state unknown; an operator is needed */
-        MSG_RELEASED,     /* the source let go: the target may forget the migration */
+        MSG_OFFER = 16,  /* what is to be moved and what it needs */
+        MSG_VERDICT,     /* target: graded items */
+        MSG_PREPARE,     /* the source wants it: reserve the name, make room */
+        MSG_READY,       /* target: ready for files; token for further connections */
+        MSG_FILES_ROUND, /* a round of one tree begins; its stream connection follows */
+        MSG_FILES_DONE,  /* target: the receiver of that round ended, with its result */
+        MSG_STATE_OPEN,  /* memory and metadata will come; the bulk connection follows */
+        MSG_STATE_END,   /* all of it was sent: totals */
+        MSG_PREPARED,    /* target: restored and held, durable */
+        MSG_COMMIT,      /* the point of no return was passed */
+        MSG_RUNNING,     /* target: the tasks run */
+        MSG_ABORTED,     /* the source took it back (or never committed) */
+        MSG_DISCARDED,   /* target: nothing of the copy is left; nothing ran. Carries the reason if it failed */
+        MSG_RESUME,      /* first on a reconnected control connection: the source's state */
+        MSG_STATE,       /* target: its state, the answer to MSG_RESUME */
+        MSG_LOST,        /* target: state unknown; an operator is needed */
+        MSG_RELEASED,    /* the source let go: the target may forget the migration */
 
         /* query connection */
         MSG_QUERY = 64, /* what, arguments */
@@ -101,7 +101,7 @@ enum purpose {
         PURPOSE_STREAM,      /* raw bytes of one child process (rsync), after WELCOME */
         PURPOSE_BULK,        /* bulk frames (memory, images), after WELCOME */
         PURPOSE_QUERY,
-        PURPOSE_PAIR,        /* the only one a peer that is not paired may ask for */
+        PURPOSE_PAIR, /* the only one a peer that is not paired may ask for */
 };
 
 struct message {
@@ -115,7 +115,8 @@ struct message *message_new(uint16_t type); /* NULL when out of memory */
 void message_free(struct message *m);
 DEFINE_CLEANUP(struct message, message_free)
 
-/* Puts are sticky on failure: check message_result() once, or let the send report it. Also accept m == NULL (ENOMEM). */
+/* Puts are sticky on failure: check message_result() once, or let the send report it. Also accept m == NULL (ENOMEM).
+ */
 void message_put_u32(struct message *m, enum field tag, uint32_t value);
 void message_put_u64(struct message *m, enum field tag, uint64_t value);
 void message_put_text(struct message *m, enum field tag, const char *text); /* NULL: not put */

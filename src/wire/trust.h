@@ -57,8 +57,8 @@ int trust_inspect(const char *pem, char ret_fingerprint[static FINGERPRINT_LENGT
                   struct error *err);
 
 /*
- * Pairing proof: HMAC-SHA256, key = HKDF(code), over role, both nonces, both certificates and both names, so that neither
- * side needs to trust TLS or phaul-net for it. `role` is "connector" or "offerer".
+ * Pairing proof: HMAC-SHA256, key = HKDF(code), over role, both nonces, both certificates and both names, so that
+ * neither side needs to trust TLS or phaul-net for it. `role` is "connector" or "offerer".
  */
 int trust_pair_proof(const char *code, const char *role, const uint8_t nonce_connector[static 32],
                      const uint8_t nonce_offerer[static 32], const char *pem_connector, const char *pem_offerer,
