@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <stddef.h>
+#include <stdio.h>
+
+/* As criu_log_errors(), from an open file; private to this folder. */
+int criu_log_pick(FILE *log, char *ret, size_t size);
