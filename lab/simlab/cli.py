@@ -53,6 +53,11 @@ def _parser():
     verb(_list)
     verb(_exec, "host")
     verb(_spawn, "host", "log")
+    verb(_workload, "host", "name")
+    container = {"ip": {"metavar": "A.B.C.D/24"}, "ip6": {"metavar": "ADDR/64"}, "mac": {}, "link": {"default": "br0"},
+                 "backing": {"choices": ["dir", "overlay"], "default": "dir"}, "stopped": flag}
+    verb(_container, "host", "name", **container)
+    verb(_redis, "host", "name", **container)
     verb(_put, "host", "source", "target")
     verb(_get, "host", "source", "target")
     verb(_cut, "host")
@@ -105,6 +110,29 @@ def _spawn(options):
     if not options.command:
         raise LabError("lab spawn HOST LOG -- COMMAND...")
     print(Lab(options.lab)[options.host].spawn(options.log, *options.command))
+
+
+def _workload(options):
+    """start a workload in a host: lab workload HOST NAME -- PROGRAM ARGUMENTS..., output to /var/log/NAME.log; prints its pid"""
+    if not options.command:
+        raise LabError("lab workload HOST NAME -- PROGRAM ARGUMENTS...")
+    print(Lab(options.lab)[options.host].workload(options.name, *options.command))
+
+
+def _container(options):
+    """make and start an LXC container: lab container HOST NAME -- COMMAND... (a workload's name will do)"""
+    if not options.command:
+        raise LabError("lab container HOST NAME -- COMMAND...")
+    Lab(options.lab)[options.host].container(options.name, options.command, **_container_options(options))
+
+
+def _redis(options):
+    """make and start an LXC container with Redis in it"""
+    Lab(options.lab)[options.host].redis(options.name, **_container_options(options))
+
+
+def _container_options(options):
+    return {key: getattr(options, key) for key in ("ip", "ip6", "mac", "link", "backing")} | {"start": not options.stopped}
 
 
 def _put(options):

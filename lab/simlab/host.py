@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from . import cgroup, link
+from . import cgroup, container, link, tools
 from .sh import PATH, LabError, run
 
 _INIT = Path(__file__).with_name("host-init.sh")
@@ -144,6 +144,21 @@ class Host:
         script = 'log=$1; shift; setsid "$@" </dev/null >>"$log" 2>&1 & echo $!'
         return int(self.run("sh", "-c", script, "spawn", log, *argv, env=env).stdout)
 
+    def workload(self, name, program, *argv):
+        """Start one of the lab's programs, its output to /var/log/NAME.log in the host; returns its pid there."""
+        path = tools.path(program)
+        if not path:
+            raise LabError(f"{program!r} is not among {', '.join(sorted(p.name for p in tools.programs().iterdir()))}")
+        return self.spawn(f"/var/log/{name}.log", path, *argv)
+
+    def container(self, name, command, **options):
+        """An LXC container; see container.create()."""
+        container.create(self, name, command, **options)
+
+    def redis(self, name, **options):
+        """An LXC container that runs Redis."""
+        container.create_redis(self, name, **options)
+
     # Files
 
     def put(self, source, target):
@@ -201,7 +216,9 @@ def _environment():
 
 
 def _start_time(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    """Tells a process from a later one of the same pid; None for one that is dead but not reaped yet."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[19] if fields[0] != "Z" else None
 
 
 def _children(pid):

@@ -7,13 +7,23 @@ from .cache import built
 from .sh import LabError
 
 LAB = Path(__file__).resolve().parents[1]
-FOLDER = "usr/local/lib/phaul-lab"   # in hosts; static, so it works in containers too
+FOLDER = "usr/local/lib/phaul-lab"   # programs are static, so containers can have a copy
 CAP_SYS_RESOURCE = 24
 
 
 def layers():
     """The layers that lie over the image, uppermost first."""
     return [*([_shim()] if shim_needed() else []), _workloads()]
+
+
+def programs():
+    """The directory of the workloads; the same as /usr/local/lib/phaul-lab in every host."""
+    return _workloads() / FOLDER
+
+
+def path(name):
+    """Path of a workload in hosts and containers, or None when there is none of that name."""
+    return f"/{FOLDER}/{name}" if "/" not in name and (programs() / name).exists() else None
 
 
 def shim_needed():
