@@ -29,7 +29,9 @@ int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct er
 /*
  * Our own network lock: no frame passes the port in either direction, while the carrier inside stays up (a carrier
  * change would be queued on the workload's netlink sockets, which CRIU cannot dump, and would set IPv6 duplicate
- * detection off). Done by the bridge port state; idempotent. A missing interface is no error for unlock.
+ * detection off). Done by the bridge port state; idempotent. A missing interface is no error for unlock, a port of no
+ * bridge is one for lock (-EOPNOTSUPP). On a bridge that runs the kernel's spanning tree (network_bridge_delays()) the
+ * port leaves the bridge meanwhile, and forwards again only after the protocol's delay.
  */
 int network_lock(const struct network_port *port, struct error *err);
 int network_unlock(const struct network_port *port, struct error *err);
@@ -40,6 +42,12 @@ int network_attach(const char *outside, const char *bridge, struct error *err);
 /* Does a bridge of that name exist here? */
 bool network_bridge_exists(const char *name);
 
+/* Does it run the kernel's spanning tree, so that a new port forwards only after its delay (30 s by default)? */
+bool network_bridge_delays(const char *name);
+
+/* Is the name of an interface taken here? */
+bool network_interface_exists(const char *name);
+
 /* Remove an interface of ours if it (still) exists. */
 int network_delete(const char *name, struct error *err);
 
@@ -48,6 +56,9 @@ int network_delete(const char *name, struct error *err);
  * held them all along: make them valid at once, inside the namespace of `pid`.
  */
 int network_settle(pid_t pid, struct error *err);
+
+/* The addresses of `pid`'s network, "192.0.2.5/24 2001:db8::5/64 …" without loopback and link-local; caller frees. */
+int network_addresses(pid_t pid, char **ret, struct error *err);
 
 /* Gratuitous ARP and unsolicited neighbour advertisement for every address of every port, sent from inside. */
 int network_announce(pid_t pid, struct error *err);
@@ -62,7 +73,17 @@ int network_repair_off(const pid_t *pids, size_t n_pids, struct error *err);
  * What is run around the switchover, beside the announcement: built-in actions and the programs in `directory` (default
  * /etc/phaul/hooks.d), in order of their names, root-owned and not writable by others only; each gets its data in the
  * environment (PHAUL_EVENT, PHAUL_KIND, PHAUL_ID, PHAUL_NAME, PHAUL_PEER, PHAUL_SIDE, PHAUL_ADDRESSES) and 10 s.
- * A hook that fails is reported in *err, never fatal for the migration: the caller shows it as a warning.
+ * A hook that fails is reported in *err, never fatal for the migration: the caller shows it as a warning. The others
+ * still run. An event is told by PHAUL_EVENT "leaving", "arrived" or "stayed", the side by PHAUL_SIDE "source" or
+ * "target"; PHAUL_ADDRESSES is separated by spaces.
+ *
+ * Built-in actions:
+ *   ucarp:WHICH          WHICH is the path of a file with ucarp's pid, the interface it runs on, or * for all of them.
+ *                        "leaving" sends SIGUSR2, by which a ucarp that is master steps back, so that the target's
+ * takes the address over. The other events need nothing: ucarp cannot be told to become master, it does when nobody
+ * else is. keepalived:INSTANCE  keeps a number in /run/phaul/keepalived/INSTANCE, to be named in a track_file of
+ *                        keepalived.conf (weight 1) that the VRRP instance tracks: -253 after "leaving", the lowest
+ *                        priority there is but still a running instance, 0 after "arrived" and "stayed".
  */
 enum network_event {
         NETWORK_LEAVING, /* source, after COMMIT, before the target is told: give the virtual address up */
@@ -76,4 +97,5 @@ struct network_hook_context {
         const char *const
                 *actions; /* NULL-terminated built-ins: "ucarp:PIDFILE-or-interface", "keepalived:…"; NULL: none */
 };
+const char *network_event_name(enum network_event event);
 int network_hooks(enum network_event event, const struct network_hook_context *context, struct error *err);
