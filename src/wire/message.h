@@ -121,6 +121,9 @@ void message_put_u32(struct message *m, enum field tag, uint32_t value);
 void message_put_u64(struct message *m, enum field tag, uint64_t value);
 void message_put_text(struct message *m, enum field tag, const char *text); /* NULL: not put */
 void message_put_bytes(struct message *m, enum field tag, const void *data, size_t size);
+
+/* What the first failed put said (-EINVAL: the table does not allow that field there; -EEXIST: given twice; -EMSGSIZE,
+ * -EILSEQ, -ENOMEM); -ENODATA when a required field is missing. */
 int message_result(const struct message *m);
 
 /* Whole message in its encoding: u16 type, u16 zero, fields. Caller frees *ret. */
@@ -131,6 +134,11 @@ int message_encode(const struct message *m, uint8_t **ret, size_t *ret_size);
  * where allowed, required fields present. -EBADMSG with a text that says what is wrong.
  */
 int message_decode(const uint8_t *data, size_t size, struct message **ret, struct error *err);
+
+/*
+ * Whether this message may come from that side of a connection of that purpose (0: any purpose). -EPROTO with a text.
+ */
+int message_check_place(const struct message *m, enum purpose purpose, bool from_connector, struct error *err);
 
 /* Gets: 0, -ENOENT when absent. Text is copied into a buffer of the caller's (-ENAMETOOLONG) or allocated. */
 int message_get_u32(const struct message *m, enum field tag, uint32_t *ret);

@@ -52,7 +52,10 @@ int trust_find_fingerprint(const char *dir, const char *fingerprint, struct peer
 /* All of them, sorted by name; free each with peer_done() and the array with free(). */
 int trust_list(const char *dir, struct peer **ret, size_t *ret_n, struct error *err);
 
-/* Fingerprint and notAfter of a CA certificate given as PEM; checks that it is one (CA:TRUE, self-signed, one only). */
+/*
+ * Fingerprint and notAfter of a CA certificate given as PEM; checks that it is one (CA:TRUE, self-signed, one only).
+ * Its time is not checked: an expired peer must still be shown. trust_add() refuses expired ones.
+ */
 int trust_inspect(const char *pem, char ret_fingerprint[static FINGERPRINT_LENGTH + 1], int64_t *ret_expires_ms,
                   struct error *err);
 
@@ -64,6 +67,13 @@ int trust_pair_proof(const char *code, const char *role, const uint8_t nonce_con
                      const uint8_t nonce_offerer[static 32], const char *pem_connector, const char *pem_offerer,
                      const char *name_connector, const char *name_offerer, uint8_t ret[static 32]);
 
-/* A fresh code of 125 bits in groups, without letters that look alike, and its normal form (what users type varies). */
+/* Compares two proofs in constant time. */
+bool trust_proof_equal(const uint8_t a[static 32], const uint8_t b[static 32]);
+
+/*
+ * A fresh code of 125 bits in groups, without letters that look alike, and its normal form (what users type varies).
+ * `size` is at least TRUST_CODE_SIZE. -EINVAL when it cannot be a code. trust_pair_proof() takes any form.
+ */
+#define TRUST_CODE_SIZE 30
 int trust_code_new(char *ret, size_t size);
 int trust_code_normalize(const char *typed, char *ret, size_t size);
