@@ -55,7 +55,6 @@ static void close_socket(struct criu *criu)
         criu->socket_source = NULL;
         if (criu->socket >= 0)
                 (void)close(TAKE_FD(criu->socket));
-        criu->waiting = false;
 }
 
 void criu_free(struct criu *criu)
@@ -115,22 +114,18 @@ static void describe_end(const struct criu *criu, int status, struct error *err)
                 return;
 
         own_words(criu, words, sizeof(words));
-        const char *separator = words[0] ? ":\n" : "";
+        const char *colon = words[0] ? ":\n" : "";
         if (WIFSIGNALED(status))
-                (void)error_set(err, EIO, "criu was killed by signal %d%s%s%s", WTERMSIG(status),
-                                criu->waiting ? " while it waited at " : "", criu->waiting ? criu->point : "", "");
-        else if (criu->protocol_error)
-                (void)error_set(err, -criu->protocol_error, "criu's RPC was not understood%s%s", separator, words);
-        else if (criu->answered)
-                (void)error_set(err, criu->end.code > 0 ? criu->end.code : EIO, "criu dump failed%s%s", separator,
+                (void)error_set(err, EIO, "criu was killed by signal %d%s%s%s%s", WTERMSIG(status),
+                                criu->waiting ? " while it waited at " : "", criu->waiting ? criu->point : "", colon,
                                 words);
+        else if (criu->protocol_error)
+                (void)error_set(err, -criu->protocol_error, "criu's RPC was not understood%s%s", colon, words);
+        else if (criu->answered)
+                (void)error_set(err, criu->end.code > 0 ? criu->end.code : EIO, "criu dump failed%s%s", colon, words);
         else
                 (void)error_set(err, EIO, "criu ended with status %d and without an answer%s%s", WEXITSTATUS(status),
-                                separator, words);
-        if (WIFSIGNALED(status) && words[0]) {
-                size_t used = strlen(err->text);
-                (void)snprintf(err->text + used, sizeof(err->text) - used, ":\n%s", words);
-        }
+                                colon, words);
 }
 
 /* One packet: 1 when a notification is to be delivered, 0 for anything else, -EAGAIN, or -ECONNRESET at the end. */
@@ -179,18 +174,11 @@ static void on_exit_of_child(pid_t pid, int status, void *context)
 
         (void)pid;
         criu->running = false;
-        bool waiting = criu->waiting;
-        /* The answer may still be in the socket; a notification nobody waits for is of no interest. */
-        while (criu->socket >= 0) {
-                int r = read_packet(criu);
-                if (r < 0)
-                        break;
-                waiting = criu->waiting;
-        }
+        /* The answer may still be in the socket; a notification nobody waits for any more only says how far it got. */
+        while (criu->socket >= 0 && read_packet(criu) >= 0)
+                ;
         close_socket(criu);
-        criu->waiting = waiting;
         describe_end(criu, status, &err);
-        criu->waiting = false;
         criu->handlers.done(criu, &err, criu->context); /* may free criu */
 }
 
@@ -198,6 +186,8 @@ int criu_proceed(struct criu *criu, bool ok)
 {
         uint8_t data[16];
 
+        if (criu->socket < 0)
+                return -ENOTCONN;
         if (!criu->waiting)
                 return -EALREADY;
         size_t size = criu_request_proceed(ok, data);

@@ -28,9 +28,10 @@ struct criu_external_mount {
 /* Everything borrowed until criu_dump() returns. */
 struct criu_dump_options {
         pid_t pid;              /* root of the tree, in our pid namespace */
-        int images_fd, work_fd; /* directories */
+        int images_fd, work_fd; /* directories; may be the same */
         const char *log_file;   /* name within work_fd */
-        int page_server_fd;     /* connected stream socket the pages go to; -1: page images in images_fd */
+        int page_server_fd;     /* connected stream socket the pages go to; -1: page images in images_fd. The caller
+                                 * closes its copy after criu_dump(), so that its own end sees criu go */
         const struct criu_cgroup_root *cgroup_roots;
         size_t n_cgroup_roots;
         const struct criu_external_mount *mounts;
@@ -39,7 +40,7 @@ struct criu_dump_options {
         const char *const *enable_fs; /* NULL-terminated, may be NULL */
         bool tcp_established, tcp_skip_in_flight, file_locks, link_remap, force_irmap, shell_job;
         bool external_mounts_auto, external_sharing, external_masters, manage_cgroups_full, orphan_pts_master;
-        bool skip_network_lock; /* the caller holds a lock of its own */
+        bool skip_network_lock; /* the caller holds a lock of its own (CRIU 3.19); else CRIU's default */
         uint32_t ghost_limit;   /* bytes; 0: CRIU's default of 1 MiB */
         uint32_t timeout_s;     /* CRIU's own limit for seizing; 0: default */
 };
@@ -50,20 +51,30 @@ struct criu_handlers {
          * criu_proceed(). The handler may call it at once or later.
          */
         void (*notify)(struct criu *criu, const char *point, void *context);
-        /* The end, also when criu died: err->kind ERROR_NONE on success, else with CRIU's own error lines. Last
-         * callback. */
+        /*
+         * The end, also when criu died: err->kind ERROR_NONE on success, else with CRIU's own error lines. Last
+         * callback, after the process is gone: CRIU touches no task any more. A failure after a yes at post-dump says
+         * nothing about whether the tasks still live; look at them.
+         */
         void (*done)(struct criu *criu, const struct error *err, void *context);
 };
 
+/* Returns once criu was started and told; the rest is callbacks. CRIU reads no configuration file. */
 int criu_dump(struct loop *loop, const struct criu_dump_options *options, const struct criu_handlers *handlers,
               void *context, struct criu **ret, struct error *err);
 
-/* Answer the notification CRIU waits in. ok=false makes the dump fail (at post-dump: the tasks are let go). */
+/*
+ * Answer the notification CRIU waits in. ok=false makes the dump fail (at any point: the tasks are let go).
+ * -EALREADY when none waits, -ENOTCONN or -EPIPE when criu is gone (done() follows).
+ */
 int criu_proceed(struct criu *criu, bool ok);
 
 pid_t criu_pid(const struct criu *criu);
 
-/* Kills criu when it still runs. NULL is fine. */
+/*
+ * Kills criu when it still runs, and waits for it; tasks it held go on by themselves. NULL is fine; also from within
+ * the callbacks. done() is not called.
+ */
 void criu_free(struct criu *criu);
 DEFINE_CLEANUP(struct criu, criu_free)
 
@@ -73,5 +84,8 @@ DEFINE_CLEANUP(struct criu, criu_free)
  */
 int criu_usable(char ret_version[static 32], struct error *err);
 
-/* The last error lines ("Error (file:line): …") of a CRIU log, at most `size` - 1 bytes, timestamps removed. */
+/*
+ * The last error lines ("Error (file:line): …", at most 8) of a CRIU log, at most `size` - 1 bytes, timestamps removed,
+ * UTF-8 without control characters. Returns their number, or a negative errno.
+ */
 int criu_log_errors(int dir_fd, const char *file, char *ret, size_t size);
