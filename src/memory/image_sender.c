@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "memory/image_stream.h"
+
+_Static_assert((uint64_t)PAGE_BATCH_MAX *PAGE_BYTES <= BULK_MAX, "a batch of pages fits into a slot");
+
+/*
+ * pages --image_sender_files()--> files (NAME, DATA…)* --> end mark --> draining --link idle--> on_sent
+ * Each step needs a slot of the link; without one it waits for image_sender_writable().
+ */
+enum phase { PHASE_PAGES, PHASE_FILES, PHASE_END, PHASE_DRAINING, PHASE_OVER };
+
+struct image_sender {
+        struct link *link;
+        void *slot; /* reserved, not yet committed */
+        uint64_t frames, pages, bytes;
+        void (*on_pages)(const struct error *err, uint64_t pages, void *context);
+        void *on_pages_context;
+
+        enum phase phase;
+        int images_fd;
+        char **names;
+        size_t n_names, room, next;
+        int file;                /* open one, or -1: names[next - 1] */
+        uint64_t size, position; /* of it */
+        void (*on_sent)(int result, void *context);
+        void *on_sent_context;
+};
+
+int image_sender_new(struct link *link, struct image_sender **ret)
+{
+        struct image_sender *s = calloc(1, sizeof(*s));
+
+        if (!s)
+                return -ENOMEM;
+        *s = (struct image_sender){.link = link, .images_fd = -1, .file = -1};
+        *ret = s;
+        return 0;
+}
+
+void image_sender_free(struct image_sender *sender)
+{
+        if (!sender)
+                return;
+        if (sender->file >= 0)
+                (void)close(sender->file);
+        for (size_t i = 0; i < sender->n_names; i++)
+                free(sender->names[i]);
+        free(sender->names);
+        free(sender);
+}
+
+uint64_t image_sender_bytes(const struct image_sender *sender)
+{
+        return sender->bytes;
+}
+
+/* A slot that was reserved and not used stays ours. */
+static int get_slot(struct image_sender *s)
+{
+        return s->slot ? 0 : link_bulk_reserve(s->link, &s->slot);
+}
+
+static int send_slot(struct image_sender *s, const struct bulk_frame *frame)
+{
+        int r = link_bulk_commit(s->link, frame);
+
+        if (r < 0)
+                return r;
+        s->slot = NULL;
+        s->frames++;
+        s->bytes += frame->size;
+        return 0;
+}
+
+static int sink_reserve(void **ret, void *context)
+{
+        struct image_sender *s = context;
+
+        if (s->phase != PHASE_PAGES)
+                return -EINVAL;
+        int r = get_slot(s);
+        if (r == 0)
+                *ret = s->slot;
+        return r;
+}
+
+static int sink_commit(const struct page_batch *batch, void *context)
+{
+        struct image_sender *s = context;
+        bool present = batch->flags & PE_PRESENT;
+        const struct bulk_frame frame = {
+                .type = BULK_PAGES,
+                .flags = (uint16_t)batch->flags,
+                .size = present ? batch->n_pages * PAGE_BYTES : 0,
+                .object = batch->image,
+                .offset = batch->vaddr,
+                .count = batch->n_pages,
+        };
+
+        if (!s->slot || batch->n_pages > PAGE_BATCH_MAX)
+                return -EINVAL;
+        int r = send_slot(s, &frame);
+        if (r == 0 && present)
+                s->pages += batch->n_pages;
+        return r;
+}
+
+static int sink_open(uint64_t image, void *context)
+{
+        struct image_sender *s = context;
+        const struct bulk_frame frame = {.type = BULK_PAGES_OPEN, .object = image};
+
+        if (s->phase != PHASE_PAGES)
+                return -EINVAL;
+        int r = get_slot(s);
+        return r < 0 ? r : send_slot(s, &frame);
+}
+
+static void sink_done(const struct error *err, uint64_t pages, void *context)
+{
+        struct image_sender *s = context;
+
+        if (s->on_pages)
+                s->on_pages(err, pages, s->on_pages_context);
+}
+
+const struct page_sink image_sender_sink = {
+        .reserve = sink_reserve, .commit = sink_commit, .open = sink_open, .done = sink_done};
+
+void image_sender_on_pages(struct image_sender *sender,
+                           void (*done)(const struct error *err, uint64_t pages, void *context), void *context)
+{
+        sender->on_pages = done;
+        sender->on_pages_context = context;
+}
+
+static int add_name(struct image_sender *s, const char *name)
+{
+        if (s->n_names >= IMAGE_FILES_MAX)
+                return -EFBIG;
+        if (s->n_names == s->room) {
+                size_t room = s->room ? s->room * 2 : 64;
+                char **names = reallocarray(s->names, room, sizeof(*names));
+                if (!names)
+                        return -ENOMEM;
+                s->names = names;
+                s->room = room;
+        }
+        s->names[s->n_names] = strdup(name);
+        if (!s->names[s->n_names])
+                return -ENOMEM;
+        s->n_names++;
+        return 0;
+}
+
+static int list_files(struct image_sender *s)
+{
+        AUTO_FD int fd = openat(s->images_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        if (fd < 0)
+                return -errno;
+        AUTO_DIR DIR *dir = fdopendir(fd);
+        if (!dir)
+                return -errno;
+        (void)TAKE_FD(fd);
+        for (;;) {
+                struct stat st;
+                errno = 0;
+                const struct dirent *entry = readdir(dir);
+                if (!entry)
+                        return -errno;
+                if (!image_name_is_valid(entry->d_name))
+                        continue; /* logs, statistics, and what else there is in a work directory */
+                if (fstatat(s->images_fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                        return -errno;
+                if (!S_ISREG(st.st_mode))
+                        continue;
+                if (image_name_is_pages(entry->d_name))
+                        return -EEXIST;
+                int r = add_name(s, entry->d_name);
+                if (r < 0)
+                        return r;
+        }
+}
+
+static int send_name(struct image_sender *s)
+{
+        const char *name = s->names[s->next];
+        struct stat st;
+
+        AUTO_FD int fd = openat(s->images_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        if (fd < 0)
+                return -errno;
+        if (fstat(fd, &st) < 0)
+                return -errno;
+        if (!S_ISREG(st.st_mode))
+                return -EINVAL;
+        const struct bulk_frame frame = {
+                .type = BULK_FILE_NAME,
+                .size = (uint32_t)strlen(name),
+                .object = s->next + 1,
+                .count = (uint64_t)st.st_size,
+        };
+        memcpy(s->slot, name, frame.size);
+        int r = send_slot(s, &frame);
+        if (r < 0)
+                return r;
+        s->next++;
+        s->size = (uint64_t)st.st_size;
+        s->position = 0;
+        s->file = TAKE_FD(fd);
+        return 0;
+}
+
+static int send_data(struct image_sender *s)
+{
+        uint64_t left = s->size - s->position;
+        size_t wants = left < BULK_MAX ? (size_t)left : BULK_MAX;
+        size_t got = 0;
+
+        while (got < wants) {
+                ssize_t n = pread(s->file, (uint8_t *)s->slot + got, wants - got, (off_t)(s->position + got));
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n <= 0)
+                        return n < 0 ? -errno : -EIO; /* it became shorter */
+                got += (size_t)n;
+        }
+        const struct bulk_frame frame = {
+                .type = BULK_FILE_DATA, .size = (uint32_t)got, .object = s->next, .offset = s->position};
+        int r = send_slot(s, &frame);
+        if (r == 0)
+                s->position += got;
+        return r;
+}
+
+static int send_end(struct image_sender *s)
+{
+        const struct bulk_frame frame = {.type = BULK_END, .offset = s->frames, .count = s->pages};
+        int r = send_slot(s, &frame);
+
+        if (r == 0)
+                s->phase = PHASE_DRAINING;
+        return r;
+}
+
+/* 0 when everything was handed over, -EAGAIN, or an error. */
+static int send_more(struct image_sender *s)
+{
+        while (s->phase == PHASE_FILES || s->phase == PHASE_END) {
+                if (s->file >= 0 && s->position == s->size)
+                        (void)close(TAKE_FD(s->file));
+                if (s->file < 0 && s->next == s->n_names)
+                        s->phase = PHASE_END;
+                int r = get_slot(s);
+                if (r == 0)
+                        r = s->phase == PHASE_END ? send_end(s) : s->file >= 0 ? send_data(s) : send_name(s);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static void report(struct image_sender *s, int result)
+{
+        s->phase = PHASE_OVER;
+        s->on_sent(result, s->on_sent_context); /* may free s */
+}
+
+void image_sender_writable(struct image_sender *sender)
+{
+        if (sender->phase == PHASE_PAGES || sender->phase == PHASE_OVER)
+                return;
+        int r = send_more(sender);
+        if (r == -EAGAIN)
+                return;
+        if (r < 0)
+                report(sender, r);
+        else if (link_bulk_idle(sender->link))
+                report(sender, 0);
+}
+
+int image_sender_files(struct image_sender *sender, int images_fd, void (*on_sent)(int result, void *context),
+                       void *context)
+{
+        if (sender->phase != PHASE_PAGES)
+                return -EALREADY;
+        sender->images_fd = images_fd;
+        sender->on_sent = on_sent;
+        sender->on_sent_context = context;
+        int r = list_files(sender);
+        if (r < 0)
+                return r;
+        sender->phase = PHASE_FILES;
+        r = send_more(sender);
+        if (r == -EAGAIN)
+                return 0;
+        if (r < 0)
+                sender->phase = PHASE_OVER;
+        return r;
+}
