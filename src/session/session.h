@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/name.h"
+#include "haulers/hauler.h"
+#include "loop/loop.h"
+#include "migration/handover.h"
+#include "migration/journal.h"
+#include "migration/progress.h"
+#include "migration/report.h"
+#include "wire/link.h"
+#include "wire/message.h"
+
+/*
+ * phaul-session: one migration on one side, one process. This folder is what both sides share: the request, the record
+ * file, the socket to phauld, the control link to the other host, and waiting. The phases themselves are in source/ and
+ * target/; they read as one story each, because everything that can interrupt them comes out of session_wait().
+ */
+
+#define SESSION_TOKEN_SIZE 16
+
+struct session_request {
+        char id[ID_LENGTH + 1];
+        enum side side;
+        char kind[17];
+        char name[NAME_MAX_LENGTH + 1];        /* on the source */
+        char target_name[NAME_MAX_LENGTH + 1]; /* on the target */
+        char peer[NAME_MAX_LENGTH + 1];        /* the other host */
+        char self[NAME_MAX_LENGTH + 1];        /* this host, as the other knows it */
+        char peer_fingerprint[FINGERPRINT_LENGTH + 1];
+        bool check_only;
+        uint64_t bandwidth;  /* bytes per second for memory and files together, 0: no cap */
+        uint64_t timeout_ms; /* abort when not committed by then, 0: none */
+        char via[256];       /* address to use instead of the paired one, "" for none */
+};
+
+struct session_paths {
+        char directory[512]; /* of the record, the request, the report, the log: durable */
+        char record[560];
+        char control[256]; /* socket for phauld */
+        char images[256];  /* mount point of the private tmpfs that images pass through */
+        char hold[256];    /* socket the hold program of a restore finds us at */
+        char trust[256];
+        char hooks[256];
+        char released[256]; /* where the source's files stay for a day */
+        char net[256];      /* the phaul-net program */
+};
+
+struct session_control;
+struct session_peer;
+
+struct session {
+        struct session_request request;
+        struct session_paths paths;
+        struct loop *loop;
+        struct journal *journal;
+        enum handover_state state;
+        struct session_control *control;
+        struct session_peer *peer;
+        uint8_t token[SESSION_TOKEN_SIZE]; /* proves that a further connection belongs to this migration */
+        const struct hauler *hauler;
+        struct workload workload;
+        struct migration_report *report;
+        struct migration_progress progress;
+        uint64_t started_ms, phase_started_ms; /* monotonic */
+        char phase[32];
+        char **actions; /* built-in virtual-IP actions, from the configuration */
+        bool cancel_requested;
+        bool recovering; /* started again on a record that exists */
+};
+
+/* Read DIR/request.json, open or create the record, listen for phauld. */
+int session_open(const char *directory, struct session **ret, struct error *err);
+void session_free(struct session *s);
+DEFINE_CLEANUP(struct session, session_free)
+
+/*
+ * Run the loop until `done(context)`. 0; -ECANCELED when a user cancelled; -ENOTCONN when the control link was lost;
+ * -ETIMEDOUT after timeout_ms (0: none) or past the user's time limit; -EREMOTEIO when the other side reported a failure.
+ * *err is filled in words in each case. With WAIT_THROUGH none of these but the timeout interrupts.
+ */
+enum session_wait_mode { WAIT_INTERRUPTIBLE, WAIT_THROUGH };
+typedef bool (*session_done_fn)(void *context);
+int session_wait(struct session *s, enum session_wait_mode mode, session_done_fn done, void *context, uint64_t timeout_ms,
+                 const char *what, struct error *err);
+
+/*
+ * Feed the handover machine: the record is durable when this returns, then the caller carries out the acts. A step that
+ * is not legal, or a record that cannot be written, is an error and changes nothing.
+ */
+int session_step(struct session *s, enum handover_event event, const json_t *fields, unsigned *ret_acts, struct error *err);
+
+/* Phases and progress, shown to whoever watches. */
+void session_phase(struct session *s, const char *phase);
+void session_progress(struct session *s, uint64_t bytes_done, uint64_t bytes_total);
+void session_log(struct session *s, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* The result, told once: report.json is durable and phauld has been told when this returns. */
+int session_finish(struct session *s, const struct error *failure, const char *failed_host);
+
+/* A thing made here that must vanish again; durable before it is made. Matches hauler_leftover_fn. */
+int session_leftover(const char *what, const char *name, void *session, struct error *err);
+
+/* The private tmpfs for images: made (on the leftovers list) and removed. */
+int session_images_make(struct session *s, uint64_t max_bytes, struct error *err);
+int session_images_remove(struct session *s, struct error *err);

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "session/control.h"
+#include "session/peer.h"
+#include "session/verdict.h"
+#include "source/source.h"
+
+#define ANSWER_TIMEOUT_MS 60000
+
+static int measure(struct session *s, uint64_t *ret_bytes, uint64_t *ret_inodes, struct error *err)
+{
+        *ret_bytes = *ret_inodes = 0;
+        for (size_t i = 0; i < s->workload.n_trees; i++) {
+                uint64_t bytes = 0, inodes = 0;
+                int r = files_measure(s->workload.trees[i].source, &bytes, &inodes, err);
+                if (r < 0)
+                        return r;
+                *ret_bytes += bytes;
+                *ret_inodes += inodes;
+        }
+        return 0;
+}
+
+static int offer(struct session *s, uint64_t bytes, uint64_t inodes, struct error *err)
+{
+        struct message *m = message_new(MSG_OFFER);
+
+        message_put_text(m, FIELD_MIGRATION, s->request.id);
+        message_put_text(m, FIELD_WORKLOAD_KIND, s->request.kind);
+        message_put_text(m, FIELD_WORKLOAD_ID, s->request.name);
+        message_put_text(m, FIELD_TARGET_ID, s->request.target_name);
+        message_put_text(m, FIELD_DESCRIPTION, s->workload.description);
+        message_put_u64(m, FIELD_MEMORY_BYTES, s->workload.memory_bytes);
+        message_put_u64(m, FIELD_FILE_BYTES, bytes);
+        message_put_u64(m, FIELD_FILE_COUNT, inodes);
+        message_put_text(m, FIELD_OPTIONS, s->request.check_only ? "{\"check\":true}" : "{}");
+        return peer_send(s, m, err);
+}
+
+/* Our own look, and CRIU's. */
+static int examine_here(struct session *s, struct verdict *v, struct error *err)
+{
+        char version[32];
+        struct error criu = {0};
+
+        s->hauler = hauler_find(s->request.kind);
+        if (!s->hauler)
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "this host does not know workloads of kind '%s'",
+                                      s->request.kind);
+        int r = s->hauler->examine(s->request.name, &s->workload, verdict_report, v, err);
+        if (r < 0)
+                return r;
+        if (s->workload.n_trees > SOURCE_TREES_MAX)
+                return error_set_kind(err, ERROR_REFUSED, E2BIG, "%s/%s has more than %d file trees", s->request.kind,
+                                      s->request.name, SOURCE_TREES_MAX);
+        if (criu_usable(version, &criu) < 0)
+                verdict_report("criu", GRADE_ERROR, criu.text, v);
+        else
+                verdict_report("criu", GRADE_OK, version, v);
+        return 0;
+}
+
+static int examine_there(struct session *s, struct verdict *v, struct error *err)
+{
+        CLEANUP(message_free_ptr) struct message *answer = NULL;
+        uint64_t bytes, inodes;
+
+        int r = measure(s, &bytes, &inodes, err);
+        if (r < 0)
+                return r;
+        s->progress.bytes_total = bytes + s->workload.memory_bytes;
+        r = peer_connect(s, WAIT_INTERRUPTIBLE, err);
+        if (r < 0)
+                return error_wrap(err, "cannot reach %s", s->request.peer);
+        r = offer(s, bytes, inodes, err);
+        if (r == 0)
+                r = peer_expect(s, MSG_VERDICT, ANSWER_TIMEOUT_MS, &answer, err);
+        return r < 0 ? r : verdict_add_message(v, answer, err);
+}
+
+int source_examine(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        CLEANUP(verdict_done) struct verdict v = {.host = s->request.self};
+
+        session_phase(s, "examine");
+        int r = examine_here(s, &v, err);
+        if (r == 0 && verdict_grade(&v) != GRADE_ERROR)
+                r = examine_there(s, &v, err);
+        if (r < 0)
+                return r;
+        control_event(s, verdict_json(&v));
+        return verdict_grade(&v) == GRADE_ERROR ? verdict_refusal(&v, err) : 0;
+}

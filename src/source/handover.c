@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "session/peer.h"
+#include "source/freezer.h"
+#include "source/source.h"
+
+#define PREPARED_TIMEOUT_MS 300000
+#define RECONNECT_MS 500
+#define TELL_TIMEOUT_MS (10 * 60 * 1000)
+#define CRIU_END_MS 10000
+
+struct timer {
+        uint64_t until_ms;
+        struct session *session;
+};
+
+/* Time is up, or something came: a link that phauld accepted for us, or a message. */
+static bool nap_over(void *context)
+{
+        const struct timer *t = context;
+
+        return clock_ms() >= t->until_ms || peer_is_up(t->session) || peer_has_message(t->session);
+}
+
+static void nap(struct session *s, uint64_t ms)
+{
+        struct timer t = {.until_ms = clock_ms() + ms, .session = s};
+
+        (void)session_wait(s, WAIT_THROUGH, nap_over, &t, 0, "waiting", NULL);
+}
+
+/* After a reconnect: what we are, so that the other side says what it is. */
+static int say_state(struct session *s)
+{
+        struct message *m = message_new(MSG_RESUME);
+
+        message_put_text(m, FIELD_MIGRATION, s->request.id);
+        message_put_text(m, FIELD_STATE, handover_state_name(s->state));
+        return peer_send(s, m, NULL);
+}
+
+static bool heard_or_lost(void *context)
+{
+        struct session *s = context;
+
+        return peer_has_message(s) || !peer_is_up(s);
+}
+
+static int tell_commit(struct session *s)
+{
+        return peer_send_simple(s, MSG_COMMIT, NULL);
+}
+
+static int tell_aborted(struct session *s)
+{
+        return peer_send_simple(s, MSG_ABORTED, NULL);
+}
+
+/* Act on one message of the target; events that are not legal now are old news and ignored. */
+static int hear(struct source_side *x, const struct message *m, struct error *err)
+{
+        struct session *s = x->session;
+        unsigned acts = 0;
+        enum handover_event event;
+
+        switch (m->type) {
+        case MSG_PREPARED:
+                event = EVENT_HEARD_PREPARED;
+                break;
+        case MSG_RUNNING:
+                event = EVENT_HEARD_RUNNING;
+                break;
+        case MSG_DISCARDED:
+                event = EVENT_HEARD_DISCARDED;
+                break;
+        case MSG_LOST:
+                event = EVENT_HEARD_LOST;
+                break;
+        default:
+                return 0;
+        }
+        if (m->type == MSG_PREPARED && s->state == SOURCE_COMMITTED) {
+                /* It did not hear COMMIT: once more. */
+                (void)tell_commit(s);
+                return 0;
+        }
+
+        bool committed = s->state == SOURCE_COMMITTED;
+        int r = session_step(s, event, NULL, &acts, err);
+        if (r == -EPROTO)
+                return 0;
+        if (r < 0)
+                return r;
+        if (event == EVENT_HEARD_DISCARDED && committed) {
+                char text[ERROR_TEXT_MAX];
+                if (message_get_text(m, FIELD_TEXT, text, sizeof(text)) < 0)
+                        (void)snprintf(text, sizeof(text), "the copy could not be started");
+                (void)error_set(err, EREMOTEIO, "%s: %s", s->request.peer, text);
+        }
+        if ((acts & ACT_TELL) && s->state == SOURCE_ABORTED)
+                (void)tell_aborted(s);
+        return 0;
+}
+
+/* The state in which there is nothing more to say or to hear. */
+static bool settled(const struct source_side *x, bool told)
+{
+        switch (x->session->state) {
+        case SOURCE_RELEASED:
+        case SOURCE_UNDECIDED:
+                return true;
+        case SOURCE_ABORTED:
+                return told;
+        default:
+                return false;
+        }
+}
+
+int source_settle(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        const uint64_t give_up = clock_ms() + TELL_TIMEOUT_MS;
+        const bool committed = s->state == SOURCE_COMMITTED;
+        bool told = false;
+
+        while (!settled(x, told)) {
+                if (!peer_is_up(s) && !peer_has_message(s)) {
+                        /* An aborted source has done its duty to the workload; telling is a kindness to the target. */
+                        if (s->state == SOURCE_ABORTED && clock_ms() > give_up)
+                                return 0;
+                        if (peer_connect(s, WAIT_THROUGH, NULL) < 0 || say_state(s) < 0) {
+                                nap(s, RECONNECT_MS);
+                                if (peer_is_up(s))
+                                        (void)say_state(s);
+                        }
+                        continue;
+                }
+                (void)session_wait(s, WAIT_THROUGH, heard_or_lost, s, 0, "waiting for the target", NULL);
+
+                CLEANUP(message_free_ptr) struct message *m = peer_take(s);
+                if (!m)
+                        continue;
+                told |= m->type == MSG_DISCARDED;
+                int r = hear(x, m, err);
+                if (r < 0)
+                        return r;
+                if (committed && s->state == SOURCE_ABORTED)
+                        return -EREMOTEIO;
+        }
+        return 0;
+}
+
+static bool criu_gone(void *context)
+{
+        const struct source_side *x = context;
+
+        return x->criu_ended;
+}
+
+int source_release(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        session_phase(s, "release");
+        /* Killed while frozen they cannot run one more instruction; thawed, they die. Only then may CRIU be answered:
+         * on cgroup v1 it would wait for ever for tasks that are frozen. */
+        int r = freezer_kill(s->workload.freezer, err);
+        if (r == 0)
+                r = freezer_thaw(s->workload.freezer, s->workload.freezer_v2, err);
+        if (r < 0 && r != -ENOENT)
+                return r;
+        error_clear(err);
+
+        if (x->criu && !x->criu_ended) {
+                (void)criu_proceed(x->criu, true);
+                (void)session_wait(s, WAIT_THROUGH, criu_gone, x, CRIU_END_MS, "waiting for criu", NULL);
+        }
+        criu_free(TAKE_PTR(x->criu));
+
+        return s->hauler->release(&s->workload, s->paths.released, err);
+}
+
+static void leave_network(struct session *s)
+{
+        struct error err = {0};
+        struct network_hook_context hook = {
+                .kind = s->request.kind,
+                .id = s->request.id,
+                .name = s->request.name,
+                .peer = s->request.peer,
+                .pid = s->workload.init_pid,
+                .directory = s->paths.hooks,
+                .actions = (const char *const *)s->actions,
+        };
+
+        if (network_hooks(NETWORK_LEAVING, &hook, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+}
+
+int source_handover(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        CLEANUP(message_free_ptr) struct message *prepared = NULL;
+        unsigned acts;
+
+        session_phase(s, "restore");
+        int r = peer_expect(s, MSG_PREPARED, PREPARED_TIMEOUT_MS, &prepared, err);
+        if (r < 0)
+                return r;
+        if (s->cancel_requested)
+                return error_set_kind(err, ERROR_CANCELLED, ECANCELED, "cancelled");
+
+        session_phase(s, "commit");
+        r = session_step(s, EVENT_HEARD_PREPARED, NULL, &acts, err);
+        if (r < 0)
+                return r;
+        (void)tell_commit(s);
+        leave_network(s);
+
+        session_phase(s, "resume");
+        return source_settle(x, err);
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "session/peer.h"
+#include "source/freezer.h"
+#include "source/source.h"
+
+#define CRIU_END_MS 15000
+
+static bool criu_gone(void *context)
+{
+        const struct source_side *x = context;
+
+        return x->criu_ended;
+}
+
+/* CRIU undoes what it did when it is refused; one that does not end is killed, and its traces are removed by us. */
+static void end_dump(struct source_side *x)
+{
+        struct session *s = x->session;
+        struct error err = {0};
+
+        x->aborting = true;
+        if (x->criu && !x->criu_ended) {
+                if (x->criu_at_end) {
+                        /* Thawed they are still held by ptrace; CRIU could not let go of frozen tasks on cgroup v1. */
+                        if (freezer_thaw(s->workload.freezer, s->workload.freezer_v2, &err) < 0)
+                                session_log(s, "error", "%s", err.text);
+                        (void)criu_proceed(x->criu, false);
+                }
+                page_server_free(TAKE_PTR(x->pages));
+                if (session_wait(s, WAIT_THROUGH, criu_gone, x, CRIU_END_MS, "waiting for criu to undo its work", &err) < 0)
+                        session_log(s, "error", "%s: killing it", err.text);
+        }
+        criu_free(TAKE_PTR(x->criu));
+        page_server_free(TAKE_PTR(x->pages));
+}
+
+/* TCP repair mode that a dead CRIU left on would swallow what the workload writes. */
+static void repair_off(struct session *s)
+{
+        AUTO_FREE pid_t *pids = NULL;
+        struct error err = {0};
+        size_t n;
+
+        int r = freezer_pids(s->workload.freezer, &pids, &n, &err);
+        if (r == 0)
+                r = network_repair_off(pids, n, &err);
+        if (r < 0)
+                session_log(s, "error", "%s", err.text);
+        else if (r > 0)
+                session_log(s, "warning", "took %d connections out of TCP repair mode", r);
+}
+
+static void network_back(struct source_side *x)
+{
+        struct session *s = x->session;
+        struct error err = {0};
+        struct network_hook_context hook = {
+                .kind = s->request.kind,
+                .id = s->request.id,
+                .name = s->request.name,
+                .peer = s->request.peer,
+                .pid = s->workload.init_pid,
+                .directory = s->paths.hooks,
+                .actions = (const char *const *)s->actions,
+        };
+
+        for (size_t i = 0; i < x->n_ports; i++)
+                if (network_unlock(&x->ports[i], &err) < 0)
+                        session_log(s, "error", "%s", err.text);
+        if (x->n_ports > 0 && network_announce(s->workload.init_pid, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+        if (network_hooks(NETWORK_STAYED, &hook, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+}
+
+void source_rollback(struct source_side *x)
+{
+        struct session *s = x->session;
+        struct error err = {0};
+
+        session_phase(s, "rollback");
+        for (size_t i = 0; i < SOURCE_TREES_MAX; i++)
+                files_job_free(TAKE_PTR(x->trees[i].job));
+        if (x->frozen_since_us) {
+                end_dump(x);
+                repair_off(s);
+                if (freezer_thaw(s->workload.freezer, s->workload.freezer_v2, &err) < 0)
+                        session_log(s, "error", "%s", err.text);
+                network_back(x);
+        }
+        image_sender_free(TAKE_PTR(x->sender));
+        peer_bulk_close(s);
+        x->bulk = NULL;
+        if (session_images_remove(s, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "criu/criu.h"
+#include "criu/page_server.h"
+#include "files/files.h"
+#include "memory/image_stream.h"
+#include "network/network.h"
+#include "session/session.h"
+
+/*
+ * The sending side of a migration, one file per phase, in the order in which they happen:
+ * examine -> files -> freeze -> handover, with rollback for everything that fails before COMMIT.
+ */
+
+#define SOURCE_TREES_MAX 8
+
+/* One tree's way to the target: the mark of its last round, and its last round, prepared before the freeze. */
+struct source_tree {
+        struct source_side *side;
+        struct files_mark mark;
+        uint32_t stream;
+        struct files_job *job;
+        bool ended;
+        struct files_result result;
+        struct error error;
+};
+
+struct source_side {
+        struct session *session;
+        struct source_tree trees[SOURCE_TREES_MAX];
+        uint32_t next_stream;
+        uint32_t file_rounds;
+
+        struct network_port *ports;
+        size_t n_ports;
+        int images_fd;
+        struct link *bulk;
+        struct image_sender *sender;
+        struct page_server *pages;
+        bool aborting;      /* CRIU gets no for an answer from now on */
+        bool pages_ended, images_sent;
+        int images_result;
+        struct error pages_error;
+
+        struct criu *criu;
+        bool criu_at_end;  /* waits for us in post-dump: everything is dumped, ptrace still holds the tasks */
+        bool criu_ended;   /* the process is gone, with criu_error */
+        struct error criu_error;
+        struct error lock_error;
+        uint64_t frozen_since_us; /* monotonic; 0 while it runs */
+};
+
+/* The whole life of the sending session; returns when nothing is left to be done. The exit status of the process. */
+int source_run(struct session *s);
+
+/* Pre-flight on both ends. ERROR_REFUSED when one of them says no. */
+int source_examine(struct source_side *x, struct error *err);
+/* File rounds while the workload runs, until another one would not pay. */
+int source_files(struct source_side *x, struct error *err);
+/* The last round of every tree, ready to go the moment the tasks stand still; then the round itself. */
+int source_files_arm(struct source_side *x, struct error *err);
+int source_files_last(struct source_side *x, struct error *err);
+/* Freeze, dump, send what is left. Afterwards the target has everything and restores. */
+int source_freeze(struct source_side *x, struct error *err);
+/* From PREPARED on: commit, tell, hear, release. */
+int source_handover(struct source_side *x, struct error *err);
+/* Ask and tell until both sides have come to an end (after COMMIT, after an abort, after a crash). */
+int source_settle(struct source_side *x, struct error *err);
+/* Put everything back as it was: the workload runs on, its connections too. Never fails half-way: does all it can. */
+void source_rollback(struct source_side *x);
+/* Destroy the frozen copy, move the container away. */
+int source_release(struct source_side *x, struct error *err);
+/* What an earlier process of this migration left behind, by its record. */
+int source_recover(struct source_side *x, struct error *err);

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fd.h"
+#include "criu/criu.h"
+#include "session/control.h"
+#include "session/peer.h"
+#include "session/verdict.h"
+#include "target/target.h"
+
+/* Images and the memory restored from them stand beside each other for a while. */
+#define MEMORY_COPIES 2
+#define MEMORY_MARGIN (64ULL << 20)
+#define INODE_MARGIN 1000
+
+static uint64_t memory_available(void)
+{
+        AUTO_FREE char *text = NULL;
+
+        if (fd_read_file(AT_FDCWD, "/proc/meminfo", 65536, &text, NULL) < 0)
+                return 0;
+        const char *line = strstr(text, "MemAvailable:");
+        return line ? strtoull(line + strlen("MemAvailable:"), NULL, 10) * 1024 : 0;
+}
+
+static void examine_memory(const struct target_side *x, struct verdict *v)
+{
+        const uint64_t have = memory_available(), need = x->memory_bytes * MEMORY_COPIES + MEMORY_MARGIN;
+        char text[160];
+
+        (void)snprintf(text, sizeof(text), "%llu MB of memory are needed during the migration, %llu MB are available",
+                       (unsigned long long)need / 1000000, (unsigned long long)have / 1000000);
+        verdict_report("memory", need > have || need < x->memory_bytes ? GRADE_ERROR : GRADE_OK, text, v);
+}
+
+/* Room below the nearest directory that exists already. */
+static int room_for(const char *path, uint64_t *ret_bytes, uint64_t *ret_inodes, struct error *err)
+{
+        char parent[4096];
+
+        if (snprintf(parent, sizeof(parent), "%s", path) >= (int)sizeof(parent))
+                return error_set(err, ENAMETOOLONG, "the path %s is too long", path);
+        while (access(parent, F_OK) < 0) {
+                char *slash = strrchr(parent, '/');
+                if (!slash || slash == parent) {
+                        (void)strcpy(parent, "/");
+                        break;
+                }
+                *slash = '\0';
+        }
+        return files_room(parent, ret_bytes, ret_inodes, err);
+}
+
+static int examine_disk(const struct target_side *x, struct verdict *v, struct error *err)
+{
+        const struct workload *w = &x->session->workload;
+        uint64_t bytes, inodes;
+        char text[200];
+
+        if (w->n_trees == 0)
+                return 0;
+        int r = room_for(w->trees[0].target, &bytes, &inodes, err);
+        if (r < 0)
+                return r;
+        (void)snprintf(text, sizeof(text), "%llu MB in %llu files are to come, there is room for %llu MB and %llu files at %s",
+                       (unsigned long long)x->file_bytes / 1000000, (unsigned long long)x->file_count,
+                       (unsigned long long)bytes / 1000000, (unsigned long long)inodes, w->trees[0].target);
+        bool fits = x->file_bytes < bytes && x->file_count + INODE_MARGIN < inodes;
+        verdict_report("disk", fits ? GRADE_OK : GRADE_ERROR, text, v);
+        return 0;
+}
+
+static int read_offer(struct target_side *x, const struct message *m, struct error *err)
+{
+        struct session_request *q = &x->session->request;
+        AUTO_FREE char *options = NULL;
+        char kind[32], name[128], target[128];
+
+        if (message_get_text(m, FIELD_WORKLOAD_KIND, kind, sizeof(kind)) < 0 ||
+            message_get_text(m, FIELD_WORKLOAD_ID, name, sizeof(name)) < 0 ||
+            message_get_text(m, FIELD_TARGET_ID, target, sizeof(target)) < 0 || !kind_is_valid(kind) ||
+            !name_is_valid(name) || !name_is_valid(target) ||
+            message_dup_text(m, FIELD_DESCRIPTION, &x->description) < 0)
+                return error_set(err, EBADMSG, "%s offers something without a valid name", q->peer);
+        (void)message_get_u64(m, FIELD_MEMORY_BYTES, &x->memory_bytes);
+        (void)message_get_u64(m, FIELD_FILE_BYTES, &x->file_bytes);
+        (void)message_get_u64(m, FIELD_FILE_COUNT, &x->file_count);
+        (void)snprintf(q->kind, sizeof(q->kind), "%s", kind);
+        (void)snprintf(q->name, sizeof(q->name), "%s", name);
+        (void)snprintf(q->target_name, sizeof(q->target_name), "%s", target);
+        if (message_dup_text(m, FIELD_OPTIONS, &options) == 0) {
+                json_t *o = json_loads(options, JSON_REJECT_DUPLICATES, NULL);
+                q->check_only = json_is_true(json_object_get(o, "check"));
+                json_decref(o);
+        }
+        return 0;
+}
+
+/* What a later process of this migration needs to know of it; the name is not ours yet, only asked for. */
+static int record_offer(struct target_side *x, struct error *err)
+{
+        const struct session_request *q = &x->session->request;
+        json_t *fields = json_pack("{s:s, s:s, s:s, s:s}", "kind", q->kind, "name", q->name, "target_name",
+                                   q->target_name, "description", x->description);
+
+        if (!fields)
+                return error_set(err, ENOMEM, "out of memory");
+        int r = journal_append(x->session->journal, "OFFER", fields, err);
+        json_decref(fields);
+        return r;
+}
+
+int target_examine(struct target_side *x, const struct message *offer, struct error *err)
+{
+        struct session *s = x->session;
+        CLEANUP(verdict_done) struct verdict v = {.host = s->request.self};
+        struct error no = {0};
+        char version[32];
+
+        session_phase(s, "examine");
+        int r = read_offer(x, offer, err);
+        if (r == 0)
+                r = record_offer(x, err);
+        if (r < 0)
+                return r;
+        control_event(s, json_pack("{s:s, s:s, s:s, s:s, s:s}", "event", "about", "kind", s->request.kind, "name",
+                                   s->request.name, "target_name", s->request.target_name, "mode",
+                                   s->request.check_only ? "check" : "live"));
+
+        s->hauler = hauler_find(s->request.kind);
+        if (!s->hauler)
+                verdict_report("kind", GRADE_ERROR, "this host does not know workloads of this kind", &v);
+        else if (s->hauler->verify(s->request.target_name, x->description, &s->workload, verdict_report, &v, &no) < 0)
+                verdict_report("workload", GRADE_ERROR, no.text, &v);
+        else if (examine_disk(x, &v, &no) < 0)
+                verdict_report("disk", GRADE_ERROR, no.text, &v);
+        examine_memory(x, &v);
+        if (criu_usable(version, &no) < 0)
+                verdict_report("criu", GRADE_ERROR, no.text, &v);
+        else
+                verdict_report("criu", GRADE_OK, version, &v);
+
+        struct message *answer = message_new(MSG_VERDICT);
+        r = verdict_put_message(&v, answer);
+        if (r < 0) {
+                message_free(answer);
+                return error_errno(err, -r, "cannot answer");
+        }
+        r = peer_send(s, answer, err);
+        x->offered = r == 0 && verdict_grade(&v) != GRADE_ERROR;
+        return r;
+}
+
+static int recall_entry(const char *record, const json_t *entry, void *context)
+{
+        struct target_side *x = context;
+        struct session_request *q = &x->session->request;
+
+        if (strcmp(record, "HELD") == 0)
+                x->session->workload.init_pid = (pid_t)json_integer_value(json_object_get(entry, "init_pid"));
+        if (strcmp(record, "OFFER") != 0)
+                return 0;
+        const char *description = json_string_value(json_object_get(entry, "description"));
+        const char *kind = json_string_value(json_object_get(entry, "kind"));
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        const char *target = json_string_value(json_object_get(entry, "target_name"));
+        if (!description || !kind_is_valid(kind) || !name_is_valid(name) || !name_is_valid(target))
+                return -EBADMSG;
+        (void)snprintf(q->kind, sizeof(q->kind), "%s", kind);
+        (void)snprintf(q->name, sizeof(q->name), "%s", name);
+        (void)snprintf(q->target_name, sizeof(q->target_name), "%s", target);
+        free(x->description);
+        x->description = strdup(description);
+        return x->description ? 0 : -ENOMEM;
+}
+
+static void recall_finding(const char *item, enum grade grade, const char *reason, void *context)
+{
+        /* Verified when it was offered; now only the paths are wanted. */
+        (void)item;
+        (void)grade;
+        (void)reason;
+        (void)context;
+}
+
+int target_recall(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        int r = journal_each(s->journal, recall_entry, x);
+        if (r < 0)
+                return error_errno(err, -r, "cannot use the record %s", s->paths.record);
+        if (!x->description)
+                return 0;
+        s->hauler = hauler_find(s->request.kind);
+        if (!s->hauler)
+                return error_set(err, EINVAL, "this host does not know workloads of kind %s any more", s->request.kind);
+        pid_t init = s->workload.init_pid;
+        r = s->hauler->verify(s->request.target_name, x->description, &s->workload, recall_finding, NULL, err);
+        if (init)
+                s->workload.init_pid = init;
+        return r;
+}

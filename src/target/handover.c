@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "network/network.h"
+#include "session/ask.h"
+#include "session/peer.h"
+#include "target/target.h"
+
+#define PORTS_MAX 32
+#define ASK_EVERY_MS 2000
+#define START_TIMEOUT_MS 60000
+#define ALIVE_TIMEOUT_MS 5000
+#define ALIVE_POLL_MS 5
+#define LINGER_MS (60 * 1000)
+
+/* -- starting ---------------------------------------------------------------------------------------------------- */
+
+static int network_up(struct session *s, struct error *err)
+{
+        struct hauler_port ports[PORTS_MAX];
+
+        int n = s->hauler->ports(&s->workload, ports, PORTS_MAX, err);
+        for (int i = 0; i < n; i++) {
+                int r = network_attach(ports[i].outside, ports[i].bridge, err);
+                if (r < 0)
+                        return r;
+        }
+        return n < 0 ? n : 0;
+}
+
+static bool restore_over(void *context)
+{
+        const struct target_side *x = context;
+
+        return x->restore_ended;
+}
+
+struct alive_wait {
+        struct session *session;
+        uint64_t next_ms;
+        int alive;
+};
+
+static bool seen_alive(void *context)
+{
+        struct alive_wait *w = context;
+
+        if (clock_ms() < w->next_ms)
+                return false;
+        w->alive = w->session->hauler->alive(&w->session->workload, NULL);
+        w->next_ms = clock_ms() + ALIVE_POLL_MS;
+        return w->alive > 0;
+}
+
+/* Whether the copy lives: what our restore says, if we have one, and what we see. */
+static bool is_alive(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        struct alive_wait w = {.session = s};
+
+        if (x->restore && session_wait(s, WAIT_THROUGH, restore_over, x, START_TIMEOUT_MS, "starting", err) < 0)
+                return false;
+        if (x->restore && x->restore_error.kind != ERROR_NONE) {
+                *err = x->restore_error;
+                return false;
+        }
+        return session_wait(s, WAIT_THROUGH, seen_alive, &w, ALIVE_TIMEOUT_MS, "the restored tasks", err) == 0;
+}
+
+static void arrive(struct session *s)
+{
+        struct error err = {0};
+        struct network_hook_context hook = {
+                .kind = s->request.kind,
+                .id = s->request.id,
+                .name = s->request.target_name,
+                .peer = s->request.peer,
+                .pid = s->workload.init_pid,
+                .directory = s->paths.hooks,
+                .actions = (const char *const *)s->actions,
+        };
+
+        if (network_announce(s->workload.init_pid, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+        if (network_hooks(NETWORK_ARRIVED, &hook, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+}
+
+/* STARTING is durable. What does not get through from here on is destroyed, and what is known of it is recorded. */
+static int start(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        session_phase(s, "resume");
+        int r = network_up(s, err);
+        if (r == 0)
+                r = s->hauler->publish(&s->workload, err);
+        if (r == 0 && x->restore)
+                r = s->hauler->restore_verdict(x->restore, true);
+        if (r == 0 && is_alive(x, err)) {
+                r = session_step(s, EVENT_ALIVE, NULL, NULL, err);
+                if (r < 0)
+                        return r;
+                (void)peer_send_simple(s, MSG_RUNNING, NULL);
+                arrive(s);
+                return 0;
+        }
+
+        if (err->kind == ERROR_NONE)
+                (void)error_set(err, EIO, "the copy could not be started");
+        bool ran = s->hauler->may_have_run(&s->workload, s->paths.images) != 0;
+        r = session_step(s, ran ? EVENT_GONE : EVENT_NEVER_RAN, NULL, NULL, NULL);
+        return r < 0 ? r : -EIO;
+}
+
+int target_look(struct target_side *x, struct error *err)
+{
+        return start(x, err);
+}
+
+/* -- waiting for the decision ------------------------------------------------------------------------------------ */
+
+struct decision {
+        struct target_side *side;
+        uint64_t ask_at_ms;
+};
+
+static bool decision_due(void *context)
+{
+        const struct decision *d = context;
+        const struct session *s = d->side->session;
+
+        return peer_has_message(s) || d->side->restore_ended || (!peer_is_up(s) && clock_ms() >= d->ask_at_ms);
+}
+
+/* The event in what the source said, or HANDOVER_EVENTS for nothing. */
+static enum handover_event heard(const struct message *m)
+{
+        char state[32] = "";
+
+        if (m->type == MSG_COMMIT)
+                return EVENT_HEARD_COMMIT;
+        if (m->type == MSG_ABORTED)
+                return EVENT_HEARD_ABORTED;
+        if (m->type != MSG_RESUME || message_get_text(m, FIELD_STATE, state, sizeof(state)) < 0)
+                return HANDOVER_EVENTS;
+        if (strcmp(state, handover_state_name(SOURCE_COMMITTED)) == 0)
+                return EVENT_HEARD_COMMIT;
+        if (strcmp(state, handover_state_name(SOURCE_ABORTED)) == 0)
+                return EVENT_HEARD_ABORTED;
+        return HANDOVER_EVENTS;
+}
+
+static enum handover_event asked(struct session *s)
+{
+        char record[32] = "";
+
+        /* Only a durable record of the source counts; no answer, or none yet, is no decision. */
+        if (ask_handover(s, record, sizeof(record)) < 0)
+                return HANDOVER_EVENTS;
+        if (strcmp(record, "COMMIT") == 0)
+                return EVENT_HEARD_COMMIT;
+        return strcmp(record, "ABORTED") == 0 ? EVENT_HEARD_ABORTED : HANDOVER_EVENTS;
+}
+
+int target_handover(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        bool lost = false;
+
+        session_phase(s, "commit");
+        (void)peer_send_simple(s, MSG_PREPARED, NULL);
+        for (;;) {
+                struct decision d = {.side = x, .ask_at_ms = clock_ms() + ASK_EVERY_MS};
+                enum handover_event event = HANDOVER_EVENTS;
+                unsigned acts = 0;
+
+                if (!lost && !peer_is_up(s)) {
+                        lost = true;
+                        session_log(s, "warning", "the connection to %s was lost: holding the copy and asking again",
+                                    s->request.peer);
+                        (void)session_step(s, EVENT_LINK_LOST, NULL, NULL, NULL);
+                }
+                (void)session_wait(s, WAIT_THROUGH, decision_due, &d, 0, "waiting for the decision", NULL);
+
+                CLEANUP(message_free_ptr) struct message *m = peer_take(s);
+                if (m) {
+                        event = heard(m);
+                        lost = false;
+                } else if (x->restore_ended) {
+                        event = EVENT_FAILED;
+                        *err = x->restore_error;
+                } else {
+                        event = asked(s);
+                }
+                if (event == HANDOVER_EVENTS) {
+                        if (m && m->type == MSG_RESUME)
+                                (void)peer_send_simple(s, MSG_PREPARED, NULL);
+                        continue;
+                }
+
+                int r = session_step(s, event, NULL, &acts, err);
+                if (r == -EPROTO)
+                        continue;
+                if (r < 0)
+                        return r;
+                if (acts & ACT_START)
+                        return start(x, err);
+                if (event == EVENT_HEARD_ABORTED)
+                        return error_set_kind(err, ERROR_CANCELLED, ECANCELED, "%s took it back", s->request.peer);
+                return err->kind != ERROR_NONE ? -err->code : error_set(err, EIO, "the held copy ended");
+        }
+}
+
+/* -- telling how it ended ---------------------------------------------------------------------------------------- */
+
+static int tell(struct session *s, const struct error *failure)
+{
+        enum message_type type = s->state == TARGET_RUNNING   ? MSG_RUNNING
+                                 : s->state == TARGET_UNKNOWN ? MSG_LOST
+                                                              : MSG_DISCARDED;
+        struct message *m = message_new(type);
+
+        if (failure && failure->kind != ERROR_NONE) {
+                if (type != MSG_RUNNING)
+                        message_put_text(m, FIELD_KIND, error_kind_name(failure->kind));
+                message_put_text(m, FIELD_TEXT, failure->text);
+        }
+        return peer_send(s, m, NULL);
+}
+
+struct last_word {
+        struct session *session;
+        uint64_t until_ms;
+};
+
+static bool last_word_over(void *context)
+{
+        const struct last_word *l = context;
+
+        return peer_has_message(l->session) || clock_ms() >= l->until_ms;
+}
+
+void target_linger(struct target_side *x, const struct error *failure)
+{
+        struct session *s = x->session;
+        struct last_word l = {.session = s, .until_ms = clock_ms() + LINGER_MS};
+
+        if (s->state != TARGET_RUNNING)
+                (void)tell(s, failure);
+        for (;;) {
+                (void)session_wait(s, WAIT_THROUGH, last_word_over, &l, 0, "lingering", NULL);
+                CLEANUP(message_free_ptr) struct message *m = peer_take(s);
+                if (!m || m->type == MSG_RELEASED)
+                        return;
+                /* It asks again: it did not hear the answer. */
+                if (m->type == MSG_RESUME || m->type == MSG_COMMIT || m->type == MSG_ABORTED)
+                        (void)tell(s, failure);
+        }
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "session/peer.h"
+#include "target/target.h"
+
+#define IMAGES_MARGIN (1ULL << 30)
+#define STATE_END_TIMEOUT_MS 60000
+
+static int prepare(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        if (!x->offered || x->prepared)
+                return error_set(err, EPROTO, "%s asks for room that was not offered", s->request.peer);
+        x->prepared = true;
+        int r = s->hauler->prepare(&s->workload, session_leftover, s, err);
+        if (r < 0)
+                return r;
+
+        struct message *ready = message_new(MSG_READY);
+        message_put_bytes(ready, FIELD_TOKEN, s->token, sizeof(s->token));
+        return peer_send(s, ready, err);
+}
+
+/* -- files ------------------------------------------------------------------------------------------------------- */
+
+static void round_done(struct files_job *job, const struct files_result *result, const struct error *err, void *context)
+{
+        struct target_job *j = context;
+        struct session *s = j->side->session;
+        struct message *m = message_new(MSG_FILES_DONE);
+
+        (void)result;
+        message_put_u32(m, FIELD_ROUND, j->round);
+        message_put_u32(m, FIELD_TREE, j->tree);
+        message_put_u32(m, FIELD_STREAM, j->stream);
+        message_put_u32(m, FIELD_STATUS, err->kind != ERROR_NONE);
+        if (err->kind != ERROR_NONE)
+                message_put_text(m, FIELD_TEXT, err->text);
+        (void)peer_send(s, m, NULL);
+        j->job = NULL;
+        files_job_free(job);
+        peer_stream_close(s, j->stream);
+        j->side = NULL;
+}
+
+static int files_round(struct target_side *x, const struct message *m, struct error *err)
+{
+        struct session *s = x->session;
+        struct target_job *job = NULL;
+        uint32_t last = 0;
+        int fd;
+
+        for (size_t i = 0; i < TARGET_JOBS_MAX && !job; i++)
+                if (!x->jobs[i].side)
+                        job = &x->jobs[i];
+        if (!x->prepared || !job)
+                return error_set(err, EPROTO, "%s sends files that are not due", s->request.peer);
+        (void)message_get_u32(m, FIELD_LAST, &last);
+        if (message_get_u32(m, FIELD_TREE, &job->tree) < 0 || message_get_u32(m, FIELD_STREAM, &job->stream) < 0 ||
+            message_get_u32(m, FIELD_ROUND, &job->round) < 0 || job->tree >= s->workload.n_trees)
+                return error_set(err, EPROTO, "%s sends files of an unknown tree", s->request.peer);
+
+        s->progress.round = job->round;
+        int r = peer_stream(s, job->stream, &fd, err);
+        if (r < 0)
+                return r;
+        job->side = x;
+        r = files_receive(s->loop, s->workload.trees[job->tree].target, last ? FILES_FINAL : FILES_FULL, fd, round_done,
+                          job, &job->job, err);
+        if (r < 0)
+                job->side = NULL;
+        return r;
+}
+
+/* -- memory and metadata ----------------------------------------------------------------------------------------- */
+
+static void bulk_frame(const struct bulk_frame *frame, const void *data, void *context)
+{
+        struct target_side *x = context;
+
+        if (!x->receiver || x->state_ended || x->state_error.kind != ERROR_NONE)
+                return;
+        int r = image_receiver_frame(x->receiver, frame, data, &x->state_error);
+        if (r > 0)
+                x->state_ended = true;
+        x->session->progress.bytes_done = image_receiver_bytes(x->receiver);
+}
+
+static int open_state(struct target_side *x, const struct message *m, struct error *err)
+{
+        static const struct peer_bulk_handlers handlers = {.frame = bulk_frame};
+        struct session *s = x->session;
+        const uint64_t ceiling = 2 * x->memory_bytes + IMAGES_MARGIN;
+        struct link *link;
+        uint32_t number;
+
+        if (!x->prepared || x->receiver || message_get_u32(m, FIELD_STREAM, &number) < 0)
+                return error_set(err, EPROTO, "%s sends memory that is not due", s->request.peer);
+        int r = session_images_make(s, ceiling, err);
+        if (r < 0)
+                return r;
+        x->images_fd = open(s->paths.images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (x->images_fd < 0)
+                return error_errno(err, errno, "cannot open %s", s->paths.images);
+        r = image_receiver_new(x->images_fd, ceiling, &x->receiver);
+        if (r < 0)
+                return error_errno(err, -r, "cannot receive memory");
+        return peer_bulk(s, number, &handlers, x, &link, err);
+}
+
+static bool state_settled(void *context)
+{
+        const struct target_side *x = context;
+
+        return x->state_ended || x->state_error.kind != ERROR_NONE;
+}
+
+static int close_state(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        if (!x->receiver)
+                return error_set(err, EPROTO, "%s ends a transfer that never began", s->request.peer);
+        int r = session_wait(s, WAIT_INTERRUPTIBLE, state_settled, x, STATE_END_TIMEOUT_MS, "receiving memory", err);
+        if (r == 0 && x->state_error.kind != ERROR_NONE) {
+                *err = x->state_error;
+                r = -err->code;
+        }
+        peer_bulk_close(s);
+        return r;
+}
+
+
+static bool something_to_do(void *context)
+{
+        const struct target_side *x = context;
+
+        return peer_has_message(x->session) || x->state_error.kind != ERROR_NONE;
+}
+
+int target_receive(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        for (;;) {
+                int r = session_wait(s, WAIT_INTERRUPTIBLE, something_to_do, x, 0, "waiting for the source", err);
+                if (r < 0)
+                        return r;
+                if (x->state_error.kind != ERROR_NONE) {
+                        *err = x->state_error;
+                        return -err->code;
+                }
+
+                CLEANUP(message_free_ptr) struct message *m = peer_take(s);
+                switch (m->type) {
+                case MSG_OFFER:
+                        r = x->offered ? error_set(err, EPROTO, "%s offers twice", s->request.peer)
+                                       : target_examine(x, m, err);
+                        break;
+                case MSG_PREPARE:
+                        session_phase(s, "files");
+                        r = prepare(x, err);
+                        break;
+                case MSG_FILES_ROUND:
+                        r = files_round(x, m, err);
+                        break;
+                case MSG_STATE_OPEN:
+                        session_phase(s, "state");
+                        r = open_state(x, m, err);
+                        break;
+                case MSG_STATE_END:
+                        return close_state(x, err);
+                default:
+                        r = error_set(err, EPROTO, "%s sent %s out of turn", s->request.peer, message_type_name(m->type));
+                }
+                if (r < 0)
+                        return r;
+        }
+}

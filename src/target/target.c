@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "target/target.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "session/peer.h"
+
+static void side_done(struct target_side *x)
+{
+        for (size_t i = 0; i < TARGET_JOBS_MAX; i++)
+                files_job_free(x->jobs[i].job);
+        if (x->restore)
+                x->session->hauler->restore_free(x->restore);
+        image_receiver_free(x->receiver);
+        source_free(x->sync_source);
+        if (x->images_fd >= 0)
+                (void)close(x->images_fd);
+        free(x->description);
+}
+
+/* The source should thaw now, not when the last file is removed here. */
+static void tell_failing(struct session *s, const struct error *failure)
+{
+        struct message *m = message_new(MSG_STATE);
+
+        message_put_text(m, FIELD_STATE, handover_state_name(s->state));
+        message_put_text(m, FIELD_KIND, error_kind_name(failure->kind));
+        message_put_text(m, FIELD_TEXT, failure->text);
+        (void)peer_send(s, m, NULL);
+}
+
+static void discard(struct target_side *x, struct error *failure)
+{
+        struct session *s = x->session;
+        struct error err = {0};
+
+        if (s->state != TARGET_DISCARDING && s->state != TARGET_DISCARDED)
+                (void)session_step(s, EVENT_FAILED, NULL, NULL, &err);
+        if (s->state == TARGET_DISCARDING) {
+                tell_failing(s, failure);
+                session_phase(s, "rollback");
+                if (target_discard(x, &err) < 0)
+                        session_log(s, "error", "not everything could be removed: %s", err.text);
+                (void)session_step(s, EVENT_DISCARD_DONE, NULL, NULL, &err);
+        }
+        (void)session_finish(s, failure, s->request.self);
+        target_linger(x, failure);
+}
+
+static void running(struct target_side *x)
+{
+        struct session *s = x->session;
+        struct error err = {0};
+
+        image_receiver_free(TAKE_PTR(x->receiver));
+        if (x->images_fd >= 0)
+                (void)close(TAKE_FD(x->images_fd));
+        if (session_images_remove(s, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+        (void)session_finish(s, NULL, NULL);
+        target_linger(x, NULL);
+}
+
+static int receive(struct target_side *x, struct error *err)
+{
+        int r = target_receive(x, err);
+
+        if (r == 0)
+                r = target_restore(x, err);
+        return r < 0 ? r : target_handover(x, err);
+}
+
+/* After a crash the record alone says where we are. */
+static int recover(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        int r = target_recall(x, err);
+        if (r < 0)
+                return r;
+        switch (s->state) {
+        case TARGET_PREPARED:
+                return target_handover(x, err);
+        case TARGET_STARTING:
+                return target_look(x, err);
+        case TARGET_RUNNING:
+                return 0;
+        default:
+                return error_set(err, EINTR, "the receiving session was interrupted");
+        }
+}
+
+int target_run(struct session *s)
+{
+        CLEANUP(side_done) struct target_side x = {.session = s, .images_fd = -1};
+        struct error failure = {0};
+
+        int r = s->recovering ? recover(&x, &failure) : receive(&x, &failure);
+        if (r < 0 && failure.kind == ERROR_NONE)
+                (void)error_set(&failure, -r, "the receiving side failed");
+
+        switch (s->state) {
+        case TARGET_RUNNING:
+                running(&x);
+                break;
+        case TARGET_UNKNOWN:
+                (void)session_finish(s, &failure, s->request.self);
+                target_linger(&x, &failure);
+                break;
+        default:
+                discard(&x, &failure);
+        }
+        return error_exit_code(failure.kind);
+}

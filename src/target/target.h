@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "files/files.h"
+#include "memory/image_stream.h"
+#include "session/session.h"
+
+/*
+ * The receiving side of a migration: examine -> receive -> restore (held) -> handover, with discard for everything that
+ * does not get to STARTING. It reacts to the source's messages; which one is due when is decided here, not by the peer.
+ */
+
+#define TARGET_JOBS_MAX 16
+
+/* One receiving rsync. */
+struct target_job {
+        struct target_side *side;
+        struct files_job *job;
+        uint32_t stream, tree, round;
+};
+
+struct target_side {
+        struct session *session;
+        bool offered, prepared; /* what the source has asked for so far */
+        uint64_t memory_bytes, file_bytes, file_count;
+        char *description; /* the source's, as offered */
+        struct target_job jobs[TARGET_JOBS_MAX];
+
+        int images_fd;
+        struct image_receiver *receiver;
+        bool state_ended;
+        struct error state_error;
+
+        pid_t sync_pid;
+        struct source *sync_source;
+        int sync_status; /* -1 while it runs */
+
+        struct hauler_restore *restore;
+        bool held, restore_ended;
+        struct error restore_error;
+};
+
+/* The whole life of the receiving session. The exit status of the process. */
+int target_run(struct session *s);
+
+/* OFFER: can this come here? Answers with VERDICT. */
+int target_examine(struct target_side *x, const struct message *offer, struct error *err);
+/* Everything from PREPARE to the end of the images. Returns when all is here. */
+int target_receive(struct target_side *x, struct error *err);
+/* Restore and hold; make files durable; PREPARED. */
+int target_restore(struct target_side *x, struct error *err);
+/* From PREPARED on: wait for the source's decision, start, tell. */
+int target_handover(struct target_side *x, struct error *err);
+/* Look at what a crash between STARTING and RUNNING left. */
+int target_look(struct target_side *x, struct error *err);
+/* Until the source has heard how it ended. */
+void target_linger(struct target_side *x, const struct error *failure);
+/* Remove everything on the leftovers list. */
+int target_discard(struct target_side *x, struct error *err);
+/* The workload as the record of an earlier process describes it. */
+int target_recall(struct target_side *x, struct error *err);
