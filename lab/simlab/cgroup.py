@@ -3,6 +3,7 @@
 One hierarchy left shared would be enough for one host's cgroups to appear in another's dump.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -78,10 +79,8 @@ def create(lab, host):
 
 def _delegate(group):
     for controller in (group / "cgroup.controllers").read_text().split():
-        try:
+        with contextlib.suppress(OSError):  # a controller that real-time tasks hold back is missing, no more
             (group / "cgroup.subtree_control").write_text(f"+{controller}")
-        except OSError:
-            pass  # a controller that real-time tasks or a threaded parent hold back is missing, no more
 
 
 def join_new(lab, host):
@@ -128,19 +127,17 @@ def processes(lab, host):
     return pids - {0}
 
 
-def kill(lab, host, timeout=10):
-    """Kill all of a host's processes, frozen ones too, and wait until they are gone."""
+def clear(lab, host, timeout=10):
+    """Kill all of a host's processes, frozen ones too, and remove its cgroups; again while stragglers enter them."""
     deadline = time.monotonic() + timeout
-    while pids := processes(lab, host):
-        if time.monotonic() > deadline:
-            raise LabError(f"{host}: processes {sorted(pids)} do not die")
+    while not _removed(lab, host):
         _thaw(lab, host)
-        for pid in pids:
-            try:
+        for pid in processes(lab, host):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        time.sleep(0.02)
+        if time.monotonic() > deadline:
+            raise LabError(f"{host}: processes {sorted(processes(lab, host))} do not die")
+        time.sleep(0.01)
 
 
 def _thaw(lab, host):
@@ -150,20 +147,19 @@ def _thaw(lab, host):
             continue
         for folder, _, files in os.walk(_group(tree, lab, host)):
             if "freezer.state" in files:
-                Path(folder, "freezer.state").write_text("THAWED")
+                with contextlib.suppress(OSError):
+                    Path(folder, "freezer.state").write_text("THAWED")
 
 
-def remove(lab, host):
-    """Remove the host's cgroups and all below them; they are empty of processes by now."""
+def _removed(lab, host):
+    """Remove the host's cgroups as far as they are empty of processes; True when all are gone."""
+    complete = True
     for tree in hierarchies():
         for folder, _, _ in os.walk(_group(tree, lab, host), topdown=False):
-            for attempt in range(50):
-                try:
-                    os.rmdir(folder)
-                    break
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    if attempt == 49:
-                        raise
-                    time.sleep(0.02)  # a dying process leaves its cgroup a moment after its pid is gone
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                complete = False
+    return complete

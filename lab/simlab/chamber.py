@@ -3,13 +3,14 @@
 import os
 import subprocess
 
-from .sh import PATH, LabError
+from .sh import PATH, LabError, held_locks
 
-# Runs in a fresh mount and pid namespace: $1 is the root, then pairs "source:target[:ro]" up to "--", then the command.
+# Runs in a fresh mount and pid namespace: $1 is the root, $2 its mode, then words "source:target[:ro]" up to "--", then the command.
 _ENTER = r"""
 set -e
-root=$1; shift
+root=$1 mode=$2; shift 2
 mount --bind "$root" "$root"
+mount -o "remount,bind,$mode" "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/tmp"
 mount --rbind /dev "$root/dev"
@@ -26,13 +27,17 @@ exec chroot "$root" "$@"
 """
 
 
-def enter(root, argv, binds=(), network=False, cwd="/", log=None, env=None):
-    """Run argv inside root. Output goes to the file object log, or to our own stderr; raises LabError when it fails."""
+def enter(root, argv, binds=(), writable=False, cwd="/", log=None):
+    """Run argv inside root. Output goes to the file object log, or to our own stderr; raises LabError when it fails.
+
+    Writable is for what makes an image: it also has this machine's network, and the proxy it is reached by.
+    """
     spaces = ["--mount", "--propagation=private", "--pid", "--fork", "--kill-child=KILL", "--ipc", "--uts"]
-    command = ["unshare", *spaces, *([] if network else ["--net"]), "sh", "-c", _ENTER, "chamber", str(root),
-               *[str(b) for b in binds], "--", "env", f"--chdir={cwd}", *argv]
-    clean = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **(env or {})}
-    clean.update({k: v for k, v in os.environ.items() if network and k.lower().endswith("_proxy")})
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log or 2, stderr=subprocess.STDOUT, env=clean)
+    command = ["unshare", *spaces, *([] if writable else ["--net"]), "sh", "-c", _ENTER, "chamber", str(root),
+               "rw" if writable else "ro", *[str(b) for b in binds], "--", "env", f"--chdir={cwd}", *argv]
+    clean = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    clean.update({k: v for k, v in os.environ.items() if writable and k.lower().endswith("_proxy")})
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log or 2, stderr=subprocess.STDOUT, env=clean,
+                          pass_fds=held_locks())
     if done.returncode:
         raise LabError(f"{argv[0]} failed in {root} (exit {done.returncode})")

@@ -13,7 +13,7 @@ def main(argv):
     """Run one command; returns the exit code."""
     arguments, command = _split(argv)
     options = _parser().parse_args(arguments)
-    options.command = command
+    options.command = command or getattr(options, "words", [])
     try:
         if os.geteuid() != 0:
             raise LabError("only root can make hosts")
@@ -47,13 +47,14 @@ def _parser():
         made.set_defaults(run=run)
 
     flag = {"action": "store_true"}
+    words = {"nargs": argparse.REMAINDER}
     verb(_image)
     verb(_build, sanitize=flag)
     verb(_up, hosts={"nargs": "*"}, sanitize=flag)
     verb(_list)
-    verb(_exec, "host")
-    verb(_spawn, "host", "log")
-    verb(_workload, "host", "name")
+    verb(_exec, "host", words=words)
+    verb(_spawn, "host", "log", words=words)
+    verb(_workload, "host", "name", words=words)
     container = {"ip": {"metavar": "A.B.C.D/24"}, "ip6": {"metavar": "ADDR/64"}, "mac": {}, "link": {"default": "br0"},
                  "backing": {"choices": ["dir", "overlay"], "default": "dir"}, "stopped": flag}
     verb(_container, "host", "name", **container)
@@ -113,9 +114,9 @@ def _spawn(options):
 
 
 def _workload(options):
-    """start a workload in a host: lab workload HOST NAME -- PROGRAM ARGUMENTS..., output to /var/log/NAME.log; prints its pid"""
+    """start a workload in a host: lab workload HOST NAME PROGRAM ARGUMENTS..., output to /var/log/NAME.log; prints its pid"""
     if not options.command:
-        raise LabError("lab workload HOST NAME -- PROGRAM ARGUMENTS...")
+        raise LabError("lab workload HOST NAME PROGRAM ARGUMENTS...")
     print(Lab(options.lab)[options.host].workload(options.name, *options.command))
 
 

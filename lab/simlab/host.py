@@ -100,19 +100,22 @@ class Host:
         """As crash(), of whatever is left of the host; harmless when nothing is."""
         if pid := self.pid:
             os.kill(pid, signal.SIGKILL)
-        cgroup.kill(self.lab.name, self.name)
-        cgroup.remove(self.lab.name, self.name)
+        cgroup.clear(self.lab.name, self.name)
         link.detach(self.lab.name, self.name)
         self._record.unlink(missing_ok=True)
 
     # Commands
 
-    def _enter(self, argv, mortal=True):
-        """The command line that runs argv in the host; mortal: it dies with the process that waits for it outside."""
+    def _enter(self, argv, terminal=False):
+        """The command line that runs argv in the host; it dies with the process that waits for it outside.
+
+        Away from a terminal it leads a session: CRIU dumps no process whose session is outside of its pid namespace.
+        """
         if not self.pid:
             raise LabError(f"{self.name} is down")
-        leash = ["setpriv", "--pdeathsig", "KILL", "--"] if mortal else []
-        return ["nsenter", "--target", str(self.pid), *_SPACES, "--", *leash, *(str(a) for a in argv)]
+        session = [] if terminal else ["setsid"]
+        return ["nsenter", "--target", str(self.pid), *_SPACES, "--", "setpriv", "--pdeathsig", "KILL", "--", *session,
+                *(str(a) for a in argv)]
 
     def _join(self):
         cgroup.join(self.lab.name, self.name)
@@ -134,7 +137,7 @@ class Host:
 
     def exec(self, argv):
         """Become the command, with our standard descriptors and no other."""
-        command = self._enter(argv)
+        command = self._enter(argv, terminal=os.isatty(0))
         self._join()
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.execvpe(command[0], command, _environment())

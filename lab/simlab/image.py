@@ -90,7 +90,7 @@ def _bootstrap(root, packages, log, newer=()):
         (etc / "apt/preferences.d/newer").write_text(_PIN)
 
     def apt(*args):
-        chamber.enter(root, [*_APT, *args], binds=[f"{debs}:/var/cache/apt/archives"], network=True, log=log)
+        chamber.enter(root, [*_APT, *args], binds=[f"{debs}:/var/cache/apt/archives"], writable=True, log=log)
 
     (debs / "partial").mkdir(exist_ok=True)
     apt("update")
@@ -114,7 +114,7 @@ def _install_newer(root, packages, apt, mirror, log):
     apt("build-dep", f"{packages[0]}/{NEWER}")
     chamber.enter(root, ["sh", "-ec", f"mkdir -p /usr/src/newer && cd /usr/src/newer && apt-get -q source {packages[0]}/{NEWER}"
                          " && cd */ && DEB_BUILD_OPTIONS='nocheck nodoc' dpkg-buildpackage -b -uc"],
-                  network=True, log=log)
+                  writable=True, log=log)
     built = sorted(f"/usr/src/newer/{p.name}" for p in (root / "usr/src/newer").glob("*.deb")
                    if p.name.split("_")[0] in packages)
     apt("install", *built)

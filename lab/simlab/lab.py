@@ -100,8 +100,7 @@ class Lab:
 
     def _clean(self):
         for name in cgroup.hosts_with_groups(self.name):
-            cgroup.kill(self.name, name)
-            cgroup.remove(self.name, name)
+            cgroup.clear(self.name, name)
         link.destroy(self.name)
         for folder in (self.state, self.disks):
             if folder.exists():

@@ -9,6 +9,9 @@ import sys
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+_held_locks = set()  # descriptors
+
+
 class LabError(Exception):
     """Something the user can read and act upon; the command line prints it without a traceback."""
 
@@ -24,6 +27,7 @@ def run(*argv, check=True, **options):
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
     options.setdefault("stdout", subprocess.PIPE)
+    options.setdefault("pass_fds", held_locks())
     env = {**os.environ, "PATH": PATH, "LC_ALL": "C.UTF-8"}
     try:
         done = subprocess.run(argv, text=True, stderr=subprocess.PIPE, env=env, **options)
@@ -34,9 +38,14 @@ def run(*argv, check=True, **options):
     return done.stdout
 
 
+def held_locks():
+    """Descriptors that tools we wait for inherit: when we are killed, our locks last until our tools have ended too."""
+    return tuple(_held_locks)
+
+
 @contextlib.contextmanager
 def locked(path, wait_text):
-    """Hold an exclusive lock on a file; the kernel drops it when the holder dies, so none is ever stale."""
+    """Hold an exclusive lock on a file; the kernel drops it when its holders die, so none is ever stale."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="ascii") as file:
         try:
@@ -44,4 +53,8 @@ def locked(path, wait_text):
         except BlockingIOError:
             say(wait_text)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        _held_locks.add(file.fileno())
+        try:
+            yield
+        finally:
+            _held_locks.discard(file.fileno())

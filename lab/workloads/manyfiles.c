@@ -41,14 +41,16 @@ __attribute__((format(printf, 2, 3))) static void wrong(unsigned file, const cha
 		put_line(status, "error: file %u (kind %u): %s", file, file % KINDS, text);
 }
 
-static const char *path_of(unsigned file, const char *suffix)
-{
-	static char path[2][4096];
-	static int turn;
+struct path {
+	char text[sizeof(base) + 64];
+};
 
-	turn = !turn;
-	snprintf(path[turn], sizeof(path[turn]), "%s/%u/%u%s", base, file / PER_FOLDER, file, suffix);
-	return path[turn];
+static struct path path_of(unsigned file, const char *suffix)
+{
+	struct path path;
+
+	snprintf(path.text, sizeof(path.text), "%s/%u/%u%s", base, file / PER_FOLDER, file, suffix);
+	return path;
 }
 
 static off_t offset_of(unsigned file)
@@ -123,14 +125,15 @@ static void write_keeping_mtime(const char *path, unsigned file, uint64_t genera
 
 static void change(unsigned file, uint64_t generation)
 {
-	const char *path = path_of(file, "");
+	struct path own = path_of(file, ""), replacement = path_of(file, ".new"), link = path_of(file, ".link");
+	const char *path = own.text;
 	struct acl acl = acl_of(generation);
 	int failed = 0;
 
 	switch (file % KINDS) {
 	case REPLACED:
-		write_content(path_of(file, ".new"), file, generation, O_CREAT | O_TRUNC);
-		failed = rename(path_of(file, ".new"), path);
+		write_content(replacement.text, file, generation, O_CREAT | O_TRUNC);
+		failed = rename(replacement.text, path);
 		break;
 	case MAPPED:
 		write_mapped(path, file, generation);
@@ -139,7 +142,7 @@ static void change(unsigned file, uint64_t generation)
 		write_keeping_mtime(path, file, generation);
 		break;
 	case HARD_LINK: /* through one name, to be read by the other */
-		write_content(path_of(file, ".link"), file, generation, 0);
+		write_content(link.text, file, generation, 0);
 		break;
 	case XATTR:
 		failed = setxattr(path, "user.generation", &generation, sizeof(generation), 0);
@@ -158,11 +161,11 @@ static void change(unsigned file, uint64_t generation)
 
 static void create(unsigned file)
 {
-	const char *path = path_of(file, "");
+	struct path path = path_of(file, ""), second = path_of(file, ".link");
 
-	write_content(path, file, 0, O_CREAT | O_EXCL);
-	if (file % KINDS == HARD_LINK && link(path, path_of(file, ".link")) < 0)
-		die("%s: %s", path, strerror(errno));
+	write_content(path.text, file, 0, O_CREAT | O_EXCL);
+	if (file % KINDS == HARD_LINK && link(path.text, second.text) < 0)
+		die("%s: %s", path.text, strerror(errno));
 	change(file, 0);
 }
 
@@ -175,7 +178,7 @@ static void verify_kind(unsigned file, const char *path, uint64_t generation, co
 	if (seen->st_size != offset_of(file) + BYTES)
 		wrong(file, "size %ld", (long)seen->st_size);
 	if (file % KINDS == HARD_LINK &&
-	    (stat(path_of(file, ".link"), &other) < 0 || other.st_ino != seen->st_ino || seen->st_nlink != 2))
+	    (stat(path_of(file, ".link").text, &other) < 0 || other.st_ino != seen->st_ino || seen->st_nlink != 2))
 		wrong(file, "hard link broken");
 	if (file % KINDS == SPARSE && seen->st_blocks * 512 >= HOLE)
 		wrong(file, "hole filled");
@@ -190,10 +193,10 @@ static void verify_kind(unsigned file, const char *path, uint64_t generation, co
 /* Against a generation, or against the one the file itself names when that is NULL. */
 static void verify(unsigned file, const uint64_t *generation)
 {
-	const char *path = path_of(file, "");
+	struct path path = path_of(file, "");
 	uint64_t words[WORDS], wanted[WORDS];
 	struct stat seen;
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd = open(path.text, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0 || fstat(fd, &seen) < 0 || pread(fd, words, BYTES, offset_of(file)) != BYTES) {
 		wrong(file, "%s", fd < 0 ? strerror(errno) : "short");
@@ -203,7 +206,7 @@ static void verify(unsigned file, const uint64_t *generation)
 		content(file, words[1], wanted);
 		if (memcmp(words, wanted, BYTES) != 0)
 			wrong(file, "content");
-		verify_kind(file, path, words[1], &seen);
+		verify_kind(file, path.text, words[1], &seen);
 	}
 	if (fd >= 0)
 		close(fd);
@@ -222,7 +225,7 @@ static unsigned count_files(void)
 {
 	unsigned count = 0;
 
-	while (access(path_of(count, ""), F_OK) == 0)
+	while (access(path_of(count, "").text, F_OK) == 0)
 		count++;
 	return count;
 }

@@ -1,0 +1,64 @@
+"""LXC containers run in a host, and stock lxc-checkpoint moves one to another host with its connections."""
+
+import json
+
+import pytest
+from simlab import LabError
+
+PROGRAMS = "/usr/local/lib/phaul-lab"
+
+
+@pytest.fixture
+def clean(alpha, beta):
+    """Takes every container away afterwards."""
+    yield
+    for host in (alpha, beta):
+        for name in host.run("lxc-ls", "-1").stdout.split():
+            host.run("lxc-destroy", "-f", "-n", name)
+
+
+def running(host, name):
+    return "RUNNING" in host.run("lxc-info", "-s", "-n", name, check=False).stdout
+
+
+@pytest.mark.parametrize("backing", ["dir", "overlay"])
+def test_a_container_runs_a_workload_and_answers(clean, alpha, client, backing, eventually):
+    alpha.container("echo", ["echo-server", "7007"], ip="10.77.0.30/24", ip6="fd77::30/64", backing=backing)
+    assert running(alpha, "echo")
+    for address in ("10.77.0.30", "fd77::30"):
+        eventually(lambda: client.run("ping", "-c1", "-W1", address, check=False).returncode == 0)
+        done = client.run(f"{PROGRAMS}/echo-client", address, "7007", "--seconds", "0.3")
+        assert json.loads(done.stdout.splitlines()[-1])["connection"] == "kept"
+
+
+def test_an_existing_name_is_refused(clean, alpha):
+    alpha.container("once", ["counter", "/root/n"])
+    with pytest.raises(LabError, match="already"):
+        alpha.container("once", ["counter", "/root/n"])
+
+
+def test_arguments_reach_the_init_as_they_are(clean, alpha, eventually):
+    words = ["a b", "it's", 'say "hi"', ""]
+    alpha.container("words", ["/bin/sh", "-c", 'printf "<%s>" "$@" > /root/words; exec sleep 100', "sh", *words])
+    eventually(lambda: alpha.run("cat", "/var/lib/lxc/words/rootfs/root/words", check=False).stdout)
+    assert alpha.run("cat", "/var/lib/lxc/words/rootfs/root/words").stdout == "".join(f"<{word}>" for word in words)
+
+
+def test_lxc_checkpoint_moves_redis_and_its_client_stays_connected(clean, alpha, beta, client, tmp_path, eventually):
+    alpha.redis("shop", ip="10.77.0.20/24")
+    eventually(lambda: "PONG" in client.run("redis-cli", "-h", "10.77.0.20", "ping", check=False).stdout)
+    counting = client.popen(f"{PROGRAMS}/incr.py", "10.77.0.20", "--seconds", "5", stdout=-1, text=True)
+    alpha.get("/var/lib/lxc/shop", tmp_path / "shop")
+    beta.put(tmp_path / "shop", "/var/lib/lxc/shop")
+
+    alpha.run("lxc-checkpoint", "-n", "shop", "-D", "/tmp/images", "-s")
+    alpha.get("/tmp/images", tmp_path / "images")
+    beta.put(tmp_path / "images", "/tmp/images")
+    # Its monitor keeps the standard descriptors open, so a pipe would never end.
+    beta.run("sh", "-c", "lxc-checkpoint -n shop -D /tmp/images -r >/root/restore 2>&1 </dev/null")
+
+    result = json.loads(counting.communicate(timeout=30)[0])
+    assert result["connection"] == "kept" and result["lost"] == 0 and not result["errors"]
+    assert 20 < result["max_gap_ms"] < 3000
+    assert running(beta, "shop") and not running(alpha, "shop")
+    assert int(client.run("redis-cli", "-h", "10.77.0.20", "get", "acknowledged").stdout) == result["acked"]
