@@ -196,18 +196,18 @@ int criu_proceed(struct criu *criu, bool ok)
         return n < 0 ? -errno : 0;
 }
 
-static int start(struct criu *criu, int child_socket, int page_server_fd, struct error *err)
+static int start(struct criu *criu, const struct criu_dump_options *o, int child_socket, struct error *err)
 {
-        static const char *const argv[] = {"criu", "--no-default-config", "swrk", "3", NULL};
+        const char *const argv[] = {o->program ? o->program : "criu", "--no-default-config", "swrk", "3", NULL};
         struct spawn_fd fds[] = {
                 {.fd = child_socket, .target = CHILD_SOCKET},
                 {.fd = criu->stderr_fd, .target = 2},
-                {.fd = page_server_fd, .target = CHILD_PAGE_SERVER},
+                {.fd = o->page_server_fd, .target = CHILD_PAGE_SERVER},
         };
         const struct spawn_options options = {
                 .argv = argv,
                 .fds = fds,
-                .n_fds = page_server_fd >= 0 ? 3 : 2,
+                .n_fds = o->page_server_fd >= 0 ? 3 : 2,
                 .new_session = true,
                 .keep_from_oom = true,
         };
@@ -264,7 +264,7 @@ int criu_dump(struct loop *loop, const struct criu_dump_options *options, const 
         criu->socket = pair[0];
         AUTO_FD int child_socket = pair[1];
 
-        r = start(criu, child_socket, options->page_server_fd, err);
+        r = start(criu, options, child_socket, err);
         if (r < 0)
                 return r;
         (void)close(TAKE_FD(child_socket));

@@ -27,6 +27,7 @@ struct criu_external_mount {
 
 /* Everything borrowed until criu_dump() returns. */
 struct criu_dump_options {
+        const char *program;    /* NULL: "criu" in SPAWN_PATH */
         pid_t pid;              /* root of the tree, in our pid namespace */
         int images_fd, work_fd; /* directories; may be the same */
         const char *log_file;   /* name within work_fd */

@@ -77,10 +77,11 @@ static int ring_print(const struct ring *ring, char *ret, size_t size)
 
 static bool is_error_line(const char *line)
 {
-        const char *mark = strstr(line, "Error (");
+        const char *first = strchr(line, '(');
 
-        /* "pie: 12: Error (…" is the parasite's; anything deeper in a line is quoted text. */
-        return mark && (mark == line || mark[-1] == ' ') && mark - line < 32;
+        /* In front may be the parasite's "pie: 12: ", or a task of a restore; after another bracket it is quoted. */
+        return first && first - line >= 6 && strncmp(first - 6, "Error ", 6) == 0 &&
+               (first - line == 6 || first[-7] == ' ');
 }
 
 int criu_log_pick(FILE *log, char *ret, size_t size)

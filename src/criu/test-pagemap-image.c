@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * Page images as CRIU writes them, byte by byte, and everything that must not become one. That CRIU reads them is shown
+ * by tests/criu.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/fd.h"
+#include "criu/pagemap_image.h"
+
+#define TASK(pid) PAGE_IMAGE(PAGE_IMAGE_TASK, pid)
+#define SHMEM(id) PAGE_IMAGE(PAGE_IMAGE_SHMEM, id)
+
+struct story {
+        char directory[32];
+        int directory_fd;
+        struct pagemap_writer *writer;
+        uint8_t pages[PAGE_BATCH_MAX * PAGE_BYTES];
+        struct error err;
+};
+
+static int setup(void **state)
+{
+        struct story *s = calloc(1, sizeof(*s));
+
+        if (!s)
+                return -1;
+        (void)snprintf(s->directory, sizeof(s->directory), "/tmp/pagemap-test-XXXXXX");
+        if (!mkdtemp(s->directory))
+                return -1;
+        s->directory_fd = open(s->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        *state = s;
+        return s->directory_fd < 0 ? -1 : pagemap_writer_new(s->directory_fd, &s->writer);
+}
+
+static int teardown(void **state)
+{
+        struct story *s = *state;
+
+        pagemap_writer_free(s->writer);
+        (void)close(s->directory_fd);
+        (void)fd_remove_tree(AT_FDCWD, s->directory, NULL);
+        free(s);
+        return 0;
+}
+
+static int add(struct story *s, uint64_t image, uint64_t vaddr, uint32_t n, uint32_t flags)
+{
+        const struct page_batch batch = {image, vaddr, n, flags};
+
+        error_clear(&s->err);
+        for (uint32_t i = 0; i < n && i < PAGE_BATCH_MAX; i++)
+                memset(s->pages + (size_t)i * PAGE_BYTES, (int)((vaddr / PAGE_BYTES + i) & 0xff), PAGE_BYTES);
+        return pagemap_writer_add(s->writer, &batch, flags & PE_PRESENT ? s->pages : NULL, &s->err);
+}
+
+static void expect_file(const struct story *s, const char *name, const uint8_t *data, size_t size)
+{
+        AUTO_FREE char *text = NULL;
+        size_t length;
+
+        assert_int_equal(fd_read_file(s->directory_fd, name, 1 << 20, &text, &length), 0);
+        assert_int_equal(length, size);
+        assert_memory_equal(text, data, size);
+}
+
+static void test_two_images_that_interleave(void **state)
+{
+        struct story *s = *state;
+        uint64_t pages;
+        static const uint8_t task[] = {
+                0x19, 0x43, 0x56, 0x54, 0x25, 0x40, 0x08, 0x56,                      /* magics */
+                2,    0,    0,    0,    0x08, 1,                                     /* head: pages-1.img */
+                8,    0,    0,    0,    0x08, 0x80, 0x80, 0x04, 0x10, 2,    0x20, 4, /* 0x10000: joined from two batches
+                                                                                      */
+                8,    0,    0,    0,    0x08, 0x80, 0xc0, 0x04, 0x10, 1,    0x20, 4, /* 0x12000: after a visit to the
+                                                                                        other image */
+                8,    0,    0,    0,    0x08, 0x80, 0xe0, 0x04, 0x10, 1,    0x20, 6, /* 0x13000: other flags */
+                8,    0,    0,    0,    0x08, 0x80, 0x80, 0x05, 0x10, 2,    0x20, 2, /* 0x14000: no contents */
+                13,   0,    0,    0,    0x08, 0x80, 0x80, 0x80, 0x80, 0x80, 0xe0, 0x1f, 0x10,
+                0x80, 0x04, 0x20, 4, /* 512 pages */
+        };
+        static const uint8_t shmem[] = {0x19, 0x43, 0x56, 0x54, 0x25, 0x40, 0x08, 0x56, 2,    0, 0,    0,
+                                        0x08, 2,    6,    0,    0,    0,    0x08, 0,    0x10, 1, 0x20, 4};
+
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(42), &s->err), 0);
+        assert_int_equal(add(s, TASK(42), 0x10000, 1, PE_PRESENT), 0);
+        assert_int_equal(add(s, TASK(42), 0x11000, 1, PE_PRESENT), 0);
+        assert_int_equal(pagemap_writer_open(s->writer, SHMEM(UINT64_C(0xffffffffff)), &s->err), 0);
+        assert_int_equal(add(s, SHMEM(UINT64_C(0xffffffffff)), 0, 1, PE_PRESENT), 0);
+        assert_int_equal(add(s, TASK(42), 0x12000, 1, PE_PRESENT), 0);
+        assert_int_equal(add(s, TASK(42), 0x13000, 1, PE_PRESENT | PE_LAZY), 0);
+        assert_int_equal(add(s, TASK(42), 0x14000, 2, PE_LAZY), 0);
+        assert_int_equal(add(s, TASK(42), 0x7f0000000000, 256, PE_PRESENT), 0);
+        assert_int_equal(add(s, TASK(42), 0x7f0000100000, 256, PE_PRESENT), 0);
+        assert_int_equal(pagemap_writer_finish(s->writer, &pages, &s->err), 0);
+        assert_int_equal(pages, 5 + 512);
+        expect_file(s, "pagemap-42.img", task, sizeof(task));
+        expect_file(s, "pagemap-shmem-1099511627775.img", shmem, sizeof(shmem));
+
+        AUTO_FREE char *data = NULL;
+        size_t size;
+        assert_int_equal(fd_read_file(s->directory_fd, "pages-1.img", 4 << 20, &data, &size), 0);
+        assert_int_equal(size, (4 + 512) * PAGE_BYTES);
+        for (unsigned i = 0; i < 4; i++)
+                assert_int_equal((uint8_t)data[i * PAGE_BYTES + 7], 0x10 + i);
+        for (unsigned i = 0; i < 512; i++)
+                assert_int_equal((uint8_t)data[(4 + i) * PAGE_BYTES + 4095], i & 0xff);
+}
+
+/* More entries than fit into the buffer at once. */
+static void test_many_entries(void **state)
+{
+        struct story *s = *state;
+        uint64_t pages;
+        struct stat st;
+
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(1), &s->err), 0);
+        for (uint64_t i = 0; i < 20000; i++)
+                assert_int_equal(add(s, TASK(1), UINT64_C(0x7f0000000000) + i * 0x2000, 1, PE_LAZY), 0);
+        assert_int_equal(pagemap_writer_finish(s->writer, &pages, &s->err), 0);
+        assert_int_equal(pages, 0);
+        assert_int_equal(fstatat(s->directory_fd, "pagemap-1.img", &st, 0), 0);
+        assert_int_equal(st.st_size, 14 + 20000 * 16);
+}
+
+static void test_lies_are_refused(void **state)
+{
+        struct story *s = *state;
+        const struct page_batch no_data = {TASK(1), 0x1000000, 1, PE_PRESENT};
+        uint64_t pages;
+
+        assert_int_equal(pagemap_writer_open(s->writer, 0, &s->err), -EBADMSG);
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(0), &s->err), -EBADMSG);
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(1 << 23), &s->err), -EBADMSG);
+        assert_int_equal(pagemap_writer_open(s->writer, PAGE_IMAGE(7, 1), &s->err), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), 0x1000, 1, PE_PRESENT), -EBADMSG); /* not opened */
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(1), &s->err), 0);
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(1), &s->err), -EBADMSG); /* twice */
+        assert_int_equal(add(s, TASK(1), 0x1000, 0, PE_PRESENT), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), 0x1000, PAGE_BATCH_MAX + 1, PE_PRESENT), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), 0x1001, 1, PE_PRESENT), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), UINT64_C(1) << 56, 1, PE_PRESENT), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), (UINT64_C(1) << 56) - 4096, 2, PE_PRESENT), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), 0x1000, 1, 0), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), 0x1000, 1, PE_PRESENT | PE_PARENT), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), 0x1000, 1, PE_PRESENT | 8), -EBADMSG);
+        assert_int_equal(pagemap_writer_add(s->writer, &no_data, NULL, &s->err), -EBADMSG);
+        assert_int_equal(add(s, TASK(1), 0x5000, 2, PE_PRESENT), 0);
+        assert_int_equal(add(s, TASK(1), 0x6000, 1, PE_PRESENT), -EBADMSG); /* overlaps */
+        assert_int_equal(add(s, TASK(1), 0x1000, 1, PE_PRESENT), -EBADMSG); /* goes back */
+        /* None of it left a trace. */
+        assert_int_equal(pagemap_writer_finish(s->writer, &pages, &s->err), 0);
+        assert_int_equal(pages, 2);
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(2), &s->err), -EBADMSG); /* after the end */
+}
+
+static void test_a_file_that_exists_is_never_written_to(void **state)
+{
+        struct story *s = *state;
+
+        assert_int_equal(symlinkat("/etc/passwd", s->directory_fd, "pagemap-9.img"), 0);
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(9), &s->err), -EEXIST);
+        /* A writer that failed stays failed: its files have holes. */
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(10), &s->err), -EEXIST);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_two_images_that_interleave, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_many_entries, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lies_are_refused, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_file_that_exists_is_never_written_to, setup, teardown),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
