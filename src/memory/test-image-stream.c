@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * State from a sender to a receiver through a link of our own making: the link_bulk_* functions below are it. It has
+ * few slots, and forgets nothing, so that what was sent can also be falsified on the way.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/fd.h"
+#include "memory/image_stream.h"
+
+/* ---- the link ---- */
+
+#define FRAMES_MAX 256
+#define SLOTS 2
+
+struct link {
+        struct bulk_frame frames[FRAMES_MAX];
+        uint8_t *data[FRAMES_MAX];
+        size_t n, delivered;
+        uint8_t *reserved;
+        bool down;
+};
+
+int link_bulk_reserve(struct link *link, void **ret_data)
+{
+        if (link->down)
+                return -ENOTCONN;
+        if (link->n - link->delivered >= SLOTS)
+                return -EAGAIN;
+        assert_null(link->reserved);
+        assert_true(link->n < FRAMES_MAX);
+        link->reserved = malloc(BULK_MAX);
+        assert_non_null(link->reserved);
+        *ret_data = link->reserved;
+        return 0;
+}
+
+int link_bulk_commit(struct link *link, const struct bulk_frame *frame)
+{
+        if (link->down)
+                return -ENOTCONN;
+        assert_non_null(link->reserved);
+        assert_true(frame->size <= BULK_MAX);
+        link->frames[link->n] = *frame;
+        link->data[link->n++] = TAKE_PTR(link->reserved);
+        return 0;
+}
+
+bool link_bulk_idle(const struct link *link)
+{
+        return link->delivered == link->n;
+}
+
+/* ---- the story ---- */
+
+struct story {
+        struct link link;
+        struct image_sender *sender;
+        struct image_receiver *receiver;
+        char from[32], to[32];
+        int from_fd, to_fd;
+        bool sent;
+        int sent_result;
+        struct error err;
+};
+
+#define TASK PAGE_IMAGE(PAGE_IMAGE_TASK, 42)
+#define BIG_BYTES (3U * BULK_MAX + 17)
+
+static int setup(void **state)
+{
+        struct story *s = calloc(1, sizeof(*s));
+
+        if (!s)
+                return -1;
+        (void)snprintf(s->from, sizeof(s->from), "/tmp/stream-from-XXXXXX");
+        (void)snprintf(s->to, sizeof(s->to), "/tmp/stream-to-XXXXXX");
+        if (!mkdtemp(s->from) || !mkdtemp(s->to))
+                return -1;
+        s->from_fd = open(s->from, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        s->to_fd = open(s->to, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        *state = s;
+        if (image_sender_new(&s->link, &s->sender) < 0)
+                return -1;
+        return image_receiver_new(s->to_fd, 64U << 20, &s->receiver);
+}
+
+static int teardown(void **state)
+{
+        struct story *s = *state;
+
+        image_sender_free(s->sender);
+        image_receiver_free(s->receiver);
+        for (size_t i = 0; i < s->link.n; i++)
+                free(s->link.data[i]);
+        free(s->link.reserved);
+        (void)close(s->from_fd);
+        (void)close(s->to_fd);
+        (void)fd_remove_tree(AT_FDCWD, s->from, NULL);
+        (void)fd_remove_tree(AT_FDCWD, s->to, NULL);
+        free(s);
+        return 0;
+}
+
+static void on_sent(int result, void *context)
+{
+        struct story *s = context;
+
+        assert_false(s->sent);
+        s->sent = true;
+        s->sent_result = result;
+        if (result == 0) /* allowed here */
+                image_sender_free(TAKE_PTR(s->sender));
+}
+
+static int deliver(struct story *s, const struct bulk_frame *frame, const void *data)
+{
+        error_clear(&s->err);
+        return image_receiver_frame(s->receiver, frame, data, &s->err);
+}
+
+/* Takes what waits in the link over to the receiver; returns the last result. */
+static int deliver_all(struct story *s)
+{
+        int r = 0;
+
+        while (s->link.delivered < s->link.n) {
+                size_t i = s->link.delivered++;
+                r = deliver(s, &s->link.frames[i], s->link.data[i]);
+                if (r < 0)
+                        return r;
+        }
+        return r;
+}
+
+static void write_file(struct story *s, const char *name, size_t size)
+{
+        AUTO_FREE uint8_t *data = malloc(size + 1);
+
+        assert_non_null(data);
+        for (size_t i = 0; i < size; i++)
+                data[i] = (uint8_t)(i * 31 + i / 4096);
+        assert_int_equal(fd_write_file(s->from_fd, name, data, size, 0600), 0);
+}
+
+static void send_pages(struct story *s, uint64_t vaddr, uint32_t n, uint32_t flags)
+{
+        const struct page_batch batch = {TASK, vaddr, n, flags};
+        void *memory, *again;
+        int r = image_sender_sink.reserve(&memory, s->sender);
+
+        if (r == -EAGAIN) {
+                assert_int_equal(deliver_all(s), 0);
+                r = image_sender_sink.reserve(&memory, s->sender);
+        }
+        assert_int_equal(r, 0);
+        /* Asked twice it gives the same memory. */
+        assert_int_equal(image_sender_sink.reserve(&again, s->sender), 0);
+        assert_ptr_equal(memory, again);
+        memset(memory, 0x5a, (size_t)n * PAGE_BYTES);
+        assert_int_equal(image_sender_sink.commit(&batch, s->sender), 0);
+}
+
+static void expect_same(const struct story *s, const char *name)
+{
+        AUTO_FREE char *a = NULL;
+        AUTO_FREE char *b = NULL;
+        size_t size_a, size_b;
+
+        assert_int_equal(fd_read_file(s->from_fd, name, 64 << 20, &a, &size_a), 0);
+        assert_int_equal(fd_read_file(s->to_fd, name, 64 << 20, &b, &size_b), 0);
+        assert_int_equal(size_a, size_b);
+        assert_memory_equal(a, b, size_a);
+}
+
+static void send_everything(struct story *s)
+{
+        int r = 0;
+
+        write_file(s, "core-1.img", 700);
+        write_file(s, "tmpfs-dev-57.tar.gz.img", BIG_BYTES);
+        write_file(s, "fs-1.img", 0);
+        write_file(s, "tty.info", 8);
+        write_file(s, "dump.log", 100);   /* stays */
+        write_file(s, "stats-dump", 100); /* stays */
+        assert_int_equal(image_sender_sink.open(TASK, s->sender), 0);
+        for (unsigned i = 0; i < 5; i++)
+                send_pages(s, 0x100000 * (i + 1), 100, PE_PRESENT);
+        send_pages(s, 0x10000000, 7, PE_LAZY);
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
+        assert_false(s->sent);
+        while (!s->sent) {
+                r = deliver_all(s);
+                assert_return_code(r, 0);
+                image_sender_writable(s->sender);
+        }
+        assert_int_equal(s->sent_result, 0);
+        assert_int_equal(r, 1);
+}
+
+static void test_everything_arrives(void **state)
+{
+        struct story *s = *state;
+        struct stat st;
+
+        send_everything(s);
+        expect_same(s, "core-1.img");
+        expect_same(s, "tmpfs-dev-57.tar.gz.img");
+        expect_same(s, "fs-1.img");
+        expect_same(s, "tty.info");
+        assert_int_equal(fstatat(s->to_fd, "dump.log", &st, 0), -1);
+        assert_int_equal(fstatat(s->to_fd, "stats-dump", &st, 0), -1);
+        assert_int_equal(fstatat(s->to_fd, "pages-1.img", &st, 0), 0);
+        assert_int_equal(st.st_size, 500 * PAGE_BYTES);
+        assert_int_equal(image_receiver_pages(s->receiver), 500);
+        assert_true(image_receiver_bytes(s->receiver) > BIG_BYTES + 500 * PAGE_BYTES);
+
+        /* Nothing more is taken. */
+        const struct bulk_frame open = {.type = BULK_PAGES_OPEN, .object = PAGE_IMAGE(PAGE_IMAGE_TASK, 43)};
+        assert_int_equal(deliver(s, &open, NULL), -EBADMSG);
+}
+
+static void test_a_page_image_as_a_file_is_not_sent(void **state)
+{
+        struct story *s = *state;
+
+        write_file(s, "pages-1.img", 4096);
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), -EEXIST);
+        assert_false(s->sent);
+}
+
+static void test_a_link_that_goes_down(void **state)
+{
+        struct story *s = *state;
+        void *memory;
+
+        write_file(s, "big.img", BIG_BYTES);
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
+        s->link.down = true;
+        image_sender_writable(s->sender);
+        assert_true(s->sent);
+        assert_int_equal(s->sent_result, -ENOTCONN);
+        /* Told once; later calls do nothing. */
+        image_sender_writable(s->sender);
+        assert_int_equal(image_sender_sink.reserve(&memory, s->sender), -EINVAL);
+}
+
+static void test_a_file_that_shrinks(void **state)
+{
+        struct story *s = *state;
+
+        write_file(s, "big.img", BIG_BYTES);
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
+        AUTO_FD int fd = openat(s->from_fd, "big.img", O_WRONLY | O_CLOEXEC);
+        assert_int_equal(ftruncate(fd, 100), 0);
+        while (!s->sent) {
+                assert_return_code(deliver_all(s), 0);
+                image_sender_writable(s->sender);
+        }
+        assert_int_equal(s->sent_result, -EIO);
+}
+
+/* Each lie goes to a fresh receiver, after an open image and one file of 10 bytes of which 4 came. */
+static int tell_lie(struct story *s, const struct bulk_frame *lie, const void *data)
+{
+        static const uint8_t ten[10];
+        const struct bulk_frame open = {.type = BULK_PAGES_OPEN, .object = TASK};
+        const struct bulk_frame name = {.type = BULK_FILE_NAME, .object = 1, .size = 5, .count = 10};
+        const struct bulk_frame part = {.type = BULK_FILE_DATA, .object = 1, .size = 4};
+
+        image_receiver_free(TAKE_PTR(s->receiver));
+        (void)unlinkat(s->to_fd, "a.img", 0);
+        (void)unlinkat(s->to_fd, "b.img", 0);
+        (void)unlinkat(s->to_fd, "pagemap-42.img", 0);
+        (void)unlinkat(s->to_fd, "pages-1.img", 0);
+        assert_int_equal(image_receiver_new(s->to_fd, 8192, &s->receiver), 0);
+        assert_int_equal(deliver(s, &open, NULL), 0);
+        assert_int_equal(deliver(s, &name, "a.img"), 0);
+        assert_int_equal(deliver(s, &part, ten), 0);
+        int r = deliver(s, lie, data);
+        if (r < 0) {
+                /* From then on it believes nothing at all. */
+                const struct bulk_frame rest = {.type = BULK_FILE_DATA, .object = 1, .offset = 4, .size = 6};
+                assert_int_equal(deliver(s, &rest, ten), r);
+        }
+        return r;
+}
+
+static int lie(struct story *s, struct bulk_frame frame)
+{
+        static uint8_t data[BULK_MAX];
+
+        return tell_lie(s, &frame, data);
+}
+
+static void test_lies_about_frames(void **state)
+{
+        struct story *s = *state;
+
+        assert_int_equal(lie(s, (struct bulk_frame){.type = 0}), -EBADMSG);
+        assert_int_equal(lie(s, (struct bulk_frame){.type = 9}), -EBADMSG);
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_FILE_DATA, .object = 1, .offset = 4, .size = 7}),
+                         -EBADMSG); /* longer than announced */
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_FILE_DATA, .object = 1, .offset = 5, .size = 1}),
+                         -EBADMSG); /* a gap */
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_FILE_DATA, .object = 2, .offset = 4, .size = 1}),
+                         -EBADMSG); /* another file */
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_FILE_DATA, .object = 1, .offset = 4}), -EBADMSG);
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_FILE_NAME, .object = 2, .size = 5}),
+                         -EBADMSG); /* the first is not complete */
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_PAGES, .object = TASK, .count = 1, .flags = 4}),
+                         -EBADMSG); /* a page without bytes */
+        assert_int_equal(
+                lie(s, (struct bulk_frame){.type = BULK_PAGES, .object = TASK, .count = 1, .size = 4095, .flags = 4}),
+                -EBADMSG);
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_PAGES, .object = TASK, .flags = 4}), -EBADMSG);
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_PAGES,
+                                                    .object = TASK,
+                                                    .count = (UINT64_C(1) << 52) + 1,
+                                                    .size = 4096,
+                                                    .flags = 4}),
+                         -EBADMSG); /* count * 4096 wraps to the size */
+        assert_int_equal(lie(s,
+                             (struct bulk_frame){
+                                     .type = BULK_PAGES, .object = TASK + 256, .count = 1, .size = 4096, .flags = 4}),
+                         -EBADMSG); /* not opened */
+        assert_int_equal(
+                lie(s, (struct bulk_frame){.type = BULK_PAGES, .object = TASK, .count = 2, .size = 8192, .flags = 4}),
+                -EFBIG); /* 9 bytes came before */
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_END, .offset = 3}), -EBADMSG); /* half a file */
+        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_PAGES,
+                                                    .object = TASK,
+                                                    .count = 1,
+                                                    .size = 4096,
+                                                    .offset = 0x1000,
+                                                    .flags = 4}),
+                         0);
+}
+
+static void test_lies_at_the_end(void **state)
+{
+        struct story *s = *state;
+        static const uint8_t six[6];
+        const struct bulk_frame rest = {.type = BULK_FILE_DATA, .object = 1, .offset = 4, .size = 6};
+        const struct bulk_frame frames = {.type = BULK_END, .offset = 5},
+                                pages = {.type = BULK_END, .offset = 4, .count = 1};
+        const struct bulk_frame right = {.type = BULK_END, .offset = 4};
+
+        assert_int_equal(tell_lie(s, &rest, six), 0);
+        assert_int_equal(deliver(s, &frames, NULL), -EBADMSG);
+        assert_int_equal(tell_lie(s, &rest, six), 0);
+        assert_int_equal(deliver(s, &pages, NULL), -EBADMSG);
+        assert_int_equal(tell_lie(s, &rest, six), 0);
+        assert_int_equal(deliver(s, &right, NULL), 1);
+}
+
+static int second_name(struct story *s, const char *name, size_t size, uint64_t count)
+{
+        static const uint8_t six[6];
+        const struct bulk_frame rest = {.type = BULK_FILE_DATA, .object = 1, .offset = 4, .size = 6};
+        const struct bulk_frame frame = {.type = BULK_FILE_NAME, .object = 2, .size = (uint32_t)size, .count = count};
+
+        assert_int_equal(tell_lie(s, &rest, six), 0);
+        return deliver(s, &frame, name);
+}
+
+static void test_names(void **state)
+{
+        struct story *s = *state;
+        static const char *const bad[] = {"../x.img",
+                                          "/x.img",
+                                          "x/y.img",
+                                          ".img",
+                                          ".x.img",
+                                          "a..b.img",
+                                          "x.IMG",
+                                          "x.img ",
+                                          "tty.info2",
+                                          "pages-1.img",
+                                          "-x.img",
+                                          "pagemap-42.img",
+                                          "pagemap-shmem-1.img",
+                                          "x\n.img",
+                                          "a.img"};
+        char longest[IMAGE_NAME_MAX + 2];
+
+        for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+                assert_int_equal(second_name(s, bad[i], strlen(bad[i]), 0), -EBADMSG);
+        assert_int_equal(second_name(s, "b.img\0.img", 10, 0), -EBADMSG);
+        assert_int_equal(second_name(s, "", 0, 0), -EBADMSG);
+        assert_int_equal(second_name(s, "b.img", 5, 8193), -EFBIG);
+        assert_int_equal(second_name(s, "b.img", 5, UINT64_MAX), -EFBIG);
+        assert_int_equal(second_name(s, "b.img", 5, 1), 0);
+
+        memset(longest, 'x', sizeof(longest));
+        memcpy(longest + IMAGE_NAME_MAX - 4, ".img", 5);
+        assert_true(image_name_is_valid(longest));
+        memset(longest, 'x', sizeof(longest));
+        memcpy(longest + IMAGE_NAME_MAX - 3, ".img", 5);
+        assert_false(image_name_is_valid(longest));
+        assert_true(image_name_is_valid("ghost-file-1f.img"));
+        assert_true(image_name_is_valid("tty.info"));
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_everything_arrives, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_page_image_as_a_file_is_not_sent, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_link_that_goes_down, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_file_that_shrinks, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lies_about_frames, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lies_at_the_end, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_names, setup, teardown),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
