@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Compiling phaul inside the hosts' image: one tool chain and one set of libraries everywhere."""
 
 from pathlib import Path
 
 from . import chamber, image
-from .sh import say
+from .sh import LabError, locked, say
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -18,20 +19,32 @@ def stage(sanitize=False):
 
 
 def build(sanitize=False):
-    """Compile and install into stage(); incremental. Output goes to stderr."""
+    """Compile and install into stage(); incremental. The tools' output goes to build.log, and to stderr when they fail."""
     folder = _folder(sanitize)
-    folder.mkdir(parents=True, exist_ok=True)
+    log_path = folder / "build.log"
+    with locked(folder / "lab.lock", f"another command compiles into {folder}, waiting"), open(log_path, "w", encoding="utf-8") as log:
+        try:
+            _build(folder, sanitize, log)
+        except LabError:
+            said = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+            raise LabError("\n".join(["compiling phaul failed:", *said[-40:], f"(all of it: {log_path})"])) from None
+    return stage(sanitize)
+
+
+def _build(folder, sanitize, log):
     options = ["--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var", "-Dtests=true"]
     if sanitize:
         options += ["-Db_sanitize=address,undefined", "-Db_lundef=false"]
 
     def step(*argv):
-        chamber.enter(image.host_image(), argv, binds=[f"{TREE}:/src:ro", f"{folder}:/build"], cwd="/build")
+        chamber.enter(image.host_image(), argv, binds=[f"{TREE}:/src:ro", f"{folder}:/build"], cwd="/build",
+                      log=log)
 
-    if not (folder / "build.ninja").exists():
-        step("meson", "setup", *options, "/build", "/src")
+    made_with = folder / "image"  # objects know nothing of a library that changed under the same path
+    if not made_with.exists() or made_with.read_text() != str(image.host_image()):
+        step("meson", "setup", *(["--wipe"] if (folder / "build.ninja").exists() else []), *options, "/build", "/src")
+        made_with.write_text(str(image.host_image()))
     say(f"compiling into {folder}")
     step("ninja")
     step("sh", "-ec", "rm -rf stage.new && DESTDIR=/build/stage.new meson install --no-rebuild --quiet"
          " && rm -rf stage && mv stage.new stage")
-    return stage(sanitize)

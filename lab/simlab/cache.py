@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Directories that are built once, kept under a name that hashes what went into them, and appear only when complete."""
 
 import hashlib

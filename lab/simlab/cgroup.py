@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Each host's own cgroup in every hierarchy of this machine, v1 and v2 alike.
 
 One hierarchy left shared would be enough for one host's cgroups to appear in another's dump.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A private chroot: commands in a root directory whose mounts and processes cannot outlive the call, however it ends."""
 
 import os

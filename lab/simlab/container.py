@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """LXC containers in a host, made from the guest image."""
 
 import hashlib

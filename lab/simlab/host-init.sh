@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # Turns the calling process, alone in fresh namespaces, into pid 1 of a simulated host.
 # Given by environment: NAME, LOWER (overlay layers), DISK (upper work varlib root/), CGROUPS (words "name=options", or "unified").
 set -eu

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """One simulated host: its disk, its life, and what can be done to it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The two root file systems everything starts from: the hosts' image and the containers' guest.
 
 Both are Debian 13, made from the mirror this machine's own apt uses, kept under a name that hashes the recipe, and

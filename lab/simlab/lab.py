@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A lab: hosts, a client and the switch between them, under one name."""
 
 import json

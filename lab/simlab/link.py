@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The lab's network: a switch in a namespace of its own and a cable to every host. Nothing leaves these namespaces."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Overlay layers of the lab's own programs: the workloads, and the shim that criu needs on some machines."""
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """incr.py ADDRESS [PORT] [--key K] [--seconds N] [--status FILE]
 
 INCRs one Redis key over one connection as fast as answers come, and checks that each answer is exactly one more than

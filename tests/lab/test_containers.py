@@ -1,8 +1,10 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """LXC containers run in a host, and stock lxc-checkpoint moves one to another host with its connections."""
 
 import json
 
 import pytest
+from moving import move
 from simlab import LabError
 
 PROGRAMS = "/usr/local/lib/phaul-lab"
@@ -48,15 +50,7 @@ def test_lxc_checkpoint_moves_redis_and_its_client_stays_connected(clean, alpha,
     alpha.redis("shop", ip="10.77.0.20/24")
     eventually(lambda: "PONG" in client.run("redis-cli", "-h", "10.77.0.20", "ping", check=False).stdout)
     counting = client.popen(f"{PROGRAMS}/incr.py", "10.77.0.20", "--seconds", "5", stdout=-1, text=True)
-    alpha.get("/var/lib/lxc/shop", tmp_path / "shop")
-    beta.put(tmp_path / "shop", "/var/lib/lxc/shop")
-
-    alpha.run("lxc-checkpoint", "-n", "shop", "-D", "/tmp/images", "-s")
-    alpha.get("/tmp/images", tmp_path / "images")
-    beta.put(tmp_path / "images", "/tmp/images")
-    # Its monitor keeps the standard descriptors open, so a pipe would never end.
-    beta.run("sh", "-c", "lxc-checkpoint -n shop -D /tmp/images -r >/root/restore 2>&1 </dev/null")
-
+    move(alpha, beta, "shop", tmp_path)
     result = json.loads(counting.communicate(timeout=30)[0])
     assert result["connection"] == "kept" and result["lost"] == 0 and not result["errors"]
     assert 20 < result["max_gap_ms"] < 3000

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A host is a machine of its own: processes, files, descriptors, environment, cgroups, crash and boot."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Labs come up, stand side by side, and leave nothing behind, even when the tool that made one died half-way."""
 
 import os

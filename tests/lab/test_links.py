@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The network: names, both families, cutting, healing, slowing."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Every workload works in a host, and notices the faults it is there to notice."""
 
 import json
