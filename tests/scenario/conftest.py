@@ -1,0 +1,33 @@
+"""Scenarios: one site for all tests of a run, clean before each."""
+
+import os
+
+import pytest
+
+from site_under_test import Site
+
+
+@pytest.fixture(scope="session")
+def whole_site():
+    made = Site("scenario", sanitize=bool(os.environ.get("PHAUL_TEST_SANITIZE")))
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def site(whole_site):
+    whole_site.clean()
+    for host in whole_site.hosts.values():
+        if not whole_site.pid_of(host, "phauld"):
+            whole_site.start(host)
+    yield whole_site
+    whole_site.clean()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """A failed scenario shows what the daemons said."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed and "whole_site" in item.funcargs:
+        report.sections.append(("logs of the hosts", item.funcargs["whole_site"].logs()))

@@ -1,0 +1,193 @@
+"""Two paired hosts with phauld in a lab, and what scenarios do with them."""
+
+import contextlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TREE / "lab"))
+
+from simlab import Lab  # noqa: E402
+
+PROGRAMS = "/usr/local/lib/phaul-lab"
+SOCKET = "/run/phaul/phauld.sock"
+
+
+def eventually(condition, seconds=20, what="it"):
+    """Wait until condition() is true and return its value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: still {value!r} after {seconds} s"
+        time.sleep(0.05)
+    return value
+
+
+class Site:
+    """A lab whose hosts run phauld and trust each other."""
+
+    def __init__(self, name, hosts=2, sanitize=False):
+        self.lab = Lab(name)
+        self.lab.down()
+        self.lab.up(hosts, sanitize=sanitize)
+        self.client = self.lab["client"]
+        self.hosts = dict(self.lab.hosts)
+        for host in self.hosts.values():
+            self.start(host)
+        names = list(self.hosts)
+        for i, one in enumerate(names):
+            for other in names[i + 1:]:
+                self.pair(one, other)
+
+    def __getitem__(self, name):
+        return self.hosts[name]
+
+    def down(self):
+        self.lab.down()
+
+    # -- daemons
+
+    def start(self, host):
+        host.spawn("/var/log/phauld.log", "phauld")
+        eventually(lambda: self.api(host, "GET", "/host")[0] == 200, what=f"phauld on {host.name}")
+
+    def pid_of(self, host, program):
+        """Pids of a program in the host, as the host counts them."""
+        return [int(p) for p in host.run("pidof", program, check=False).stdout.split()]
+
+    def kill(self, host, program, signal="KILL"):
+        pids = self.pid_of(host, program)
+        if pids:
+            host.run("kill", f"-{signal}", *map(str, pids), check=False)
+        return pids
+
+    def restart(self, host):
+        self.kill(host, "phauld")
+        eventually(lambda: not self.pid_of(host, "phauld"), what="the end of phauld")
+        self.start(host)
+
+    def pair(self, one, other):
+        code = self.hosts[other].run("phaul", "pair", "--offer").stdout.split()[-1]
+        done = self.hosts[one].run("phaul", "pair", f"{other}:12345", "--name", other, "--code-file", "-", input=code + "\n",
+                                   check=False)
+        assert done.returncode == 0, done.stderr
+
+    def api(self, host, method, path, body=None, headers=()):
+        """(status, JSON or text) of a request to the host's phauld; (0, None) when nobody answers."""
+        command = ["curl", "-s", "-o", "-", "-w", "\n%{http_code}", "--unix-socket", SOCKET, "-X", method]
+        for header in headers:
+            command += ["-H", header]
+        if body is not None:
+            command += ["-H", "Content-Type: application/json", "--data-binary", body if isinstance(body, str) else json.dumps(body)]
+        done = host.run(*command, f"http://phauld/api/v1{path}", check=False)
+        text, _, code = done.stdout.rpartition("\n")
+        if done.returncode != 0 or not code.isdigit():
+            return 0, None
+        try:
+            return int(code), json.loads(text)
+        except ValueError:
+            return int(code), text
+
+    # -- workloads
+
+    def state(self, host, name):
+        found = re.search(r"State:\s+(\w+)", self.hosts[host].run("timeout", "5", "lxc-info", "-n", name, check=False).stdout)
+        return found[1] if found else None
+
+    def redis(self, host, name, ip, **options):
+        self.hosts[host].redis(name, ip=f"{ip}/24", **options)
+        eventually(lambda: "PONG" in self.client.run("redis-cli", "-h", ip, "ping", check=False).stdout, what=f"Redis at {ip}")
+
+    def counting(self, ip, seconds=120):
+        """A client that INCRs all the time; end it with finish()."""
+        made = self.client.popen(f"{PROGRAMS}/incr.py", ip, "--seconds", str(seconds), "--status", f"/tmp/incr-{ip}",
+                                 stdout=-1, text=True)
+        eventually(lambda: int(self.client.run("cat", f"/tmp/incr-{ip}", check=False).stdout or 0) > 50, what="writes")
+        return made
+
+    def finish(self, counting, ip):
+        """Stop the client; its result, with every acknowledged write found in Redis."""
+        before = int(self.client.run("cat", f"/tmp/incr-{ip}").stdout or 0)
+        eventually(lambda: int(self.client.run("cat", f"/tmp/incr-{ip}").stdout or 0) > before, what="writes going on")
+        counting.terminate()
+        result = json.loads(counting.communicate(timeout=30)[0])
+        stored = int(self.client.run("redis-cli", "-h", ip, "get", "acknowledged").stdout)
+        assert result["connection"] == "kept" and result["lost"] == 0 and not result["errors"], result
+        assert stored in (result["acked"], result["acked"] + 1), (stored, result)
+        self.client.run("redis-cli", "-h", ip, "del", "acknowledged")
+        return result
+
+    def migrate(self, source, what, target, *options, check=True):
+        """phaul migrate --json; the report. With check=False the finished process."""
+        done = self.hosts[source].run("phaul", "migrate", what, target, "--json", *options, check=False)
+        if not check:
+            return done
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
+        return json.loads(done.stdout)
+
+    def migrating(self, source, what, target, *options):
+        """Start it and return its id at once."""
+        done = self.hosts[source].run("phaul", "migrate", what, target, "--detach", *options, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[-1]
+
+    def wait_phase(self, host, identity, phase, seconds=60):
+        """Until the migration is in that phase (or beyond the end of it: then False)."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status, body = self.api(self.hosts[host], "GET", f"/migrations/{identity}")
+            if status == 200 and body.get("phase") == phase:
+                return True
+            if status == 200 and body.get("result"):
+                return False
+            time.sleep(0.002)
+        raise AssertionError(f"{identity} did not come to {phase}")
+
+    def result(self, host, identity, seconds=120):
+        """The report of a migration when it has one."""
+        def look():
+            status, body = self.api(self.hosts[host], "GET", f"/migrations/{identity}")
+            return body if status == 200 and body.get("result") else None
+        return eventually(look, seconds, f"the end of {identity}")
+
+    def logs(self):
+        text = []
+        for name, host in self.hosts.items():
+            text.append(f"-- {name}: phauld.log\n" + host.run("tail", "-n", "20", "/var/log/phauld.log", check=False).stdout)
+            text.append(host.run("sh", "-c", "tail -n 15 /var/lib/phaul/migrations/*/log 2>/dev/null | tail -n 60", check=False).stdout)
+        return "\n".join(text)
+
+    # -- what must not be left
+
+    def traces(self, host):
+        """Everything of a host that a migration could leave behind."""
+        h = self.hosts[host]
+        shell = lambda command: sorted(h.run("sh", "-c", command, check=False).stdout.split("\n"))  # noqa: E731
+        return {
+            "mounts": shell("awk '{print $5}' /proc/self/mountinfo"),
+            "interfaces": shell("ls /sys/class/net"),
+            "cgroups": shell("find /sys/fs/cgroup -maxdepth 3 -type d -name 'lxc.*' | sort"),
+            "programs": shell("ps -eo comm= | grep -E '^(criu|rsync|phaul-|lxc-)' | sort"),
+            "directories": shell("ls -A /var/lib/lxc /run/phaul/images /run/phaul/sessions 2>/dev/null"),
+            "rules": shell("nft list ruleset"),
+        }
+
+    def settled_traces(self, host, before, seconds=30):
+        """Wait until the traces are as before; the difference is what fails the test."""
+        def difference():
+            now = self.traces(host)
+            return {k: (sorted(set(before[k]) - set(now[k])), sorted(set(now[k]) - set(before[k])))
+                    for k in now if now[k] != before[k]}
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not difference(), seconds)
+        assert not difference(), f"{host} is not as it was: {difference()}"
+
+    def clean(self):
+        """No container anywhere, links whole."""
+        for host in self.hosts.values():
+            host.heal()
+            host.slow("none")
+            for name in host.run("timeout", "10", "lxc-ls", "-1", check=False).stdout.split():
+                host.run("timeout", "20", "lxc-destroy", "-f", "-n", name, check=False)

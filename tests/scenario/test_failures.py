@@ -1,0 +1,115 @@
+"""Before the commit any failure leaves the container running as it was, with its connections, and the target clean."""
+
+import time
+
+import pytest
+
+from site_under_test import eventually
+
+IP = "10.77.0.20"
+PHASES = ["files", "freeze", "state", "restore"]
+
+
+@pytest.fixture
+def shop(site):
+    """A Redis with enough in it that phases last, a client on it, and both hosts as they must be afterwards."""
+    site.redis("alpha", "shop", IP)
+    site.client.run("redis-cli", "-h", IP, "debug", "populate", "60000", "filler", "1000")
+    before = {name: site.traces(name) for name in site.hosts}
+    counting = site.counting(IP, 300)
+
+    def check():
+        site.finish(counting, IP)
+        assert site.state("alpha", "shop") == "RUNNING"
+        for name in site.hosts:
+            site.settled_traces(name, before[name])
+        assert "shop" not in site["beta"].run("lxc-ls", "-1").stdout.split()
+        # And it still can be moved.
+        counting_again = site.counting(IP, 120)
+        site.migrate("alpha", "lxc/shop", "beta")
+        site.finish(counting_again, IP)
+
+    yield check
+    counting.kill()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_cancel(site, shop, phase):
+    identity = site.migrating("alpha", "lxc/shop", "beta")
+    assert site.wait_phase("alpha", identity, phase)
+    done = site["alpha"].run("phaul", "cancel", identity, check=False)
+    result = site.result("alpha", identity)
+    assert done.returncode == 0, done.stderr
+    assert result["result"] == "cancelled" and result["owner"] == "source", result
+    shop()
+
+
+@pytest.mark.parametrize("phase", ["examine", *PHASES])
+def test_link_cut(site, shop, phase):
+    identity = site.migrating("alpha", "lxc/shop", "beta")
+    assert site.wait_phase("alpha", identity, phase)
+    # Only the road between the hosts: the container's bridge port shares alpha's link, so beta's is cut.
+    site["beta"].cut()
+    result = site.result("alpha", identity)
+    assert result["result"] == "failed" and result["owner"] == "source", result
+    assert "beta" in result["reason"]
+    site["beta"].heal()
+    eventually(lambda: not site.pid_of(site["beta"], "phaul-session"), 90, "the target's session")
+    shop()
+
+
+def test_a_restore_that_fails(site, shop):
+    """criu on the target dies while it restores."""
+    identity = site.migrating("alpha", "lxc/shop", "beta")
+    assert site.wait_phase("alpha", identity, "restore")
+    eventually(lambda: site.kill(site["beta"], "criu"), 20, "criu on beta")
+    result = site.result("alpha", identity)
+    assert result["result"] == "failed" and result["owner"] == "source", result
+    assert "beta" in result["reason"] and "criu" in result["reason"].lower(), result
+    shop()
+
+
+def test_criu_dies_while_it_dumps(site, shop):
+    """After everything is dumped the freezer holds the tasks whatever becomes of criu, and rollback mends the sockets."""
+    identity = site.migrating("alpha", "lxc/shop", "beta")
+    assert site.wait_phase("alpha", identity, "state")
+    site.kill(site["alpha"], "criu")
+    site["beta"].cut()
+    result = site.result("alpha", identity)
+    assert result["result"] == "failed" and result["owner"] == "source", result
+    site["beta"].heal()
+    eventually(lambda: not site.pid_of(site["beta"], "phaul-session"), 90, "the target's session")
+    shop()
+
+
+def test_disk_full_on_the_target_in_the_middle(site, shop):
+    beta = site["beta"]
+    beta.run("sh", "-c", "mkdir -p /var/lib/lxc && mount -t tmpfs -o size=700m tmpfs /var/lib/lxc")
+    try:
+        identity = site.migrating("alpha", "lxc/shop", "beta")
+        assert site.wait_phase("alpha", identity, "files")
+        beta.run("sh", "-c", "head -c 690M /dev/zero > /var/lib/lxc/.fill", check=False)
+        result = site.result("alpha", identity)
+        assert result["result"] == "failed" and "No space left" in result["reason"], result
+        eventually(lambda: not site.pid_of(beta, "phaul-session"), 90, "the target's session")
+    finally:
+        beta.run("umount", "/var/lib/lxc")
+    shop()
+
+
+def test_time_limit(site, shop):
+    site["beta"].slow("20mbit")
+    done = site.migrate("alpha", "lxc/shop", "beta", "--timeout", "3", check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    site["beta"].slow("none")
+    eventually(lambda: not site.pid_of(site["beta"], "phaul-session"), 90, "the target's session")
+    shop()
+
+
+def test_cancel_after_the_commit_is_too_late(site, shop):
+    identity = site.migrating("alpha", "lxc/shop", "beta")
+    assert site.result("alpha", identity)["result"] == "done"
+    done = site["alpha"].run("phaul", "cancel", identity, check=False)
+    assert done.returncode == 1 and "late" in (done.stdout + done.stderr)
+    site.migrate("beta", "lxc/shop", "alpha")
+    time.sleep(0.2)
