@@ -32,6 +32,8 @@
  *      the target's copy failed as well; CRIU was killed in its injection window.
  *
  * Variants, by -D
+ *      HASTY_OPERATOR          persons on both sides decide at any moment, and contradict each other: they can lose the
+ *                              workload, but only the promise that a host is off could make two of it (never_two)
  *      NO_OPERATOR             the person never comes: every run must still end with one copy running or held
  *      TARGET_DECIDES_ALONE    wrong on purpose: a prepared target that loses the link starts by itself
  *      SOURCE_GIVES_UP         wrong on purpose: a committed source that hears nothing thaws
@@ -260,6 +262,14 @@ inline t_restart()
         fi
 }
 
+/* A person says that what became of it is good here. Nothing is started by that. */
+inline t_vouched()
+{
+        t_record = RUNNING;
+        t_state = RUNNING;
+        t_acts = DO_TELL
+}
+
 inline t_hear(message)
 {
         if
@@ -279,10 +289,16 @@ inline t_hear(message)
         :: message == ABORTED ->
                 if
                 :: t_state == RECEIVING || t_state == PREPARED || t_state == UNKNOWN -> t_discard()
-                :: t_state == DISCARDING || t_state == DISCARDED -> skip
+                :: t_state == DISCARDING || t_state == DISCARDED -> t_acts = t_acts | DO_TELL
                 :: else -> expect(false)        /* aborted, and it started here */
                 fi
-        :: message == RELEASED -> expect(t_state == RUNNING)
+        :: message == RELEASED ->
+                if
+                :: t_state == RUNNING -> skip
+                :: t_state == PREPARED && word -> t_commit()    /* a person let the source's copy go */
+                :: t_state == UNKNOWN && word -> t_vouched()
+                :: else -> expect(false)
+                fi
         fi
 }
 
@@ -472,6 +488,11 @@ end:    do
         :: atomic { s_up && s_state == COMMIT && t_dead && empty(to_source) -> word = true; s_abort() }
         :: atomic { t_up && t_state == UNKNOWN && s_dead && empty(to_target) -> word = true; t_discard() }
         :: atomic { t_up && t_state == PREPARED && s_dead && empty(to_target) -> word = true; t_commit() }
+#ifdef HASTY_OPERATOR
+        :: atomic { s_up && (s_state == COMMIT || s_state == UNDECIDED) -> word = true; s_release() }
+        :: atomic { t_up && (t_state == PREPARED || t_state == UNKNOWN) -> word = true; t_discard() }
+        :: atomic { t_up && t_state == UNKNOWN -> word = true; t_vouched() }
+#endif
         od
 }
 #endif
