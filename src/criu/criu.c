@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/spawn.h"
 #include "criu/log.h"
@@ -37,9 +39,12 @@ struct criu {
         int images_fd, work_fd; /* kept open under the numbers CRIU was told until it is gone */
         int stderr_fd;          /* memory file: what CRIU says before its log is open */
         pid_t pid;
+        int pidfd;
         bool running; /* not reaped yet */
         bool waiting; /* CRIU waits for criu_proceed() */
         bool answered;
+        bool cancelled;
+        bool committed; /* was told yes at post-dump */
         struct criu_response end;
         int protocol_error; /* negative errno: CRIU sent what we do not understand */
         char *log_file;
@@ -49,6 +54,9 @@ struct criu {
 /* Numbers of descriptors in the criu process. */
 enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4 };
 
+/* How long criu_free() waits for a criu that was told to give up. */
+#define GRACE_MS 30000
+
 static void close_socket(struct criu *criu)
 {
         source_free(criu->socket_source);
@@ -57,17 +65,41 @@ static void close_socket(struct criu *criu)
                 (void)close(TAKE_FD(criu->socket));
 }
 
+void criu_cancel(struct criu *criu)
+{
+        /* With the yes the tasks are CRIU's to kill, and only its answer tells how that went. */
+        if (criu->committed || criu->answered || criu->socket < 0)
+                return;
+        criu->cancelled = true;
+        close_socket(criu);
+}
+
+/* A criu that hangs for ever would hold the tasks for ever; only then their risk in its death is the smaller one. */
+static void wait_or_kill(const struct criu *criu)
+{
+        uint64_t deadline = clock_ms() + GRACE_MS, now;
+        struct pollfd end = {.fd = criu->pidfd, .events = POLLIN};
+
+        while ((now = clock_ms()) < deadline)
+                if (poll(&end, 1, (int)(deadline - now)) > 0)
+                        break;
+        if (now >= deadline)
+                (void)kill(criu->pid, SIGKILL);
+        while (waitpid(criu->pid, NULL, 0) < 0 && errno == EINTR)
+                ;
+}
+
 void criu_free(struct criu *criu)
 {
         if (!criu)
                 return;
-        close_socket(criu);
+        criu_cancel(criu);
         source_free(criu->child_source);
-        if (criu->running) {
-                (void)kill(criu->pid, SIGKILL);
-                while (waitpid(criu->pid, NULL, 0) < 0 && errno == EINTR)
-                        ;
-        }
+        if (criu->running)
+                wait_or_kill(criu);
+        close_socket(criu);
+        if (criu->pidfd >= 0)
+                (void)close(criu->pidfd);
         if (criu->images_fd >= 0)
                 (void)close(criu->images_fd);
         if (criu->work_fd >= 0)
@@ -119,6 +151,8 @@ static void describe_end(const struct criu *criu, int status, struct error *err)
                 (void)error_set(err, EIO, "criu was killed by signal %d%s%s%s%s", WTERMSIG(status),
                                 criu->waiting ? " while it waited at " : "", criu->waiting ? criu->point : "", colon,
                                 words);
+        else if (criu->cancelled)
+                (void)error_set_kind(err, ERROR_CANCELLED, ECANCELED, "criu was cancelled");
         else if (criu->protocol_error)
                 (void)error_set(err, -criu->protocol_error, "criu's RPC was not understood%s%s", colon, words);
         else if (criu->answered)
@@ -192,6 +226,7 @@ int criu_proceed(struct criu *criu, bool ok)
                 return -EALREADY;
         size_t size = criu_request_proceed(ok, data);
         criu->waiting = false;
+        criu->committed = ok && strcmp(criu->point, "post-dump") == 0;
         ssize_t n = send(criu->socket, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
         return n < 0 ? -errno : 0;
 }
@@ -212,7 +247,7 @@ static int start(struct criu *criu, const struct criu_dump_options *o, int child
                 .keep_from_oom = true,
         };
 
-        int r = spawn(&options, &criu->pid, NULL, err);
+        int r = spawn(&options, &criu->pid, &criu->pidfd, err);
         if (r < 0)
                 return r;
         criu->running = true;
@@ -249,7 +284,8 @@ int criu_dump(struct loop *loop, const struct criu_dump_options *options, const 
                               .socket = -1,
                               .images_fd = -1,
                               .work_fd = -1,
-                              .stderr_fd = -1};
+                              .stderr_fd = -1,
+                              .pidfd = -1};
         int r = prepare(criu, options);
         if (r < 0)
                 return error_errno(err, -r, "cannot start criu");

@@ -42,7 +42,7 @@ static void play_send(int type, bool success, const char *point, const char *tex
                 response.notification = &notification;
         }
         response.error_text = (char *)text;
-        (void)!send(3, data, criu_rpc__response__pack(&response, data), 0);
+        (void)!send(3, data, criu_rpc__response__pack(&response, data), MSG_NOSIGNAL);
 }
 
 /* As CRIU does: a yes lets it go on, a no or a client that is gone ends it. */
@@ -77,15 +77,9 @@ static void play_log(const CriuRpc__Options *o, const char *text)
         (void)close(fd);
 }
 
-static int play_criu(void)
+static int play_part(const CriuRpc__Options *o)
 {
-        static uint8_t data[CRIU_PACKET_MAX];
-        ssize_t n = recv(3, data, sizeof(data), 0);
-        CriuRpc__Request *request = n > 0 ? criu_rpc__request__unpack(NULL, (size_t)n, data) : NULL;
-
-        if (!request || request->type != CRIU_RPC__TYPE__DUMP || !request->options)
-                return 92;
-        const CriuRpc__Options *o = request->options;
+        char byte;
         const char *part = o->log_file;
         if (strcmp(part, "early") == 0) {
                 (void)!write(2, "Error (criu/config.c:1): bad option\n", 36);
@@ -93,7 +87,7 @@ static int play_criu(void)
         }
         if (strcmp(part, "confused") == 0) {
                 (void)!send(3, "\xff\xff\xff", 3, 0);
-                return recv(3, data, sizeof(data), 0) == 0 ? 5 : 93; /* ends when the client hangs up */
+                return recv(3, &byte, 1, 0) == 0 ? 5 : 93; /* ends when the client hangs up */
         }
         play_notify("pre-dump");
         if (strcmp(part, "silent") == 0)
@@ -105,8 +99,20 @@ static int play_criu(void)
         }
         play_notify("post-dump");
         play_send(CRIU_RPC__TYPE__DUMP, true, NULL, NULL);
-        criu_rpc__request__free_unpacked(request, NULL);
         return 0;
+}
+
+static int play_criu(void)
+{
+        static uint8_t data[CRIU_PACKET_MAX];
+        ssize_t n = recv(3, data, sizeof(data), 0);
+        CriuRpc__Request *request = n > 0 ? criu_rpc__request__unpack(NULL, (size_t)n, data) : NULL;
+
+        if (!request || request->type != CRIU_RPC__TYPE__DUMP || !request->options)
+                return 92;
+        int status = play_part(request->options);
+        criu_rpc__request__free_unpacked(request, NULL);
+        return status;
 }
 
 /* ---- the tests ---- */
@@ -117,7 +123,7 @@ struct story {
         char directory[32];
         int directory_fd;
         char points[256];
-        const char *refuse, *kill_at, *free_at;
+        const char *refuse, *kill_at, *free_at, *cancel_at;
         bool over;
         struct error err;
 };
@@ -132,6 +138,11 @@ static void on_notify(struct criu *criu, const char *point, void *context)
                 assert_return_code(kill(criu_pid(criu), SIGKILL), errno);
                 return;
         }
+        if (s->cancel_at && strcmp(s->cancel_at, point) == 0) {
+                criu_cancel(criu);
+                assert_int_equal(criu_proceed(criu, true), -ENOTCONN);
+                return;
+        }
         if (s->free_at && strcmp(s->free_at, point) == 0) {
                 criu_free(criu);
                 s->criu = NULL;
@@ -140,6 +151,8 @@ static void on_notify(struct criu *criu, const char *point, void *context)
         }
         assert_int_equal(criu_proceed(criu, !(s->refuse && strcmp(s->refuse, point) == 0)), 0);
         assert_int_equal(criu_proceed(criu, true), -EALREADY);
+        if (strcmp(point, "post-dump") == 0)
+                criu_cancel(criu); /* too late: what comes is the truth */
 }
 
 static void on_done(struct criu *criu, const struct error *err, void *context)
@@ -258,6 +271,17 @@ static void test_nonsense_hangs_up(void **state)
         tell(s, "confused");
         assert_string_equal(s->err.text, "criu's RPC was not understood");
         assert_int_equal(s->err.code, EBADMSG);
+}
+
+/* CRIU finds nobody to talk to and ends by itself; its exit status is not that of a killed process. */
+static void test_cancelling(void **state)
+{
+        struct story *s = *state;
+
+        s->cancel_at = "post-dump";
+        tell(s, "works");
+        assert_int_equal(s->err.kind, ERROR_CANCELLED);
+        assert_string_equal(s->err.text, "criu was cancelled");
 }
 
 static void test_free_from_within_a_notification(void **state)
@@ -401,6 +425,7 @@ int main(int argc, char **argv)
                 cmocka_unit_test_setup_teardown(test_exit_without_an_answer, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_failure_before_the_log_is_open, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_nonsense_hangs_up, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_cancelling, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_free_from_within_a_notification, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_criu_is_said_at_once, setup, teardown),
                 cmocka_unit_test(test_request_on_the_wire),

@@ -12,6 +12,8 @@
  *            refuse POINT   say no at that notification
  *            kill POINT     SIGKILL to criu while it waits there
  *            kill-pages N   SIGKILL to criu after N batches
+ *            kill-after N   SIGKILL to criu N milliseconds after its start
+ *            cancel-after N criu_cancel() and no page server any more, then
  *            fail-pages N   the sink fails after N batches
  *            leave POINT    exit at once at that notification, as a session that dies
  * Prints a line per event; exit 0 when the dump succeeded.
@@ -66,11 +68,24 @@ static bool at_limit(const struct dump *d, const char *mode)
         return mode_is(d, mode) && d->batches == strtoull(d->argument, NULL, 10);
 }
 
+static void cancel(struct dump *d)
+{
+        say(d, "cancel", "");
+        criu_cancel(d->criu);
+        page_server_free(d->server);
+        d->server = NULL;
+        d->pages_over = true;
+}
+
 static void on_timer(void *context)
 {
         struct dump *d = context;
 
-        if (d->server)
+        if (mode_is(d, "kill-after") && d->criu && !d->criu_over)
+                (void)kill(criu_pid(d->criu), SIGKILL);
+        else if (mode_is(d, "cancel-after") && d->criu && !d->criu_over)
+                cancel(d);
+        else if (d->server)
                 page_server_resume(d->server);
 }
 
@@ -163,7 +178,7 @@ static int run_dump(struct dump *d, pid_t pid, const char *images)
         int pair[2] = {-1, -1};
 
         AUTO_FD int images_fd = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (images_fd < 0 || loop_new(&d->loop) < 0 || loop_add_timer(d->loop, 0, on_timer, d, &d->timer) < 0 ||
+        if (images_fd < 0 || loop_new(&d->loop) < 0 || loop_add_timer(d->loop, 3600000, on_timer, d, &d->timer) < 0 ||
             pagemap_writer_new(images_fd, &d->writer) < 0)
                 return -EIO;
         d->pages_over = mode_is(d, "local");
@@ -189,6 +204,9 @@ static int run_dump(struct dump *d, pid_t pid, const char *images)
                 say(d, "start", err.text);
                 return r;
         }
+        if ((mode_is(d, "kill-after") || mode_is(d, "cancel-after")) &&
+            source_set_timer(d->timer, strtoull(d->argument, NULL, 10)) < 0)
+                return -EIO;
         while (!d->criu_over || !d->pages_over)
                 if (loop_run_once(d->loop, -1) < 0)
                         return -EIO;
