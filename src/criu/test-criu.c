@@ -151,7 +151,7 @@ static void on_notify(struct criu *criu, const char *point, void *context)
         }
         assert_int_equal(criu_proceed(criu, !(s->refuse && strcmp(s->refuse, point) == 0)), 0);
         assert_int_equal(criu_proceed(criu, true), -EALREADY);
-        if (strcmp(point, "post-dump") == 0)
+        if (strcmp(point, "post-dump") == 0 && !s->refuse)
                 criu_cancel(criu); /* too late: what comes is the truth */
 }
 
