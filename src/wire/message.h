@@ -94,6 +94,7 @@ enum field {
         FIELD_PORT,            /* u32 */
         FIELD_OPTIONS,         /* text: JSON of options both ends must know */
         FIELD_MILLISECONDS,    /* u64 */
+        FIELD_ROUND_KIND,      /* u32: enum files_round */
 };
 
 enum purpose {

@@ -50,6 +50,7 @@ static const struct field_rule fields[] = {
         [FIELD_PORT] = {"port", U32},
         [FIELD_OPTIONS] = {"options", TEXT(32 * 1024)},
         [FIELD_MILLISECONDS] = {"milliseconds", U64},
+        [FIELD_ROUND_KIND] = {"round_kind", U32},
 };
 
 #define ON(purpose) (1 << (purpose))
@@ -117,7 +118,7 @@ static const struct message_rule messages[] = {
                              {{FIELD_ROUND, REQUIRED},
                               {FIELD_TREE, REQUIRED},
                               {FIELD_STREAM, REQUIRED},
-                              {FIELD_LAST, OPTIONAL},
+                              {FIELD_ROUND_KIND, REQUIRED},
                               {FIELD_FILE_BYTES, OPTIONAL},
                               {FIELD_FILE_COUNT, OPTIONAL},
                               {FIELD_DESCRIPTION, OPTIONAL},
