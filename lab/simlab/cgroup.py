@@ -13,8 +13,6 @@ from pathlib import Path
 
 from .sh import LabError
 
-LEAF = "init.scope"  # where a v2 host's own processes live: a v2 cgroup with controllers for children holds no process
-
 
 @dataclass(frozen=True)
 class Hierarchy:
@@ -54,55 +52,29 @@ def mounts_inside():
     return [f"{h.name}={h.options}" for h in v1] or ["unified"]
 
 
-def unified_only():
-    return all(h.unified for h in hierarchies())
-
-
 def _group(tree, lab, host):
     return tree.path / f"phaul-lab.{lab}.{host}"
 
 
 def create(lab, host):
-    """Make the host's cgroups, usable by children at once."""
-    only_v2 = unified_only()
+    """Make the host's cgroups, usable by children at once.
+
+    v2: no controller is handed down, and the host's own processes stay in its topmost cgroup. A real root may have both
+    processes and controllers, the root of a cgroup namespace may not, and liblxc enters the root before it runs criu.
+    """
     for tree in hierarchies():
         group = _group(tree, lab, host)
-        if only_v2:
-            _delegate(tree.path)
         group.mkdir(exist_ok=True)
-        if only_v2:
-            (group / LEAF).mkdir(exist_ok=True)
         if (group / "cpuset.cpus").exists() and not tree.unified:
             for file in ("cpuset.cpus", "cpuset.mems"):  # empty in a new v1 cpuset, which then accepts no process
                 (group / file).write_text((tree.path / file).read_text())
             (group / "cgroup.clone_children").write_text("1")
 
 
-def _delegate(group):
-    for controller in (group / "cgroup.controllers").read_text().split():
-        with contextlib.suppress(OSError):  # a controller that real-time tasks hold back is missing, no more
-            (group / "cgroup.subtree_control").write_text(f"+{controller}")
-
-
-def join_new(lab, host):
-    """Move the calling process to the host's cgroups, before it unshares its cgroup namespace there."""
+def join(lab, host):
+    """Move the calling process to the host's cgroups; its first one unshares its cgroup namespace after that."""
     for tree in hierarchies():
         (_group(tree, lab, host) / "cgroup.procs").write_text("0")
-
-
-def settle(lab, host, pid):
-    """v2 only: move a new host's pid 1 to its leaf, then let the host hand controllers to its own cgroups."""
-    if unified_only():
-        group = _group(hierarchies()[0], lab, host)
-        (group / LEAF / "cgroup.procs").write_text(str(pid))
-        _delegate(group)
-
-
-def join(lab, host):
-    """Move the calling process to where the host's own processes live."""
-    leaf = LEAF if unified_only() else ""
-    for tree in hierarchies():
-        (_group(tree, lab, host) / leaf / "cgroup.procs").write_text("0")
 
 
 def hosts_with_groups(lab):

@@ -54,7 +54,6 @@ class Host:
             cgroup.create(self.lab.name, self.name)
             link.attach(self.lab.name, self.name, self.number, bridged=self is not self.lab.client)
             pid = self._launch()
-            cgroup.settle(self.lab.name, self.name, pid)
         except BaseException:
             self.kill()
             raise
@@ -69,7 +68,7 @@ class Host:
             keeper = subprocess.Popen(
                 ["nsenter", f"--net=/run/netns/{link.space(self.lab.name, self.name)}", *unshare, "sh", str(_INIT)], env=env,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=lambda: cgroup.join_new(self.lab.name, self.name))
+                preexec_fn=self._join)
         deadline = time.monotonic() + 30
         while keeper.poll() is None and time.monotonic() < deadline:
             for pid in _children(keeper.pid):
