@@ -4,7 +4,8 @@
  * A dump with this folder's means, for the tests in tests/criu: run where CRIU works.
  *
  *   criu-dump-tool usable
- *   criu-dump-tool workload MEBIBYTES FILE    fills memory; at SIGUSR1 checks it and writes "ok N" to FILE
+ *   criu-dump-tool workload MEBIBYTES FILE    fills memory; at SIGUSR1 checks it and its threads and writes "ok N" to
+ *                                             FILE
  *   criu-dump-tool dump PID IMAGES MODE [ARGUMENT]
  *      MODE  pages          memory by page server into page images of our own
  *            slow           the same, with a sink that often has no room
@@ -22,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -251,6 +253,46 @@ static bool memory_is_right(const uint64_t *private, const uint64_t *shared, con
         return true;
 }
 
+/* Threads are where CRIU has its most delicate moments: each counts, and must go on counting. */
+#define THREADS 3
+static _Atomic unsigned long counters[THREADS];
+
+static void *count(void *counter)
+{
+        const struct timespec pause = {.tv_nsec = 500000};
+
+        for (;;) {
+                ++*(_Atomic unsigned long *)counter;
+                (void)nanosleep(&pause, NULL);
+        }
+        return NULL;
+}
+
+static bool threads_count(void)
+{
+        const struct timespec pause = {.tv_nsec = 50000000};
+        unsigned long before[THREADS];
+        bool all = true;
+
+        for (int i = 0; i < THREADS; i++)
+                before[i] = counters[i];
+        (void)nanosleep(&pause, NULL);
+        for (int i = 0; i < THREADS; i++)
+                all = all && counters[i] > before[i];
+        return all;
+}
+
+static int start_threads(void)
+{
+        for (int i = 0; i < THREADS; i++) {
+                pthread_t thread;
+                int r = pthread_create(&thread, NULL, count, &counters[i]);
+                if (r != 0)
+                        return -r;
+        }
+        return 0;
+}
+
 static int workload(size_t bytes, const char *file)
 {
         const int protection = PROT_READ | PROT_WRITE;
@@ -271,10 +313,15 @@ static int workload(size_t bytes, const char *file)
         (void)sigemptyset(&set);
         (void)sigaddset(&set, SIGUSR1);
         (void)sigprocmask(SIG_BLOCK, &set, NULL);
+        if (start_threads() < 0)
+                return 1;
         for (unsigned n = 0;; n++) {
                 char text[64];
                 int length = snprintf(text, sizeof(text), "%s %u\n",
-                                      memory_is_right(private, shared, sparse, words) ? "ok" : "wrong", n);
+                                      !memory_is_right(private, shared, sparse, words) ? "memory is wrong"
+                                      : !threads_count()                               ? "threads stand"
+                                                                                       : "ok",
+                                      n);
                 if (fd_write_file(AT_FDCWD, file, text, (size_t)length, 0644) < 0)
                         return 1;
                 while (sigwaitinfo(&set, NULL) < 0)
