@@ -80,10 +80,10 @@ static void on_probe(const json_t *answer, const struct error *err, void *contex
 
 static void probe(struct daemon *d, struct survey *s, const struct peer *peer)
 {
-        json_t *entry = json_pack("{s:s, s:s, s:i, s:s, s:I, s:I, s:s}", "name", peer->name, "address", peer->address,
-                                  "port", (int)peer->port, "fingerprint", peer->fingerprint, "paired_ms",
-                                  (json_int_t)peer->paired_ms, "expires_ms", (json_int_t)peer->expires_ms, "state",
-                                  "unknown");
+        json_t *entry =
+                json_pack("{s:s, s:s, s:i, s:s, s:I, s:I, s:s}", "name", peer->name, "address", peer->address, "port",
+                          (int)peer->port, "fingerprint", peer->fingerprint, "paired_ms", (json_int_t)peer->paired_ms,
+                          "expires_ms", (json_int_t)peer->expires_ms, "state", "unknown");
         struct probe *p = calloc(1, sizeof(*p));
         struct error err = {0};
 

@@ -35,8 +35,8 @@ static int check_options(json_t *options, struct error *err)
 
         if (!options)
                 return 0;
-        if (json_unpack_ex(options, &where, JSON_STRICT, "{s?s, s?I, s?I, s?s}", "mode", &mode, "bandwidth",
-                           &bandwidth, "timeout_s", &timeout, "via", &via) < 0)
+        if (json_unpack_ex(options, &where, JSON_STRICT, "{s?s, s?I, s?I, s?s}", "mode", &mode, "bandwidth", &bandwidth,
+                           "timeout_s", &timeout, "via", &via) < 0)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "options: %s", where.text);
         if (mode && strcmp(mode, "live") != 0)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "options: the only mode is \"live\"");
@@ -196,9 +196,9 @@ static void on_check_end(const json_t *report, const struct error *cause, void *
                         request_reply_problem(c->request, 0, &err);
                 } else {
                         json_t *verdict = json_object_get(report, "verdict"), *items = json_object_get(report, "items");
-                        request_reply_json(c->request, 200,
-                                           json_pack("{s:s, s:O?, s:O?}", "id", c->id, "verdict", verdict, "items",
-                                                     items));
+                        request_reply_json(
+                                c->request, 200,
+                                json_pack("{s:s, s:O?, s:O?}", "id", c->id, "verdict", verdict, "items", items));
                 }
         }
         source_free(c->limit);

@@ -55,9 +55,9 @@ static int take_lock(struct daemon *d, struct error *err)
         if (d->lock_fd < 0)
                 return error_errno(err, errno, "cannot open %s", path);
         if (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0)
-                return errno == EWOULDBLOCK ? error_set_kind(err, ERROR_REFUSED, EBUSY,
-                                                             "phauld runs already: %s is locked", path)
-                                            : error_errno(err, errno, "cannot lock %s", path);
+                return errno == EWOULDBLOCK
+                               ? error_set_kind(err, ERROR_REFUSED, EBUSY, "phauld runs already: %s is locked", path)
+                               : error_errno(err, errno, "cannot lock %s", path);
         return 0;
 }
 
@@ -77,8 +77,7 @@ static int listen_http(struct daemon *d, struct error *err)
                 .group = phaul_group(), .check_callers = true, .heartbeat_ms = HTTP_HEARTBEAT_MS};
         struct sockaddr_un at = {.sun_family = AF_UNIX};
 
-        if (snprintf(at.sun_path, sizeof(at.sun_path), "%s/phauld.sock", d->places.runtime) >=
-            (int)sizeof(at.sun_path))
+        if (snprintf(at.sun_path, sizeof(at.sun_path), "%s/phauld.sock", d->places.runtime) >= (int)sizeof(at.sun_path))
                 return error_set(err, ENAMETOOLONG, "path of the runtime directory too long");
         AUTO_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
@@ -108,8 +107,8 @@ static int open_history(struct daemon *d, struct error *err)
         return r;
 }
 
-int daemon_new(struct loop *loop, const struct places *places, const struct hauler *const *kinds,
-               struct daemon **ret, struct error *err)
+int daemon_new(struct loop *loop, const struct places *places, const struct hauler *const *kinds, struct daemon **ret,
+               struct error *err)
 {
         CLEANUP(daemon_free_ptr) struct daemon *d = calloc(1, sizeof(*d));
 

@@ -48,7 +48,7 @@ struct daemon {
 };
 
 /* `kinds` as `haulers`, NULL-terminated, borrowed; reads the configuration, takes the lock, opens sockets. */
-int daemon_new(struct loop *loop, const struct places *places, const struct hauler *const *kinds,
-               struct daemon **ret, struct error *err);
+int daemon_new(struct loop *loop, const struct places *places, const struct hauler *const *kinds, struct daemon **ret,
+               struct error *err);
 void daemon_free(struct daemon *daemon);
 DEFINE_CLEANUP(struct daemon, daemon_free)

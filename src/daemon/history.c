@@ -79,8 +79,8 @@ int history_put(struct history *h, const json_t *migration, const char *log, con
 
         if (!document)
                 return error_set(err, ENOMEM, "out of memory");
-        if (sqlite3_prepare_v2(h->db, "INSERT OR REPLACE INTO migrations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", -1, &s,
-                               NULL) != SQLITE_OK)
+        if (sqlite3_prepare_v2(h->db, "INSERT OR REPLACE INTO migrations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", -1,
+                               &s, NULL) != SQLITE_OK)
                 return sql_error(h, err, "store");
         for (int i = 0; i < 7; i++)
                 bind_text(s, i + 1, migration, texts[i]);

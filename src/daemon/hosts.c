@@ -326,8 +326,7 @@ int hosts_store(struct daemon *d, struct peer *peer, struct error *err)
         if (strcmp(peer->name, d->config->host_name) == 0)
                 return error_set_kind(err, ERROR_REFUSED, EEXIST,
                                       "the other host is called %s as this one: give it another name", peer->name);
-        if (trust_find(d->places.trust, peer->name, &old, NULL) == 0 &&
-            strcmp(old.fingerprint, peer->fingerprint) != 0)
+        if (trust_find(d->places.trust, peer->name, &old, NULL) == 0 && strcmp(old.fingerprint, peer->fingerprint) != 0)
                 return error_set_kind(err, ERROR_REFUSED, EEXIST,
                                       "another host is paired as %s already: unpair that one, or give a name",
                                       peer->name);
@@ -336,8 +335,8 @@ int hosts_store(struct daemon *d, struct peer *peer, struct error *err)
         if (r < 0)
                 return r;
         log_info("paired with %s at %s port %u", peer->name, peer->address, peer->port);
-        (void)events_publish(d->events, "host.paired", NULL,
-                             json_pack("{s:s, s:s, s:i}", "name", peer->name, "address", peer->address, "port",
-                                       (int)peer->port));
+        (void)events_publish(
+                d->events, "host.paired", NULL,
+                json_pack("{s:s, s:s, s:i}", "name", peer->name, "address", peer->address, "port", (int)peer->port));
         return 0;
 }

@@ -23,8 +23,8 @@ DEFINE_CLEANUP(struct hosts, hosts_free)
 typedef void (*host_answer_fn)(const json_t *answer, const struct error *err, void *context);
 
 /* Ask a paired host; `argument` may be NULL. */
-int hosts_query(struct hosts *hosts, const struct peer *peer, const char *what, const char *argument,
-                unsigned limit_ms, host_answer_fn fn, void *context, struct error *err);
+int hosts_query(struct hosts *hosts, const struct peer *peer, const char *what, const char *argument, unsigned limit_ms,
+                host_answer_fn fn, void *context, struct error *err);
 
 /* `peer` as stored; name as given or the other's own. `name` may be NULL. */
 typedef void (*host_paired_fn)(const struct peer *peer, const struct error *err, void *context);

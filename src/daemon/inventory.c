@@ -98,8 +98,7 @@ void inventory_free(struct inventory *inventory)
 
 static void warn(json_t *warnings, const struct question *q, const char *text)
 {
-        (void)json_array_append_new(warnings,
-                                    json_sprintf("%s: %s", q->hauler ? q->hauler->label : "processes", text));
+        (void)json_array_append_new(warnings, json_sprintf("%s: %s", q->hauler ? q->hauler->label : "processes", text));
 }
 
 static void add_workloads(json_t *workloads, const struct question *q, json_t *list)
@@ -137,8 +136,8 @@ static json_t *merge(struct inventory *v)
         }
         json_t *rest = processes_group(processes, workloads);
         json_decref(processes);
-        return json_pack("{s:s, s:o, s:o, s:o}", "host", v->host, "workloads", workloads, "processes", rest,
-                         "warnings", warnings);
+        return json_pack("{s:s, s:o, s:o, s:o}", "host", v->host, "workloads", workloads, "processes", rest, "warnings",
+                         warnings);
 }
 
 static void finish(struct inventory *v)

@@ -241,7 +241,8 @@ static int check_limit(const struct migrations *all, struct error *err)
 {
         if (migrations_in_progress(all) < all->daemon->config->max_migrations)
                 return 0;
-        return error_set_kind(err, ERROR_REFUSED, EBUSY, "%u migrations run on %s already, the limit of its configuration",
+        return error_set_kind(err, ERROR_REFUSED, EBUSY,
+                              "%u migrations run on %s already, the limit of its configuration",
                               all->daemon->config->max_migrations, all->daemon->config->host_name);
 }
 

@@ -20,7 +20,7 @@ struct migration;
 struct migration_order {
         const char *kind, *name, *host, *target_name; /* checked names; target_name NULL: the same */
         bool check;
-        json_t *options; /* object or NULL; borrowed, checked by the caller */
+        json_t *options;        /* object or NULL; borrowed, checked by the caller */
         const char *key, *hash; /* Idempotency-Key and a digest of the request, or NULL */
 };
 
@@ -32,8 +32,8 @@ DEFINE_CLEANUP(struct migrations, migrations_free)
 int migrations_recover(struct migrations *migrations, struct error *err);
 
 /* *ret_old: the order was known by its key, ret_id is that one's. */
-int migrations_order(struct migrations *migrations, const struct migration_order *order, char ret_id[static ID_LENGTH + 1],
-                     bool *ret_old, struct error *err);
+int migrations_order(struct migrations *migrations, const struct migration_order *order,
+                     char ret_id[static ID_LENGTH + 1], bool *ret_old, struct error *err);
 
 /* A connection from another host that belongs to a migration (HELLO with purpose control, stream or bulk). On success
  * the link is taken over; on failure it is still the caller's, to be refused with *err. */

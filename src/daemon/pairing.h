@@ -20,7 +20,8 @@
  *      <- PAIR_DONE                                       connector trusts the offerer
  *
  * The offerer proves first, so a connector with a mistyped code notices and goes away; that is why every offer sent
- * counts as an attempt, not only a wrong proof. Whoever collects offers gets nothing to guess from: a code has 125 bits.
+ * counts as an attempt, not only a wrong proof. Whoever collects offers gets nothing to guess from: a code has 125
+ * bits.
  */
 #define PAIRING_OPEN_MS (10U * 60 * 1000)
 #define PAIRING_ATTEMPTS 3

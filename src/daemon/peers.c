@@ -246,8 +246,7 @@ static void on_message(struct link *link, const struct message *m, void *context
         else if (m->type == MSG_PAIR_PROOF && c->exchange)
                 take_pair_proof(c, m);
         else {
-                log_warning("connection from %s: unexpected message %s", c->peer.address,
-                            message_type_name(m->type));
+                log_warning("connection from %s: unexpected message %s", c->peer.address, message_type_name(m->type));
                 caller_free(c);
         }
 }

@@ -166,8 +166,7 @@ int session_link_new(struct loop *loop, const char *path, unsigned patience_ms,
         l->last = &l->first;
         l->give_up_ms = clock_ms() + patience_ms;
         l->address.sun_family = AF_UNIX;
-        if (snprintf(l->address.sun_path, sizeof(l->address.sun_path), "%s", path) >=
-            (int)sizeof(l->address.sun_path))
+        if (snprintf(l->address.sun_path, sizeof(l->address.sun_path), "%s", path) >= (int)sizeof(l->address.sun_path))
                 return error_set(err, ENAMETOOLONG, "the path of the session's socket is too long: %s", path);
         int r = try_connect(l);
         if (r < 0 && patience_ms == 0)

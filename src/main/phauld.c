@@ -35,11 +35,16 @@ static void stop(int signal, void *context)
 static int parse(int argc, char **argv, struct places *p, enum log_level *level)
 {
         static const struct option options[] = {
-                {"config", required_argument, NULL, 'c'},      {"trust-dir", required_argument, NULL, 't'},
-                {"state-dir", required_argument, NULL, 's'},   {"runtime-dir", required_argument, NULL, 'r'},
-                {"libexec-dir", required_argument, NULL, 'l'}, {"data-dir", required_argument, NULL, 'd'},
-                {"foreground", no_argument, NULL, 'f'},        {"debug", no_argument, NULL, 'D'},
-                {"help", no_argument, NULL, 'h'},              {"version", no_argument, NULL, 'V'},
+                {"config", required_argument, NULL, 'c'},
+                {"trust-dir", required_argument, NULL, 't'},
+                {"state-dir", required_argument, NULL, 's'},
+                {"runtime-dir", required_argument, NULL, 'r'},
+                {"libexec-dir", required_argument, NULL, 'l'},
+                {"data-dir", required_argument, NULL, 'd'},
+                {"foreground", no_argument, NULL, 'f'},
+                {"debug", no_argument, NULL, 'D'},
+                {"help", no_argument, NULL, 'h'},
+                {"version", no_argument, NULL, 'V'},
                 {NULL, 0, NULL, 0},
         };
         int option;

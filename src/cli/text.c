@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "cli/text.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/name.h"
+
+static const char *text_of(const json_t *object, const char *key)
+{
+        const char *text = json_string_value(json_object_get(object, key));
+
+        return text ? text : "";
+}
+
+const char *text_bytes(double bytes, char *buffer, size_t size)
+{
+        static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+        size_t unit = 0;
+
+        while (bytes >= 999.5 && unit < sizeof(units) / sizeof(units[0]) - 1) {
+                bytes /= 1000;
+                unit++;
+        }
+        int digits = unit == 0 || bytes >= 99.95 ? 0 : bytes >= 9.995 ? 1 : 2;
+        (void)snprintf(buffer, size, "%.*f %s", digits, bytes, units[unit]);
+        return buffer;
+}
+
+const char *text_duration(double ms, char *buffer, size_t size)
+{
+        if (ms < 999.5)
+                (void)snprintf(buffer, size, "%.0f ms", ms);
+        else if (ms < 59995)
+                (void)snprintf(buffer, size, "%.2f s", ms / 1000);
+        else if (ms < 3600000)
+                (void)snprintf(buffer, size, "%d min %d s", (int)(ms / 60000), (int)(ms / 1000) % 60);
+        else
+                (void)snprintf(buffer, size, "%d h %d min", (int)(ms / 3600000), (int)(ms / 60000) % 60);
+        return buffer;
+}
+
+const char *text_time(int64_t wall_ms, char *buffer, size_t size)
+{
+        time_t at = (time_t)(wall_ms / 1000);
+        struct tm tm;
+
+        if (!localtime_r(&at, &tm) || strftime(buffer, size, "%Y-%m-%d %H:%M:%S", &tm) == 0)
+                (void)snprintf(buffer, size, "?");
+        return buffer;
+}
+
+int text_parse_rate(const char *text, int64_t *ret, struct error *err)
+{
+        static const char units[] = "kMG";
+        double factor = 1;
+        char quoted[96], *end;
+
+        double n = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
+        const char *unit = n >= 0 && *end ? strchr(units, *end == 'K' ? 'k' : *end) : units;
+        if (n >= 0 && *end && unit && !end[1])
+                for (const char *u = units; u <= unit; u++)
+                        factor *= 1000;
+        else if (n >= 0 && *end)
+                n = -1;
+        n *= factor;
+        if (!(n >= 1000 && n <= 1e12))
+                return error_set_kind(err, ERROR_USAGE, EINVAL,
+                                      "'%s' is not a rate: bytes per second, at least 1k, such as 800k, 100M or 1.5G",
+                                      name_quote(text, quoted, sizeof(quoted)));
+        *ret = (int64_t)n;
+        return 0;
+}
+
+int text_parse_number(const char *what, const char *text, int64_t min, int64_t max, int64_t *ret, struct error *err)
+{
+        char quoted[96], *end;
+
+        errno = 0;
+        long long n = strtoll(text, &end, 10);
+        if (errno || *text < '0' || *text > '9' || *end || n < min || n > max)
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "%s: '%s' is not a number from %lld to %lld", what,
+                                      name_quote(text, quoted, sizeof(quoted)), (long long)min, (long long)max);
+        *ret = n;
+        return 0;
+}
+
+const char *text_migrated(const json_t *report, char *buffer, size_t size)
+{
+        char total[32], downtime[32], sent[32], renamed[NAME_MAX_LENGTH + 8] = "";
+        json_int_t rounds = json_integer_value(json_object_get(report, "rounds"));
+        const char *name = text_of(report, "name"), *target_name = text_of(report, "target_name");
+
+        if (*target_name && strcmp(name, target_name) != 0)
+                (void)snprintf(renamed, sizeof(renamed), " as %s", target_name);
+        (void)snprintf(
+                buffer, size, "migrated %s/%s %s -> %s%s in %s, downtime %s, %s sent, %lld round%s",
+                text_of(report, "kind"), name, text_of(report, "source"), text_of(report, "target"), renamed,
+                text_duration(json_number_value(json_object_get(report, "total_ms")), total, sizeof(total)),
+                text_duration(json_number_value(json_object_get(report, "downtime_ms")), downtime, sizeof(downtime)),
+                text_bytes(json_number_value(json_object_get(report, "bytes_sent")), sent, sizeof(sent)),
+                (long long)rounds, rounds == 1 ? "" : "s");
+        return buffer;
+}
+
+const char *text_not_migrated(const json_t *report, char *buffer, size_t size)
+{
+        const char *owner = text_of(report, "owner"), *reason = text_of(report, "reason");
+        const char *source = text_of(report, "source"), *target = text_of(report, "target");
+        enum error_kind kind = text_result_kind(report);
+        char where[256] = "";
+
+        if (kind == ERROR_LOST)
+                (void)snprintf(where, sizeof(where), "the workload was lost");
+        else if (strcmp(owner, "target") == 0)
+                (void)snprintf(where, sizeof(where), "it is on %s now", target);
+        else if (strcmp(owner, "unknown") == 0)
+                (void)snprintf(where, sizeof(where),
+                               "it is not known where it runs; nothing was thrown away, look at %s and %s", source,
+                               target);
+        else
+                (void)snprintf(where, sizeof(where), "it still runs on %s", source);
+        (void)snprintf(buffer, size, "%s/%s was %s: %s\n%s", text_of(report, "kind"), text_of(report, "name"),
+                       kind == ERROR_CANCELLED ? "not migrated, cancelled" : "not migrated",
+                       *reason ? reason : text_of(report, "result"), where);
+        return buffer;
+}
+
+enum error_kind text_result_kind(const json_t *report)
+{
+        const char *result = text_of(report, "result");
+        const char *kind = text_of(report, "error");
+
+        if (strcmp(result, "done") == 0)
+                return ERROR_NONE;
+        /* "failed" may say more exactly what kind of failure it was. */
+        if (strcmp(result, "failed") == 0 && *kind)
+                return error_kind_from_name(kind);
+        return error_kind_from_name(result);
+}
