@@ -73,15 +73,24 @@ struct link_connect_options {
         const char *expect;        /* fingerprint the peer must have; NULL only for PURPOSE_PAIR */
         uint32_t silence_ms;       /* the link counts as lost after so long without a byte (0: 5000) */
         uint64_t bytes_per_second; /* cap on what it sends, 0 none */
+        uint32_t version_min;      /* 0: WIRE_VERSION_MIN; for tests */
+        uint32_t version_max;      /* 0: WIRE_VERSION_MAX; for tests */
 };
 
-/* Where the phaul-net binary is, and as whom it runs. NULL fields mean the installed defaults. */
+/* Where the phaul-net binary is, and as whom it runs. NULL and 0 mean the defaults, as does a NULL pointer to it. */
 struct link_environment {
-        const char *program; /* default LIBEXECDIR "/phaul-net" */
-        const char *user;    /* default "phaul-net", else "nobody" */
+        const char *program;   /* default LIBEXECDIR "/phaul-net" */
+        const char *user;      /* default "phaul-net", else "nobody" */
+        const char *root;      /* its empty root directory, made if missing; default "/run/phaul/empty" */
+        uint32_t handshake_ms; /* limit on connecting, on TLS, and on the HELLO of an accepted link; default 10000 */
+        uint32_t silence_ms;   /* of accepted links; default 5000 */
 };
 
-/* Start phaul-net and connect. Result by callbacks. */
+/*
+ * Start phaul-net and connect. Result by callbacks. The caller must be root. phaul-net is nobody's child (it forks away
+ * at once), so that there is nothing to reap and a link can change hands; it ends when the record socket is closed.
+ * Credentials, options and handlers are copied.
+ */
 int link_connect(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
                  const struct link_connect_options *options, const struct link_handlers *handlers, void *context,
                  struct link **ret, struct error *err);
@@ -107,14 +116,18 @@ int link_refuse(struct link *link, enum error_kind kind, const char *text);
  */
 int link_send(struct link *link, struct message *m);
 
-/* PURPOSE_STREAM after open: phaul-net pumps bytes between the connection and `fd` (taken over), half-closes included.
+/*
+ * PURPOSE_STREAM after open: phaul-net pumps bytes between the connection and `fd`, a stream socket (taken over in any
+ * case), half-closes included. `down` with ERROR_NONE when both directions have ended and all was delivered.
  */
 int link_attach_stream(struct link *link, int fd);
 
 /*
- * PURPOSE_BULK after open. Copies data into a free slot of the shared ring and returns; -EAGAIN when all BULK_SLOTS are
- * in flight (wait for `writable`). *ret_slot_memory variant: link_bulk_reserve() gives the slot's memory to fill in
- * place (zero-copy from a pipe), link_bulk_commit() sends it.
+ * PURPOSE_BULK after open. link_bulk_send() copies frame->size bytes into a free slot of the shared ring and returns;
+ * -EAGAIN when all BULK_SLOTS are in flight (wait for `writable`). link_bulk_reserve() gives the slot's memory
+ * (BULK_MAX bytes) to fill in place (zero-copy from a pipe), link_bulk_commit() sends it. Frames keep their order; one
+ * that was sent is lost if the link goes down before the peer's owner has read it, so keep the link until the peer has
+ * confirmed.
  */
 int link_bulk_send(struct link *link, const struct bulk_frame *frame, const void *data);
 int link_bulk_reserve(struct link *link, void **ret_data);
