@@ -18,8 +18,7 @@
  *      A R C U abort, release, commit, undecided: to that state, with its record and its acts
  *      D S P N G  discard, start, prepared, running (N), unknown (G, for gone)
  *      F X     to frozen without a record; to discarded
- *      =...    stays, with these acts: t tell, h thaw, y destroy, d discard, w wait, l refuse-late, o operator, e
- * examine
+ *      =...    stays, with these acts: t tell, h thaw, y destroy, d discard, w wait, l late, o operator, e examine
  */
 /* clang-format off */
 struct row {
