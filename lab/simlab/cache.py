@@ -30,3 +30,11 @@ def built(kind, ingredients, build):
         temporary.rename(final)
         say(f"{final} is ready")
     return final
+
+
+def prune(kept):
+    """Remove every finished directory but those kept."""
+    for directory in CACHE.glob("*-" + "[0-9a-f]" * 12):
+        if directory not in kept:
+            say(f"removing {directory}")
+            shutil.rmtree(directory)

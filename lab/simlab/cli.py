@@ -5,7 +5,8 @@ import argparse
 import os
 import sys
 
-from . import build, image
+from . import build, image, tools
+from .cache import prune
 from .lab import Lab
 from .sh import LabError
 
@@ -49,7 +50,7 @@ def _parser():
 
     flag = {"action": "store_true"}
     words = {"nargs": argparse.REMAINDER}
-    verb(_image)
+    verb(_image, prune=flag)
     verb(_build, sanitize=flag)
     verb(_up, hosts={"nargs": "*"}, sanitize=flag)
     verb(_list)
@@ -72,10 +73,12 @@ def _parser():
     return parser
 
 
-def _image(_):
-    """build the images and print their directories"""
-    print(image.host_image())
-    print(image.guest_image())
+def _image(options):
+    """build the images and print their directories; --prune removes earlier ones that no lab uses"""
+    current = [image.host_image(), image.guest_image()]
+    print(*current, sep="\n")
+    if options.prune:
+        prune({*current, *tools.layers(), *(layer for name in Lab.names() for layer in Lab(name).layers)})
 
 
 def _build(options):

@@ -109,15 +109,15 @@ def _install_newer(root, packages, apt, mirror, log):
         return
     except LabError:
         say(f"{NEWER}'s binary does not install on {BASE}: compiling its source, this takes minutes")
-    (root / "etc/apt/sources.list.d/source.list").write_text(f"deb-src {mirror} {NEWER} main\n")
+    (root / "etc/apt/preferences.d/newer").unlink()
+    (root / "etc/apt/sources.list").write_text(f"deb {mirror} {BASE} main\ndeb-src {mirror} {NEWER} main\n")
     apt("update")
     apt("install", "dpkg-dev", "fakeroot")
-    apt("build-dep", f"{packages[0]}/{NEWER}")
-    chamber.enter(root, ["sh", "-ec", f"mkdir -p /usr/src/newer && cd /usr/src/newer && apt-get -q source {packages[0]}/{NEWER}"
-                         " && cd */ && DEB_BUILD_OPTIONS='nocheck nodoc' dpkg-buildpackage -b -uc"],
-                  writable=True, log=log)
-    built = sorted(f"/usr/src/newer/{p.name}" for p in (root / "usr/src/newer").glob("*.deb")
-                   if p.name.split("_")[0] in packages)
+    apt("build-dep", packages[0])
+    chamber.enter(root, ["sh", "-ec", f"mkdir -p /usr/src/newer && cd /usr/src/newer && apt-get -q source {packages[0]}"
+                         " && cd */ && DEB_BUILD_OPTIONS=nocheck dpkg-buildpackage -b -uc"], writable=True, log=log)
+    built = [f"/usr/src/newer/{deb.name}" for deb in sorted((root / "usr/src/newer").glob("*.deb"))
+             if deb.name.split("_")[0] in packages]
     apt("install", *built)
     shutil.rmtree(root / "usr/src/newer")
 
