@@ -32,12 +32,12 @@ def host():
 class Workload:
     """A process with threads and known memory, and an empty directory for its images."""
 
-    def __init__(self, host, mebibytes):
+    def __init__(self, host, mebibytes, *prefix):
         self.host, self.status, self.images = host, "/tmp/workload", "/tmp/images"
         host.run("rm", "-f", self.status)
         host.run("mkdir", "-p", self.images)
         host.run("mount", "-t", "tmpfs", "none", self.images)
-        self.pid = int(host.spawn("/dev/null", TOOL, "workload", mebibytes, self.status))
+        self.pid = int(host.spawn("/dev/null", *prefix, TOOL, "workload", mebibytes, self.status))
         self.wait_for_status()
 
     def wait_for_status(self):
@@ -73,5 +73,13 @@ class Workload:
 @pytest.fixture
 def workload(host):
     one = Workload(host, 64)
+    yield one
+    one.remove()
+
+
+@pytest.fixture
+def networked(host):
+    """The same in a network of its own, which CRIU wants to have locked."""
+    one = Workload(host, 4, "unshare", "-n")
     yield one
     one.remove()

@@ -74,3 +74,26 @@ def test_a_second_dump_after_a_refused_one(workload):
     assert workload.dump("pages").returncode == 0
     workload.restore()
     assert workload.check() == "ok"
+
+
+def test_the_network_is_ours_to_lock(networked):
+    """CRIU tells when, does nothing itself, and says when to undo it only if the dump fails."""
+    done = networked.dump("refuse", "post-dump")
+    assert re.findall(r"notify (\S+)", done.stdout) == ["pre-dump", "network-lock", *POINTS[1:], "network-unlock"]
+    networked.host.run("sh", "-c", f"rm -f {networked.images}/*")
+    done = networked.dump("pages")
+    assert done.returncode == 0, done.stdout
+    assert "network-unlock" not in done.stdout
+    networked.restore()
+    assert networked.check() == "ok"
+
+
+def test_configuration_files_do_not_matter(workload):
+    workload.host.run("sh", "-c", "mkdir -p /etc/criu /root/.criu; echo no-such-option > /etc/criu/default.conf; "
+                                  "echo leave-running > /root/.criu/default.conf")
+    try:
+        done = workload.dump("pages")
+    finally:
+        workload.host.run("rm", "-f", "/etc/criu/default.conf", "/root/.criu/default.conf")
+    assert done.returncode == 0, done.stdout
+    assert not workload.alive()
