@@ -115,13 +115,19 @@ int catalogue_get(struct catalogue_stream *s, void *data, size_t size)
 
         while (s->error == 0 && size > 0) {
                 if (s->start == s->end) {
-                        ssize_t n = read(s->fd, s->data, sizeof(s->data));
+                        size_t most = s->bounded && s->left < sizeof(s->data) ? (size_t)s->left : sizeof(s->data);
+                        if (most == 0) {
+                                s->error = -EPROTO;
+                                break;
+                        }
+                        ssize_t n = read(s->fd, s->data, most);
                         if (n < 0 && errno == EINTR)
                                 continue;
                         if (n <= 0) {
                                 s->error = n < 0 ? -errno : -ECONNRESET;
                                 break;
                         }
+                        s->left -= s->bounded ? (size_t)n : 0;
                         s->start = 0;
                         s->end = (size_t)n;
                 }

@@ -67,6 +67,8 @@ struct catalogue_stream {
         int fd, error;
         size_t start, end;
         uint64_t written;
+        bool bounded; /* read no more than `left`: what follows on the descriptor is not ours */
+        uint64_t left;
         unsigned char data[1U << 16];
 };
 

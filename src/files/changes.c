@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include "files/catalogue.h"
 #include "files/inode-set.h"
 #include "files/mark.h"
+#include "files/room.h"
 #include "files/walk.h"
 
 /* Flags of directories in the walk. */
@@ -96,12 +98,20 @@ static int grow(void **array, size_t used, size_t *room, size_t element)
         return 0;
 }
 
+/*
+ * The list is relative to the root of the room, not to the tree: rsync takes "." for a directory and all in it, but the
+ * tree's own name for just the directory.
+ */
 static int list_add(struct search *s, const char *dir, const char *name)
 {
-        if (strlen(dir) + strlen(name) + 2 > PATH_MAX)
+        char path[PATH_MAX];
+
+        int n = snprintf(path, sizeof(path), "%s%s%s%s%s", ROOM_TREE + 1, *dir || *name ? "/" : "", dir,
+                         *dir && *name ? "/" : "", name);
+        if (n < 0 || (size_t)n >= sizeof(path))
                 return error_set(s->err, ENAMETOOLONG, "a path is longer than rsync can handle (%d bytes)",
-                                 PATH_MAX - 1);
-        return strings_add(&s->list, dir, name, NULL) < 0 ? no_memory(s) : 0;
+                                 PATH_MAX - (int)sizeof(ROOM_TREE));
+        return strings_add(&s->list, path, "", NULL) < 0 ? no_memory(s) : 0;
 }
 
 static void put_name(struct search *s, char kind, uint32_t mode, const char *name)
@@ -257,11 +267,15 @@ static int read_reply(struct search *s, int root_fd, struct catalogue_stream *in
 {
         char magic[CATALOGUE_MAGIC];
 
+        /* The receiver's rsync greets right behind the answer. */
+        in->bounded = true;
+        in->left = sizeof(magic) + 8 + 4;
         (void)catalogue_get(in, magic, sizeof(magic));
         uint64_t deleted = catalogue_get_number(in, 8);
         uint64_t n = catalogue_get_number(in, 4), next = 0;
         if (in->error == 0 && (memcmp(magic, CATALOGUE_REPLY, sizeof(magic)) != 0 || n > s->n_asked))
                 in->error = -EPROTO;
+        in->left = n * 4;
         for (; in->error == 0 && n > 0; n--) {
                 uint64_t index = catalogue_get_number(in, 4);
                 if (in->error < 0)
@@ -325,8 +339,6 @@ static int exchange(struct search *s, int stream, int root_fd, uint64_t *ret_del
                 return no_memory(s);
         in->fd = stream;
         r = read_reply(s, root_fd, in, ret_deleted);
-        if (r == 0 && in->start != in->end)
-                return error_set(s->err, EPROTO, "the answer to the list of changes is too long");
         for (size_t i = 0; r == 0 && i < s->n_linked; i++)
                 if (inode_set_has(&s->wanted, s->linked[i].key))
                         r = list_add(s, "", s->names.data + s->linked[i].path);
@@ -344,7 +356,7 @@ int changes_exchange(int stream, int root_fd, const struct files_mark *since, bo
                 return no_memory(&s);
         out->fd = stream;
         s.out = out;
-        int r = list_add(&s, "", ".");
+        int r = list_add(&s, "", "");
         if (r == 0)
                 r = exchange(&s, stream, root_fd, &deleted);
         if (r == 0)

@@ -10,7 +10,7 @@
 
 /* Sender: finds what changed, holds the exchange of catalogue.h, and leaves the list for rsync. */
 struct changes {
-        char *list; /* paths below the root, each ended by NUL; the first is "." */
+        char *list; /* paths below the room's root, each ended by NUL; the first is the tree */
         size_t size;
         uint64_t deleted; /* by the receiver */
         uint64_t written; /* bytes put on the wire */

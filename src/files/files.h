@@ -15,7 +15,7 @@
  * in (the far end of a stream link): no ssh, no rsync port, no shell. What an inode carries survives: owner, mode,
  * modification time, ACLs, extended attributes (trusted.* of overlay upper directories too), hard links, holes of
  * sparse files, devices, fifos, sockets. Not carried: access, change and birth times, chattr flags, project ids.
- * Limit: paths of 4095 bytes, as with rsync itself.
+ * Limit: paths of 4089 bytes below the tree, by rsync's own.
  *
  * Rounds
  *   FULL     compares size and mtime while the workload runs.

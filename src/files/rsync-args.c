@@ -6,13 +6,16 @@
 
 #include "files/room.h"
 
+/* By default rsync takes times within the same second for equal, and leaves them as they are. */
+#define NANOSECONDS "--modify-window=-1"
+
 /* --ignore-errors: deleting goes on after a file that shrank while it was read; real errors fail the round anyway. */
 static const char *const server_full[] = {"rsync",           "--server", "-lHogDtpAXrSe.iLsfxCIvu", "--delete", "--stats",
-                                          "--ignore-errors", "--numeric-ids", ".", ROOM_TREE, NULL};
+                                          "--ignore-errors", "--numeric-ids", NANOSECONDS, ".", ROOM_TREE, NULL};
 static const char *const server_list[] = {"rsync",         "--server", "-lHogDtpAXIRSe.LsfxCIvu", "--stats",
-                                          "--numeric-ids", ".",        ROOM_TREE,                 NULL};
+                                          "--numeric-ids", NANOSECONDS, ".",        "/",                 NULL};
 static const char *const server_checksum[] = {"rsync",         "--server", "-lHogDtpAXcRSe.LsfxCIvu", "--stats",
-                                              "--numeric-ids", ".",        ROOM_TREE,                 NULL};
+                                              "--numeric-ids", NANOSECONDS, ".",        "/",                 NULL};
 
 const char *const *rsync_server_args(enum rsync_mode mode)
 {
@@ -43,6 +46,7 @@ void rsync_client_args(struct rsync_client *ret, enum rsync_mode mode, const cha
         ret->argv[n++] = "--stats";
         ret->argv[n++] = "--no-human-readable";
         ret->argv[n++] = "--numeric-ids";
+        ret->argv[n++] = NANOSECONDS;
         ret->argv[n++] = "-e";
         (void)snprintf(ret->shell, sizeof(ret->shell), "%s", shell);
         ret->argv[n++] = ret->shell;
@@ -52,8 +56,8 @@ void rsync_client_args(struct rsync_client *ret, enum rsync_mode mode, const cha
                 ret->argv[n++] = ret->limit;
         }
         ret->argv[n++] = "--";
-        ret->argv[n++] = ROOM_TREE "/";
-        ret->argv[n++] = "peer:" ROOM_TREE;
+        ret->argv[n++] = mode == RSYNC_FULL ? ROOM_TREE "/" : "/";
+        ret->argv[n++] = mode == RSYNC_FULL ? "peer:" ROOM_TREE : "peer:/";
         ret->argv[n] = NULL;
 }
 
