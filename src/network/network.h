@@ -48,6 +48,9 @@ bool network_bridge_delays(const char *name);
 /* Is the name of an interface taken here? */
 bool network_interface_exists(const char *name);
 
+/* Give an interface that is down another name; -EEXIST when it is taken. */
+int network_rename(const char *from, const char *to, struct error *err);
+
 /* Remove an interface of ours if it (still) exists. */
 int network_delete(const char *name, struct error *err);
 

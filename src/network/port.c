@@ -194,6 +194,29 @@ bool network_interface_exists(const char *name)
         return rtnl_open(&rtnl) == 0 && rtnl_link_by_name(&rtnl, name, &link) == 0;
 }
 
+int network_rename(const char *from, const char *to, struct error *err)
+{
+        AUTO_RTNL struct rtnl rtnl = {0};
+        char buffer[RTNL_REQUEST_SIZE];
+        struct ifinfomsg *message;
+        struct rtnl_link link;
+
+        if (to[0] == '\0' || strlen(to) >= IF_NAMESIZE)
+                return error_set(err, EINVAL, "'%.32s' is not the name of an interface", to);
+        int r = rtnl_open(&rtnl);
+        if (r == 0)
+                r = rtnl_link_by_name(&rtnl, from, &link);
+        if (r == 0) {
+                struct nlmsghdr *h = rtnl_request(buffer, RTM_NEWLINK, 0, sizeof(*message), &message);
+                message->ifi_index = (int)link.index;
+                mnl_attr_put_strz(h, IFLA_IFNAME, to);
+                r = rtnl_talk(&rtnl, h);
+        }
+        if (r < 0)
+                return error_errno(err, -r, "cannot rename interface %s to %s", from, to);
+        return 0;
+}
+
 int network_delete(const char *name, struct error *err)
 {
         AUTO_RTNL struct rtnl rtnl = {0};

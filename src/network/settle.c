@@ -138,7 +138,6 @@ static int settle(char **output, size_t *output_size, void *context, struct erro
         saved.n_addresses = n;
         if (r == 0)
                 r = save_routes(&rtnl, &saved);
-        AUTO_FREE char *messages = saved.messages;
         for (size_t i = 0; r == 0 && i < n; i++) {
                 if (!needs_settling(&addresses[i]))
                         continue;
@@ -149,6 +148,7 @@ static int settle(char **output, size_t *output_size, void *context, struct erro
         }
         if (r == 0 && settled)
                 r = replay_routes(&rtnl, &saved);
+        free(saved.messages);
         if (r < 0)
                 return error_errno(err, -r, "cannot make the IPv6 addresses valid");
         return 0;

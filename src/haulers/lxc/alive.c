@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "haulers/lxc/lxc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+
+/* Not stopped, not traced, not dead. A task that CRIU left in its restorer is traced or has no longer anybody to. */
+static bool runs(pid_t pid)
+{
+        AUTO_FREE char *text = NULL;
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+        if (fd_read_file(AT_FDCWD, path, 65536, &text, NULL) < 0)
+                return false;
+        const char *state = strstr(text, "\nState:\t"), *tracer = strstr(text, "\nTracerPid:\t");
+        return state && !strchr("tTXZ", state[8]) && tracer && tracer[12] == '0';
+}
+
+static bool frozen(const char *name, json_t *cgroups)
+{
+        AUTO_FREE char *mounts = NULL;
+        AUTO_FREE char *freezer = NULL;
+        bool v2;
+
+        (void)name;
+        if (fd_read_file(AT_FDCWD, "/proc/self/mounts", 1 << 20, &mounts, NULL) < 0 ||
+            lxc_freezer_find(mounts, cgroups, &freezer, &v2, NULL) < 0)
+                return false;
+        return lxc_cgroup_frozen(freezer, v2) != 0;
+}
+
+int lxc_alive(struct workload *w, struct error *err)
+{
+        json_t *answer;
+
+        int r = lxc_tool(3000, &answer, err, "state", w->id, NULL);
+        if (r < 0)
+                return r;
+        bool running = strcmp(lxc_string(answer, "state"), "running") == 0;
+        pid_t pid = (pid_t)json_integer_value(json_object_get(answer, "init_pid"));
+        json_decref(answer);
+        if (!running || pid <= 0 || !runs(pid))
+                return 0;
+
+        AUTO_FREE char *path = lxc_format("/lxc.payload.%s", w->id);
+        json_t *cgroups = path ? json_pack("[{ss ss} {ss ss}]", "controllers", "freezer", "path", path, "controllers",
+                                           "", "path", path)
+                               : NULL;
+        if (!cgroups)
+                return error_set(err, ENOMEM, "out of memory");
+        bool stopped = frozen(w->id, cgroups);
+        json_decref(cgroups);
+        if (stopped)
+                return 0;
+        w->init_pid = pid;
+        return 1;
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "haulers/lxc/lxc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "network/network.h"
+
+int lxc_list(json_t **ret, struct error *err)
+{
+        char program[256];
+
+        /* A host without LXC has no containers; that is not an error. */
+        if (access(lxc_program("phaul-lxc", program, sizeof(program)), X_OK) < 0 && errno == ENOENT) {
+                *ret = json_array();
+                return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
+        }
+        return lxc_tool(5000, ret, err, "list", NULL);
+}
+
+static int refuse_state(const json_t *info, struct error *err)
+{
+        const char *id = lxc_string(info, "id"), *state = lxc_string(info, "state");
+
+        if (strcmp(state, "running") != 0)
+                return error_set_kind(err, ERROR_REFUSED, EINVAL,
+                                      "container '%s' is %s, only a running one can be migrated", id, state);
+        if (json_integer_value(json_object_get(info, "init_pid")) <= 1)
+                return error_set_kind(err, ERROR_REFUSED, EINVAL, "container '%s' has no process", id);
+        return 0;
+}
+
+static int refuse_config(const json_t *info, struct error *err)
+{
+        static const char *const shared[] = {"share_net", "share_pid", "share_ipc"};
+        const json_t *rootfs = json_object_get(info, "rootfs");
+        const char *backing = lxc_string(rootfs, "backing");
+
+        if (json_array_size(json_object_get(info, "idmaps")))
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "unprivileged containers cannot be migrated yet");
+        if (strcmp(backing, "dir") != 0 && strcmp(backing, "overlay") != 0)
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
+                                      "the root file system '%.256s' is neither a directory nor an overlay of them",
+                                      lxc_string(rootfs, "path"));
+        if (strcmp(backing, "overlay") == 0 && json_array_size(json_object_get(rootfs, "lowers")) != 1)
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
+                                      "an overlay with more than one lower directory cannot be migrated yet");
+        for (size_t i = 0; i < sizeof(shared) / sizeof(shared[0]); i++)
+                if (lxc_string(info, shared[i])[0])
+                        return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
+                                              "it shares a namespace with '%.64s' (lxc.namespace.%s)",
+                                              lxc_string(info, shared[i]), shared[i]);
+        /* liblxc deletes it as soon as it stops, which is what a release looks like. */
+        if (strcmp(lxc_string(info, "ephemeral"), "1") == 0)
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "ephemeral containers cannot be migrated");
+        if (strcmp(lxc_string(info, "console"), "none") != 0)
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
+                                      "its console is a terminal of this host; set lxc.console.path = none");
+        if (lxc_string(info, "cgroup_dir")[0] || lxc_string(info, "cgroup_container_dir")[0])
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "lxc.cgroup.dir is set, which is not supported");
+        return 0;
+}
+
+/* What the kernel has must be what the configuration says: CRIU is told by name which veth is which. */
+static int refuse_network(const json_t *info, pid_t pid, hauler_report_fn report, void *context, struct error *err)
+{
+        const json_t *network, *networks = json_object_get(info, "networks");
+        AUTO_FREE struct network_port *ports = NULL;
+        size_t n, i, configured = 0;
+        char name[16], text[160];
+
+        int r = network_ports(pid, &ports, &n, err);
+        if (r < 0) {
+                if (err)
+                        err->kind = ERROR_REFUSED;
+                return r;
+        }
+        json_array_foreach(networks, i, network)
+        {
+                const char *type = lxc_string(network, "type");
+                if (strcmp(type, "empty") == 0)
+                        continue;
+                if (strcmp(type, "veth") != 0 || strcmp(lxc_string(network, "veth.mode"), "router") == 0)
+                        return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
+                                              "a network of type '%s' cannot be migrated, only veth on a bridge", type);
+                (void)lxc_network_name(network, i, name);
+                size_t k = 0;
+                while (k < n && strcmp(ports[k].inside, name) != 0)
+                        k++;
+                if (k == n)
+                        return error_set_kind(err, ERROR_REFUSED, ENODEV, "interface %s is missing inside", name);
+                if (!ports[k].bridge[0])
+                        return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "%s (%s outside) is on no bridge", name,
+                                              ports[k].outside);
+                if (network_bridge_delays(ports[k].bridge)) {
+                        (void)snprintf(text, sizeof(text),
+                                       "bridge %s runs spanning tree: after a failed migration the network comes back "
+                                       "only after its delay",
+                                       ports[k].bridge);
+                        report("bridge", GRADE_WARNING, text, context);
+                }
+                configured++;
+        }
+        if (configured != n)
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
+                                      "there are %zu interfaces inside and %zu in the configuration", n, configured);
+        return 0;
+}
+
+static void report_config(const json_t *info, hauler_report_fn report, void *context)
+{
+        const json_t *mount;
+        char text[512];
+        size_t i;
+
+        if (strcmp(lxc_string(info, "tty_max"), "0") != 0 && lxc_string(info, "tty_max")[0])
+                report("tty", GRADE_WARNING,
+                       "lxc.tty.max is not 0: a process that has such a terminal open cannot be moved", context);
+        json_array_foreach(json_object_get(info, "mounts"), i, mount)
+        {
+                (void)snprintf(text, sizeof(text), "%.200s is mounted from %.200s, whose content is not moved",
+                               lxc_string(mount, "target"), lxc_string(mount, "source"));
+                report("mount", GRADE_WARNING, text, context);
+        }
+        if (json_object_size(json_object_get(info, "files")))
+                report("hook", GRADE_WARNING,
+                       "hooks, fstab or seccomp files of this host are named in the configuration: they must be the "
+                       "same on the target, and stop hooks run here at the end",
+                       context);
+}
+
+static char *describe(const json_t *info)
+{
+        json_t *d = json_object();
+
+        if (!d)
+                return NULL;
+        (void)json_object_set_new(d, "format", json_integer(1));
+        (void)json_object_set(d, "lxc", json_object_get(info, "version"));
+        (void)json_object_set(d, "config", json_object_get(info, "config"));
+        (void)json_object_set(d, "includes", json_object_get(info, "includes"));
+        (void)json_object_set(d, "networks", json_object_get(info, "networks"));
+        (void)json_object_set(d, "backing", json_object_get(json_object_get(info, "rootfs"), "backing"));
+        char *text = json_dumps(d, JSON_COMPACT);
+        json_decref(d);
+        return text;
+}
+
+static int fill_trees(struct workload *w, const struct lxc_private *p)
+{
+        const json_t *rootfs = json_object_get(p->info, "rootfs");
+
+        w->trees = calloc(2, sizeof(*w->trees));
+        if (!w->trees)
+                return -ENOMEM;
+        w->n_trees = p->overlay ? 2 : 1;
+        w->trees[0].label = strdup(p->overlay ? "lower" : "rootfs");
+        w->trees[0].source =
+                strdup(p->overlay ? json_string_value(json_array_get(json_object_get(rootfs, "lowers"), 0)) ?: ""
+                                  : lxc_string(rootfs, "path"));
+        if (!w->trees[0].label || !w->trees[0].source)
+                return -ENOMEM;
+        if (p->overlay) {
+                w->trees[1].label = strdup("upper");
+                w->trees[1].source = strdup(lxc_string(rootfs, "upper"));
+                if (!w->trees[1].label || !w->trees[1].source)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+static int fill(struct workload *w, struct lxc_private *p, struct error *err)
+{
+        AUTO_FREE char *mounts = NULL;
+
+        w->init_pid = (pid_t)json_integer_value(json_object_get(p->info, "init_pid"));
+        p->lxcpath = strdup(lxc_string(p->info, "lxcpath"));
+        p->base = lxc_format("%s/%s", lxc_string(p->info, "lxcpath"), w->id);
+        p->overlay = strcmp(lxc_string(json_object_get(p->info, "rootfs"), "backing"), "overlay") == 0;
+        w->description = describe(p->info);
+        if (!p->lxcpath || !p->base || !w->description || fill_trees(w, p) < 0)
+                return error_set(err, ENOMEM, "out of memory");
+        int r = fd_read_file(AT_FDCWD, "/proc/self/mounts", 1 << 20, &mounts, NULL);
+        if (r < 0)
+                return error_errno(err, -r, "cannot read the list of mounts");
+        r = lxc_freezer_find(mounts, json_object_get(p->info, "cgroups"), &w->freezer, &w->freezer_v2, err);
+        if (r < 0)
+                return r;
+        w->memory_bytes = lxc_cgroup_memory(w->freezer);
+        return 0;
+}
+
+int lxc_examine(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err)
+{
+        *w = (struct workload){.hauler = &lxc_hauler};
+        if (!name_is_valid(id))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "that is not the name of a container");
+        struct lxc_private *p = calloc(1, sizeof(*p));
+        w->private_data = p;
+        w->id = strdup(id);
+        if (!p || !w->id)
+                return error_set(err, ENOMEM, "out of memory");
+        int r = lxc_tool(5000, &p->info, err, "inspect", id, NULL);
+        if (r == 0)
+                r = refuse_state(p->info, err);
+        if (r == 0)
+                r = refuse_config(p->info, err);
+        if (r == 0)
+                r = refuse_network(p->info, (pid_t)json_integer_value(json_object_get(p->info, "init_pid")), report,
+                                   context, err);
+        if (r < 0)
+                return r;
+        report_config(p->info, report, context);
+        return fill(w, p, err);
+}

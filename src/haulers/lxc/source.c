@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "haulers/lxc/lxc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/fd.h"
+
+#define MONITOR_MS 10000
+
+/* ------------------------------------------------------------------------------------------------------------- dump */
+
+static int fill_roots(struct lxc_private *p, struct criu_dump_options *options)
+{
+        const json_t *entry, *cgroups = json_object_get(p->info, "cgroups");
+        size_t i;
+
+        free(p->roots);
+        p->roots = calloc(json_array_size(cgroups) + 1, sizeof(*p->roots));
+        if (!p->roots)
+                return -ENOMEM;
+        json_array_foreach(cgroups, i, entry)
+        {
+                const char *controllers = lxc_string(entry, "controllers");
+                p->roots[i].controllers = controllers[0] ? controllers : NULL;
+                p->roots[i].path = lxc_string(entry, "path");
+        }
+        options->cgroup_roots = p->roots;
+        options->n_cgroup_roots = json_array_size(cgroups);
+        return 0;
+}
+
+/* As liblxc does it: the key is the place inside, the value a name by which the restore finds what belongs there; on a
+ * restore liblxc gives CRIU that name again, together with the path on its own host. */
+static int fill_mounts(struct lxc_private *p, struct criu_dump_options *options)
+{
+        const json_t *entry, *mounts = json_object_get(p->info, "mounts");
+        size_t i, n = json_array_size(mounts);
+
+        free(p->mounts);
+        p->mounts = calloc(n + 1, sizeof(*p->mounts));
+        if (!p->strings)
+                p->strings = calloc(n + 1, sizeof(*p->strings));
+        if (!p->mounts || !p->strings)
+                return -ENOMEM;
+        json_array_foreach(mounts, i, entry)
+        {
+                if (i >= p->n_strings) {
+                        p->strings[i] = lxc_format("/%s", lxc_string(entry, "target"));
+                        if (!p->strings[i])
+                                return -ENOMEM;
+                        p->n_strings++;
+                }
+                p->mounts[i].key = p->strings[i];
+                p->mounts[i].value = lxc_string(entry, "target");
+        }
+        options->mounts = p->mounts;
+        options->n_mounts = n;
+        return 0;
+}
+
+/* The options of liblxc's own exec_criu(), so that its restore finds what it expects. */
+int lxc_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err)
+{
+        static const char *const enable_fs[] = {"hugetlbfs", "tracefs", NULL};
+        struct lxc_private *p = w->private_data;
+
+        if (fill_roots(p, options) < 0 || fill_mounts(p, options) < 0)
+                return error_set(err, ENOMEM, "out of memory");
+        options->pid = w->init_pid;
+        options->enable_fs = enable_fs;
+        options->tcp_established = true;
+        options->tcp_skip_in_flight = true;
+        options->file_locks = true;
+        options->link_remap = true;
+        options->force_irmap = true;
+        options->external_mounts_auto = true;
+        options->external_sharing = true;
+        options->external_masters = true;
+        options->manage_cgroups_full = true;
+        return 0;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- release */
+
+/* The monitor cleans up after the tasks' death: cgroups, hooks. One that does not is helped along. */
+static int wait_for_monitor(const char *name, struct error *err)
+{
+        uint64_t deadline = clock_ms() + MONITOR_MS;
+
+        if (lxc_cgroup_populated(name, false))
+                return error_set(err, EBUSY, "container '%s' still has tasks", name);
+        while (lxc_cgroup_populated(name, true)) {
+                if (clock_ms() >= deadline)
+                        break;
+                (void)nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+        }
+        return lxc_cgroup_kill(name, MONITOR_MS, err);
+}
+
+static int write_note(const char *directory, const struct lxc_private *p, struct error *err)
+{
+        const json_t *rootfs = json_object_get(p->info, "rootfs");
+        AUTO_FREE char *path = lxc_format("%s/phaul-released.txt", directory);
+        AUTO_FREE char *text = lxc_format(
+                "This container was migrated away. It was defined in %s; its root file system is %s%s.\n"
+                "Directories named here that lie elsewhere were left where they are.\n"
+                "To go back: rename config.released to config if it is called so, and move this directory to %s.\n",
+                p->base, p->overlay ? "an overlay of " : "", lxc_string(rootfs, "path"), p->base);
+
+        if (!path || !text)
+                return error_set(err, ENOMEM, "out of memory");
+        int r = fd_write_file(AT_FDCWD, path, text, strlen(text), 0600);
+        return r < 0 ? error_errno(err, -r, "cannot write %s", path) : 0;
+}
+
+/*
+ * `released` is on another file system: nothing is copied, the directory stays in lxcpath under a hidden name, without
+ * a file that any tool of LXC would take for a configuration, and `released` gets a link to it.
+ */
+static int put_aside(const struct lxc_private *p, const char *released, struct error *err)
+{
+        AUTO_FREE char *copy = strdup(released);
+        if (!copy)
+                return error_set(err, ENOMEM, "out of memory");
+        AUTO_FREE char *aside = lxc_format("%s/.phaul-released-%s", p->lxcpath, basename(copy));
+        AUTO_FREE char *config = lxc_format("%s/config", p->base);
+        AUTO_FREE char *renamed = lxc_format("%s/config.released", p->base);
+        AUTO_FREE char *link = lxc_format("%s/container", released);
+
+        if (!aside || !config || !renamed || !link)
+                return error_set(err, ENOMEM, "out of memory");
+        if (rename(config, renamed) < 0 && errno != ENOENT)
+                return error_errno(err, errno, "cannot rename %s", config);
+        if (rename(p->base, aside) < 0 && errno != ENOENT)
+                return error_errno(err, errno, "cannot put %s aside", p->base);
+        int r = fd_mkdir_p(released, 0700);
+        if (r < 0)
+                return error_errno(err, -r, "cannot make %s", released);
+        if (symlink(aside, link) < 0 && errno != EEXIST)
+                return error_errno(err, errno, "cannot make %s", link);
+        return write_note(released, p, err);
+}
+
+int lxc_release(struct workload *w, const char *released, struct error *err)
+{
+        struct lxc_private *p = w->private_data;
+        struct stat st;
+
+        int r = wait_for_monitor(w->id, err);
+        if (r < 0)
+                return r;
+        if (lstat(p->base, &st) < 0 && errno == ENOENT)
+                return 0; /* done before */
+
+        AUTO_FREE char *parent = strdup(released);
+        if (!parent)
+                return error_set(err, ENOMEM, "out of memory");
+        r = fd_mkdir_p(dirname(parent), 0700);
+        if (r < 0)
+                return error_errno(err, -r, "cannot make the directory of %s", released);
+        /* An empty directory that is there already is replaced. */
+        if (rename(p->base, released) == 0)
+                return write_note(released, p, err);
+        if (errno == EXDEV)
+                return put_aside(p, released, err);
+        return error_errno(err, errno, "cannot move %s to %s", p->base, released);
+}

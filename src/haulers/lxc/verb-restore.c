@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "haulers/lxc/phaul-lxc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/name.h"
+
+/*
+ * A restore by liblxc: it forks what becomes the container's monitor, which forks CRIU. The monitor lives as long as
+ * the container, so it is forked from a worker that has let go of everything of ours; the worker ends when the
+ * container runs or has failed, and this process only waits for it.
+ *
+ * Of the configuration only memory is changed: the veth pairs get a known name here and no bridge (the engine attaches
+ * them at the switchover), and an overlay, which liblxc cannot restore from ("overlay:…" is no path to bind), is
+ * mounted here and given to it as a directory.
+ */
+
+struct restore {
+        const char *name, *lxcpath, *config, *images, *hold, *socket, *record;
+        char *mountpoint; /* of the overlay; NULL: none */
+        char *log;
+        char **changes; /* veth:N=NAME */
+        int n_changes;
+};
+
+/* The workload would live with whatever confines us: seccomp and no_new_privs cannot be taken off again. */
+static int refuse_confinement(struct error *err)
+{
+        static const char *const fields[] = {"NoNewPrivs:", "Seccomp:"};
+        AUTO_FREE char *ours = NULL, *first = NULL;
+
+        if (fd_read_file(AT_FDCWD, "/proc/self/status", 65536, &ours, NULL) < 0 ||
+            fd_read_file(AT_FDCWD, "/proc/1/status", 65536, &first, NULL) < 0)
+                return 0;
+        for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+                const char *a = strstr(ours, fields[i]), *b = strstr(first, fields[i]);
+                if (!a || !b || strcspn(a, "\n") != strcspn(b, "\n") || strncmp(a, b, strcspn(a, "\n")) != 0)
+                        return error_set(err, EPERM,
+                                         "this process is confined (%.*s, unlike process 1), and so would be the "
+                                         "container for ever",
+                                         a ? (int)strcspn(a, "\n") : 0, a ? a : "");
+        }
+        return 0;
+}
+
+static int write_criu_options(const struct restore *r, char **ret_path, struct error *err)
+{
+        static const char options[] = "network-lock skip\n";
+        char text[256];
+        struct stat st;
+
+        AUTO_FREE char *socket = NULL;
+        AUTO_FREE char *path = NULL;
+        if (asprintf(&socket, "%s/lazy-pages.socket", r->images) < 0)
+                socket = NULL;
+        if (asprintf(&path, "%s/phaul-criu.conf", r->images) < 0)
+                path = NULL;
+        if (!socket || !path)
+                return error_set(err, ENOMEM, "out of memory");
+        /* Somebody serves pages there: memory comes through it. */
+        bool lazy = stat(socket, &st) == 0 && S_ISSOCK(st.st_mode);
+        (void)snprintf(text, sizeof(text), "%s%s", options, lazy ? "lazy-pages\n" : "");
+        int result = fd_write_file(AT_FDCWD, path, text, strlen(text), 0600);
+        if (result < 0)
+                return error_errno(err, -result, "cannot write %s", path);
+        *ret_path = TAKE_PTR(path);
+        return 0;
+}
+
+static bool clean_environment(const struct restore *r, const char *criu_options)
+{
+        /* HOME: CRIU would read somebody's ~/.criu; a directory that does not exist has none. */
+        return clearenv() == 0 &&
+               setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1) == 0 &&
+               setenv("HOME", "/nonexistent", 1) == 0 && setenv("LANG", "C.UTF-8", 1) == 0 &&
+               setenv("CRIU_CONFIG_FILE", criu_options, 1) == 0 && setenv("PHAUL_HOLD_SOCKET", r->socket, 1) == 0 &&
+               setenv("PHAUL_RECORD", r->record, 1) == 0;
+}
+
+static bool change_config(struct lxc_container *c, const struct restore *r)
+{
+        char key[64];
+
+        for (int i = 0; i < r->n_changes; i++) {
+                char name[16];
+                unsigned index;
+
+                if (sscanf(r->changes[i], "veth:%u=%15[A-Za-z0-9_.-]", &index, name) != 2)
+                        return false;
+                (void)snprintf(key, sizeof(key), "lxc.net.%u.link", index);
+                if (!c->set_config_item(c, key, ""))
+                        return false;
+                (void)snprintf(key, sizeof(key), "lxc.net.%u.veth.pair", index);
+                if (!c->set_config_item(c, key, name))
+                        return false;
+        }
+        if (r->mountpoint) {
+                AUTO_FREE char *value = NULL;
+                if (asprintf(&value, "dir:%s", r->mountpoint) < 0) {
+                        value = NULL;
+                        return false;
+                }
+                return c->set_config_item(c, "lxc.rootfs.path", value);
+        }
+        return true;
+}
+
+enum { WORKER_DONE = 0, WORKER_FAILED = 1, WORKER_BAD_CONFIG = 2 };
+
+/* Never returns to our caller: it becomes, by fork, the monitor of the container. */
+static _Noreturn void worker(const struct restore *r, const char *criu_options)
+{
+        sigset_t none;
+
+        /* Nothing of ours may stay: the monitor is as old as the container will get. */
+        (void)setsid();
+        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+        if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0)
+                _exit(WORKER_FAILED);
+        if (syscall(SYS_close_range, 3U, ~0U, 0U) < 0 || !clean_environment(r, criu_options) || chdir("/") < 0)
+                _exit(WORKER_FAILED);
+        (void)umask(022);
+        (void)sigemptyset(&none);
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+
+        struct lxc_log log = {.name = r->name,
+                              .lxcpath = r->lxcpath,
+                              .file = r->log,
+                              .level = "INFO",
+                              .prefix = "phaul-lxc",
+                              .quiet = true};
+        (void)lxc_log_init(&log);
+        struct lxc_container *c = lxc_container_new(r->name, r->lxcpath);
+        if (!c || !c->load_config(c, r->config) || !change_config(c, r))
+                _exit(WORKER_BAD_CONFIG);
+
+        struct migrate_opts options = {
+                .directory = (char *)(uintptr_t)r->images,
+                .action_script = (char *)(uintptr_t)r->hold,
+                .verbose = true,
+        };
+        int result = c->migrate(c, MIGRATE_RESTORE, &options, sizeof(options));
+        _exit(result == 0 ? WORKER_DONE : WORKER_FAILED);
+}
+
+/* The last complaint in liblxc's log. */
+static void read_log(const char *path, char *text, size_t size)
+{
+        AUTO_FREE char *log = NULL;
+
+        text[0] = '\0';
+        if (fd_read_file(AT_FDCWD, path, 4 << 20, &log, NULL) < 0)
+                return;
+        for (char *at = log, *hit; (hit = strstr(at, " ERROR ")); at = hit + 1) {
+                const char *message = strstr(hit, " - ");
+                message = message ? message + 3 : hit + 7;
+                /* The first one is the cause, what follows are its consequences. */
+                (void)snprintf(text, size, "%.*s", (int)strcspn(message, "\n"), message);
+                return;
+        }
+}
+
+static int run_worker(const struct restore *r, struct error *err)
+{
+        AUTO_FREE char *criu_options = NULL;
+        char complaint[1024];
+        int status;
+
+        int result = write_criu_options(r, &criu_options, err);
+        if (result < 0)
+                return result;
+        pid_t pid = fork();
+        if (pid < 0)
+                return error_errno(err, errno, "cannot fork");
+        if (pid == 0)
+                worker(r, criu_options);
+        while (waitpid(pid, &status, 0) < 0)
+                if (errno != EINTR)
+                        return error_errno(err, errno, "cannot wait for liblxc");
+        if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_DONE)
+                return 0;
+        read_log(r->log, complaint, sizeof(complaint));
+        if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_BAD_CONFIG)
+                return error_set(err, EINVAL, "liblxc cannot load the configuration: %s", complaint);
+        return error_set(err, EIO, "liblxc could not restore '%s': %s", r->name, complaint);
+}
+
+/* overlay:LOWER:UPPER:WORK on LXCPATH/NAME/rootfs. */
+static int mount_overlay(struct restore *r, const char *what, struct error *err)
+{
+        AUTO_FREE char *copy = strdup(what);
+        AUTO_FREE char *options = NULL;
+        char *save = NULL;
+
+        const char *lower = copy ? strtok_r(copy, ":", &save) : NULL;
+        const char *upper = lower ? strtok_r(NULL, ":", &save) : NULL;
+        const char *work = upper ? strtok_r(NULL, ":", &save) : NULL;
+        if (!work || strpbrk(what, ",\\"))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "malformed overlay '%s'", what);
+        if (asprintf(&r->mountpoint, "%s/%s/rootfs", r->lxcpath, r->name) < 0) {
+                r->mountpoint = NULL;
+                return error_set(err, ENOMEM, "out of memory");
+        }
+        if (asprintf(&options, "lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work) < 0) {
+                options = NULL;
+                return error_set(err, ENOMEM, "out of memory");
+        }
+        if (mount("overlay", r->mountpoint, "overlay", 0, options) < 0)
+                return error_errno(err, errno, "cannot mount the overlay of '%s'", r->name);
+        return 0;
+}
+
+int verb_restore(int argc, char **argv, json_t **ret, struct error *err)
+{
+        struct restore r = {
+                .name = argv[0],
+                .lxcpath = argv[1],
+                .config = argv[2],
+                .images = argv[3],
+                .hold = argv[4],
+                .socket = argv[5],
+                .record = argv[6],
+                .changes = argv + 7,
+                .n_changes = argc - 7,
+        };
+
+        if (!name_is_valid(r.name))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "that is not the name of a container");
+        for (int i = 1; i < 7; i++)
+                if (argv[i][0] != '/')
+                        return error_set_kind(err, ERROR_USAGE, EINVAL, "'%s' is not an absolute path", argv[i]);
+        int result = refuse_confinement(err);
+        if (result < 0)
+                return result;
+        if (asprintf(&r.log, "%s/%s/phaul.log", r.lxcpath, r.name) < 0)
+                return error_set(err, ENOMEM, "out of memory");
+        if (r.n_changes && strncmp(r.changes[r.n_changes - 1], "overlay:", 8) == 0)
+                result = mount_overlay(&r, r.changes[--r.n_changes] + 8, err);
+        if (result == 0)
+                result = run_worker(&r, err);
+        /* The container has its own reference by now; a failed one has none. */
+        if (r.mountpoint)
+                (void)umount2(r.mountpoint, MNT_DETACH);
+        free(r.mountpoint);
+        free(r.log);
+        if (result < 0)
+                return result;
+        *ret = guarded(2000, ask_state, argv[0]);
+        if (!*ret)
+                *ret = json_pack("{ss ss si}", "id", argv[0], "state", "unknown", "init_pid", 0);
+        return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
+}
