@@ -118,25 +118,30 @@ pid_t criu_pid(const struct criu *criu)
         return criu->pid;
 }
 
-/* CRIU's own words: its log, else what it wrote to stderr, else what it put into the response. */
+/* The error lines of a stream, else its last lines. */
+static bool read_words(FILE *file, char *ret, size_t size)
+{
+        if (criu_log_pick(file, ret, size) > 0)
+                return true;
+        rewind(file);
+        return criu_log_tail(file, ret, size) > 0;
+}
+
+/* CRIU's own words: its log, else what it put into the response, else what it wrote to stderr. */
 static void own_words(const struct criu *criu, char *ret, size_t size)
 {
         if (criu_log_errors(criu->work_fd, criu->log_file, ret, size) > 0)
                 return;
-        if (criu->stderr_fd >= 0 && lseek(criu->stderr_fd, 0, SEEK_SET) == 0) {
-                AUTO_FD int fd = fcntl(criu->stderr_fd, F_DUPFD_CLOEXEC, 3);
-                AUTO_FILE FILE *file = fd >= 0 ? fdopen(fd, "re") : NULL;
-                if (file) {
-                        (void)TAKE_FD(fd);
-                        if (criu_log_pick(file, ret, size) > 0)
-                                return;
-                }
+        if (criu->end.text[0]) {
+                AUTO_FILE FILE *text = fmemopen((char *)criu->end.text, strlen(criu->end.text), "r");
+                if (text && read_words(text, ret, size))
+                        return;
         }
-        ret[0] = '\0';
-        if (!criu->end.text[0])
-                return;
-        AUTO_FILE FILE *file = fmemopen((char *)criu->end.text, strlen(criu->end.text), "r");
-        if (!file || criu_log_pick(file, ret, size) <= 0)
+        AUTO_FD int fd = fcntl(criu->stderr_fd, F_DUPFD_CLOEXEC, 3);
+        AUTO_FILE FILE *file = fd >= 0 && lseek(fd, 0, SEEK_SET) == 0 ? fdopen(fd, "re") : NULL;
+        if (file)
+                (void)TAKE_FD(fd);
+        if (!file || !read_words(file, ret, size))
                 ret[0] = '\0';
 }
 

@@ -84,7 +84,7 @@ static bool is_error_line(const char *line)
                (first - line == 6 || first[-7] == ' ');
 }
 
-int criu_log_pick(FILE *log, char *ret, size_t size)
+static int read_log(FILE *log, bool errors_only, char *ret, size_t size)
 {
         struct ring ring = {};
         char line[1024];
@@ -98,11 +98,21 @@ int criu_log_pick(FILE *log, char *ret, size_t size)
                 bytes += length;
                 if (bytes > LOG_BYTES_MAX)
                         break;
-                if (!inside && is_error_line(text))
+                if (!inside && text[0] != '\n' && (!errors_only || is_error_line(text)))
                         keep_line(&ring, text);
                 inside = length > 0 && line[length - 1] != '\n';
         }
         return ring_print(&ring, ret, size);
+}
+
+int criu_log_pick(FILE *log, char *ret, size_t size)
+{
+        return read_log(log, true, ret, size);
+}
+
+int criu_log_tail(FILE *log, char *ret, size_t size)
+{
+        return read_log(log, false, ret, size);
 }
 
 int criu_log_errors(int dir_fd, const char *file, char *ret, size_t size)

@@ -85,6 +85,10 @@ static int play_part(const CriuRpc__Options *o)
                 (void)!write(2, "Error (criu/config.c:1): bad option\n", 36);
                 return 1;
         }
+        if (strcmp(part, "linker") == 0) {
+                (void)!write(2, "criu: cannot open shared object file\n", 37);
+                return 127;
+        }
         if (strcmp(part, "confused") == 0) {
                 (void)!send(3, "\xff\xff\xff", 3, 0);
                 return recv(3, &byte, 1, 0) == 0 ? 5 : 93; /* ends when the client hangs up */
@@ -264,6 +268,15 @@ static void test_failure_before_the_log_is_open(void **state)
                             "criu ended with status 1 and without an answer:\nError (criu/config.c:1): bad option");
 }
 
+static void test_last_words_that_are_no_error_lines(void **state)
+{
+        struct story *s = *state;
+
+        tell(s, "linker");
+        assert_string_equal(s->err.text,
+                            "criu ended with status 127 and without an answer:\ncriu: cannot open shared object file");
+}
+
 static void test_nonsense_hangs_up(void **state)
 {
         struct story *s = *state;
@@ -424,6 +437,7 @@ int main(int argc, char **argv)
                 cmocka_unit_test_setup_teardown(test_killed_while_it_waits, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_exit_without_an_answer, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_failure_before_the_log_is_open, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_last_words_that_are_no_error_lines, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_nonsense_hangs_up, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cancelling, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_free_from_within_a_notification, setup, teardown),

@@ -33,17 +33,10 @@ static int refuse(struct error *err, const char *what, int code, const char *out
 {
         char lines[1024] = "";
 
-        if (output && *output) {
-                AUTO_FILE FILE *file = fmemopen((char *)output, strlen(output), "r");
-                if (file)
-                        (void)criu_log_pick(file, lines, sizeof(lines));
-        }
-        /* Without an error line its last words are better than nothing. */
-        if (!lines[0] && output) {
-                size_t length = strlen(output), start = length > 400 ? length - 400 : 0;
-                while (length > start && output[length - 1] == '\n')
-                        length--;
-                (void)snprintf(lines, sizeof(lines), "%.*s", (int)(length - start), output + start);
+        AUTO_FILE FILE *file = output && *output ? fmemopen((char *)output, strlen(output), "r") : NULL;
+        if (file && criu_log_pick(file, lines, sizeof(lines)) <= 0) {
+                rewind(file);
+                (void)criu_log_tail(file, lines, sizeof(lines));
         }
         return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "CRIU does not work here: '%s' ended with %d%s%s", what,
                               code, lines[0] ? ":\n" : "", lines);
