@@ -12,7 +12,7 @@
 #include "wire/message.h"
 
 /*
- * The migrations that live on this host, each with its session process (session_protocol.h). Ended ones are in the
+ * The migrations that live on this host, each with its session process (session/protocol.h). Ended ones are in the
  * history.
  */
 struct migration;
