@@ -12,7 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -232,6 +234,108 @@ static void test_everything_arrives(void **state)
         assert_int_equal(deliver(s, &open, NULL), -EBADMSG);
 }
 
+/* ---- the whole way: a dump's pages, through the page server and a link that is always full ---- */
+
+enum { OPEN2 = 4, ADD_F = 6, FORCE_CLOSE = 0x1024 };
+
+static void say(int fd, uint32_t command, uint64_t pages, uint64_t vaddr)
+{
+        const struct {
+                uint32_t command, padding;
+                uint64_t pages, vaddr, image;
+        } header = {command, 0, pages, vaddr, command == FORCE_CLOSE ? 0 : TASK};
+
+        if (fd_write_all(fd, &header, sizeof(header)) < 0)
+                _exit(10);
+}
+
+static void hear(int fd, size_t size)
+{
+        uint8_t answer[4];
+
+        if (fd_read_full(fd, answer, size) != (ssize_t)size)
+                _exit(11);
+}
+
+static void play_dump(int fd)
+{
+        static uint8_t page[PAGE_BYTES];
+
+        say(fd, OPEN2, 0, 0);
+        hear(fd, 1);
+        for (unsigned area = 0; area < 20; area++) {
+                say(fd, ADD_F | PE_PRESENT << 16, 1 + area * 30, 0x10000000ULL * (area + 1));
+                for (unsigned i = 0; i < 1 + area * 30; i++) {
+                        memset(page, (int)(area + i), sizeof(page));
+                        if (fd_write_all(fd, page, sizeof(page)) < 0)
+                                _exit(12);
+                }
+        }
+        say(fd, FORCE_CLOSE, 0, 0);
+        hear(fd, 4);
+        _exit(0);
+}
+
+struct dump_end {
+        bool over;
+        uint64_t pages;
+};
+
+static void on_pages_over(const struct error *err, uint64_t pages, void *context)
+{
+        struct dump_end *end = context;
+
+        assert_string_equal(err->text, "");
+        *end = (struct dump_end){true, pages};
+}
+
+static void test_from_a_dump_to_page_images(void **state)
+{
+        struct story *s = *state;
+        struct page_server *server = NULL;
+        struct loop *loop = NULL;
+        struct dump_end end = {};
+        AUTO_FREE char *data = NULL;
+        size_t size, at = 0;
+        int pair[2], status;
+
+        assert_int_equal(loop_new(&loop), 0);
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+                (void)close(pair[0]);
+                play_dump(pair[1]);
+        }
+        assert_true(pid > 0);
+        (void)close(pair[1]);
+        image_sender_on_pages(s->sender, on_pages_over, &end);
+        assert_int_equal(page_server_new(loop, pair[0], &image_sender_sink, s->sender, &server), 0);
+        while (!end.over) {
+                assert_int_equal(loop_run_once(loop, 1), 0);
+                assert_int_equal(deliver_all(s), 0);
+                image_sender_writable(s->sender);
+                if (!end.over)
+                        page_server_resume(server);
+        }
+        page_server_free(server);
+        loop_free(loop);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+        assert_int_equal(end.pages, 20 + 30 * 190);
+
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
+        while (!s->sent) {
+                assert_return_code(deliver_all(s), 0);
+                image_sender_writable(s->sender);
+        }
+        assert_int_equal(image_receiver_pages(s->receiver), end.pages);
+        assert_int_equal(fd_read_file(s->to_fd, "pages-1.img", 64 << 20, &data, &size), 0);
+        assert_int_equal(size, end.pages * PAGE_BYTES);
+        for (unsigned area = 0; area < 20; area++)
+                for (unsigned i = 0; i < 1 + area * 30; i++, at += PAGE_BYTES)
+                        assert_int_equal((uint8_t)data[at + 77], (area + i) & 0xff);
+}
+
 static void test_a_page_image_as_a_file_is_not_sent(void **state)
 {
         struct story *s = *state;
@@ -418,6 +522,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_everything_arrives, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_from_a_dump_to_page_images, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_page_image_as_a_file_is_not_sent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_link_that_goes_down, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_file_that_shrinks, setup, teardown),
