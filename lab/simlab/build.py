@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from . import chamber, image
-from .sh import LabError, locked, say
+from .sh import LabError, locked, run, say
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -20,15 +20,28 @@ def stage(sanitize=False):
 
 def build(sanitize=False):
     """Compile and install into stage(); incremental. The tools' output goes to build.log, and to stderr when they fail."""
-    folder = _folder(sanitize)
-    log_path = folder / "build.log"
-    with locked(folder / "lab.lock", f"another command compiles into {folder}, waiting"), open(log_path, "w", encoding="utf-8") as log:
+    log_path = _folder(sanitize) / "build.log"
+    with _locked(sanitize), open(log_path, "w", encoding="utf-8") as log:
         try:
-            _build(folder, sanitize, log)
+            _build(_folder(sanitize), sanitize, log)
         except LabError:
             said = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
             raise LabError("\n".join(["compiling phaul failed:", *said[-40:], f"(all of it: {log_path})"])) from None
     return stage(sanitize)
+
+
+def copy_stage(target, sanitize=False):
+    """Copy what build() installed; False when it never did. A copy, as a lower layer must not change under an overlay."""
+    if not stage(sanitize).exists():
+        return False
+    with _locked(sanitize):
+        run("cp", "-a", "--reflink=auto", stage(sanitize), target)
+    return True
+
+
+def _locked(sanitize):
+    folder = _folder(sanitize)
+    return locked(folder / "lab.lock", f"another command compiles into {folder}, waiting")
 
 
 def _build(folder, sanitize, log):

@@ -6,7 +6,8 @@ import subprocess
 
 from .sh import PATH, LabError, held_locks
 
-# Runs in a fresh mount and pid namespace: $1 is the root, $2 its mode, then words "source:target[:ro]" up to "--", then the command.
+# Runs in a fresh mount and pid namespace. $1 is the root, $2 its mode (ro, rw), then come words "source:target[:ro]" up to
+# "--", then the command.
 _ENTER = r"""
 set -e
 root=$1 mode=$2; shift 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import build, cgroup, image, link, tools
 from .host import Host
-from .sh import LabError, locked, run, say
+from .sh import LabError, locked, say
 
 STATE = Path("/run/phaul-lab")
 DISKS = Path("/var/lib/phaul-lab")
@@ -75,12 +75,10 @@ class Lab:
         self.disks.mkdir(parents=True, mode=0o700)
         self.layers = [*tools.layers(), image.host_image()]
         varlibs = [image.host_image() / "var/lib"]
-        stage = build.stage(sanitize)
-        if stage.exists():  # a copy, since a lower layer must not change under a running overlay
-            run("cp", "-a", "--reflink=auto", stage, self.disks / ".stage")
-            self.layers.insert(0, self.disks / ".stage")
-            if (stage / "var/lib").exists():
-                varlibs.append(stage / "var/lib")
+        stage = self.disks / ".stage"
+        if build.copy_stage(stage, sanitize):
+            self.layers.insert(0, stage)
+            varlibs += [stage / "var/lib"] if (stage / "var/lib").exists() else []
         else:
             say("phaul is not built (`lab build`), the hosts come without it")
         if tools.shim_needed():

@@ -50,8 +50,8 @@ def _workloads():
     def build(root, log):
         (root / FOLDER).mkdir(parents=True)
         for source in sorted((LAB / "workloads").glob("*.c")):
-            _gcc(root, log, f"-static -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -o /build/{source.stem} /src/workloads/{source.name}"
-                 " -pthread")
+            _gcc(root, log, "-static -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE"
+                 f" -o /build/{source.stem} /src/workloads/{source.name}")
         for script in (LAB / "workloads").glob("*.py"):
             target = root / FOLDER / script.name
             target.write_bytes(script.read_bytes())

@@ -40,6 +40,13 @@ def test_down_removes_every_trace(tmp_path):
     assert not any(Path(f"/proc/{pid}/root/etc").exists() for pid in processes)
 
 
+def test_images_that_exist_cost_nothing(lab):
+    begin = time.monotonic()
+    shown = subprocess.run([TOOL, "image"], check=True, capture_output=True, text=True, timeout=60).stdout.split()
+    assert time.monotonic() - begin < 1
+    assert all(Path(directory, "etc/debian_version").exists() for directory in shown) and len(shown) == 2
+
+
 def test_up_twice_is_refused_and_harmless(lab):
     with pytest.raises(LabError, match="is up already"):
         Lab("test-lab").up(1)
