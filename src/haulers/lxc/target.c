@@ -218,7 +218,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
 {
         const struct findings f = {.report = report, .context = context};
         json_t *d = NULL, *path = NULL;
-        const char *config;
+        const char *config = NULL;
         struct error why = {0};
 
         *w = (struct workload){.hauler = &lxc_hauler};

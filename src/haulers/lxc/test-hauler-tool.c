@@ -10,6 +10,7 @@
  *      lxc-hauler-tool target NAME DESCRIPTION IMAGES SOCKET RECORD
  *                     then lines of standard input: verify prepare restore ports settle attach publish go no alive wait
  *      lxc-hauler-tool discard WHAT NAME
+ *      lxc-hauler-tool record FILE WORD                          append to a record file, made when there is none
  */
 
 #include <errno.h>
@@ -23,6 +24,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "haulers/hauler.h"
+#include "migration/journal.h"
 #include "network/network.h"
 
 struct progress {
@@ -224,6 +226,19 @@ static int target(const struct hauler *h, char **argv, struct error *err)
         return r;
 }
 
+static int record(char **argv, struct error *err)
+{
+        struct journal *journal = NULL;
+
+        int r = journal_create(argv[2], &journal, err);
+        if (r == -EEXIST)
+                r = journal_open(argv[2], &journal, err);
+        if (r == 0)
+                r = journal_append(journal, argv[3], NULL, err);
+        journal_free(journal);
+        return complain("record", r, err);
+}
+
 int main(int argc, char **argv)
 {
         const struct hauler *h = hauler_find("lxc");
@@ -248,6 +263,8 @@ int main(int argc, char **argv)
                 return target(h, argv, &err);
         if (strcmp(verb, "discard") == 0 && argc == 4)
                 return complain("discard", h->discard(argv[2], argv[3], &err), &err);
+        if (strcmp(verb, "record") == 0 && argc == 4)
+                return record(argv, &err);
         (void)fprintf(stderr, "see the top of test-hauler-tool.c\n");
         return 2;
 }
