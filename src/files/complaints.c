@@ -39,12 +39,12 @@ static bool has(const char *line, const char *part)
 static bool is_unrest(const char *line)
 {
         static const char *const parts[] = {
-                "vanished",                   /* listed, then gone */
-                "read errors mapping",        /* shrank while it was read */
-                "failed verification",        /* the same, seen from the receiver */
-                "No such file or directory",  /* gone between two looks at it */
-                "No data available",          /* an attribute went, or the above */
-                "Stale file handle",          /* deleted on overlayfs */
+                "vanished",                  /* listed, then gone */
+                "read errors mapping",       /* shrank while it was read */
+                "failed verification",       /* the same, seen from the receiver */
+                "No such file or directory", /* gone between two looks at it */
+                "No data available",         /* an attribute went, or the above */
+                "Stale file handle",         /* deleted on overlayfs */
                 "some files/attrs were not transferred",
         };
 

@@ -125,8 +125,8 @@ static int watch(struct files_job *job, struct error *err)
         return r < 0 ? error_errno(err, -r, "cannot watch the copying of files") : 0;
 }
 
-static int job_new(struct loop *loop, enum files_round round, files_done_fn done, void *context,
-                   struct files_job **ret, struct error *err)
+static int job_new(struct loop *loop, enum files_round round, files_done_fn done, void *context, struct files_job **ret,
+                   struct error *err)
 {
         struct files_job *job = calloc(1, sizeof(*job));
 
@@ -233,7 +233,7 @@ static int send_start(struct files_job *job, const struct files_send_options *o,
         (void)snprintf(sec, sizeof(sec), "%" PRId64, (int64_t)o->since.change.tv_sec);
         (void)snprintf(nsec, sizeof(nsec), "%ld", o->since.change.tv_nsec);
         (void)snprintf(offset, sizeof(offset), "%" PRId64, o->since.wall_minus_monotonic_ns);
-        const char *const argv[] = {tree, "send", o->round == FILES_FULL ? "full" : "changed", limit, sec, nsec,
+        const char *const argv[] = {tree,   "send", o->round == FILES_FULL ? "full" : "changed", limit, sec, nsec,
                                     offset, NULL};
         const struct spawn_fd fds[] = {
                 {out, 1},

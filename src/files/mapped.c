@@ -97,8 +97,7 @@ static int look_at(struct mapped *m, int map_files, const char *range)
         size_t length = strlen(m->root);
         while (length > 1 && m->root[length - 1] == '/')
                 length--;
-        if (strncmp(target, m->root, length) == 0 && target[length] == '/' &&
-            is_there(m, target + length + 1, &st))
+        if (strncmp(target, m->root, length) == 0 && target[length] == '/' && is_there(m, target + length + 1, &st))
                 path = target + length + 1;
         else if (!is_there(m, path, &st))
                 return 0; /* deleted, or on another mount: not part of the tree */

@@ -77,7 +77,8 @@ static bool lane_step(struct lane *l)
 
 static int relay(struct lane lanes[2])
 {
-        /* As with any remote shell: over when the far end is. rsync itself never closes first, it waits for us to exit. */
+        /* As with any remote shell: over when the far end is. rsync itself never closes first, it waits for us to exit.
+         */
         while (!lanes[1].closed) {
                 struct pollfd p[2] = {{.fd = -1}, {.fd = -1}};
                 for (int i = 0; i < 2; i++) {
@@ -108,8 +109,7 @@ int main(int argc, char **argv)
                 return EXIT_FAILURE;
         }
         (void)signal(SIGPIPE, SIG_IGN);
-        struct files_counters *counters =
-                mmap(NULL, sizeof(*counters), PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+        struct files_counters *counters = mmap(NULL, sizeof(*counters), PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
         lanes[0].data = malloc(CHUNK);
         lanes[1].data = malloc(CHUNK);
         if (counters == MAP_FAILED || !lanes[0].data || !lanes[1].data)

@@ -46,12 +46,13 @@ static int complain(const struct error *err)
         return TREE_EXIT_OWN;
 }
 
-static int enter(bool writable, struct error *err)
+static int enter(bool writable, bool full, struct error *err)
 {
         const struct room_options options = {
                 .tree_fd = TREE_FD_TREE,
                 .program_fd = writable ? -1 : TREE_FD_PROGRAM,
                 .writable = writable,
+                .hurry = !full,
         };
 
         int r = room_enter(&options, err);
@@ -87,7 +88,7 @@ static int receive(bool full)
         struct error err = {0};
         enum rsync_mode mode = RSYNC_FULL;
 
-        if (enter(true, &err) < 0)
+        if (enter(true, full, &err) < 0)
                 return complain(&err);
         if (!full) {
                 AUTO_FD int root = open_tree_dir(&err);
@@ -187,8 +188,7 @@ static int agree(struct sender *s, struct changes *ret, struct error *err)
 
 static void count(uint64_t bytes)
 {
-        struct files_counters *c =
-                mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_SHARED, TREE_FD_COUNTERS, 0);
+        struct files_counters *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_SHARED, TREE_FD_COUNTERS, 0);
 
         if (c != MAP_FAILED)
                 (void)atomic_fetch_add(&c->sent, bytes);
@@ -245,7 +245,7 @@ static int send_tree(bool full, char **argv)
         s.since.change.tv_sec = (time_t)strtoll(argv[1], NULL, 10);
         s.since.change.tv_nsec = strtol(argv[2], NULL, 10);
         s.since.wall_minus_monotonic_ns = strtoll(argv[3], NULL, 10);
-        if (enter(false, &err) < 0)
+        if (enter(false, full, &err) < 0)
                 return complain(&err);
         return full ? send_full(&s) : send_changed(&s);
 }

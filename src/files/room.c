@@ -180,7 +180,7 @@ static int drop_capabilities(bool writable, struct error *err)
         return r < 0 ? error_errno(err, -r, "cannot confine the copy: capabilities") : 0;
 }
 
-static int forbid(struct error *err)
+static int forbid(bool hurry, struct error *err)
 {
         static const int calls[] = {
                 SCMP_SYS(mount),
@@ -232,7 +232,8 @@ static int forbid(struct error *err)
 
         for (size_t i = 0; r == 0 && i < sizeof(calls) / sizeof(calls[0]); i++)
                 r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), calls[i], 0);
-        /* New namespaces by clone() (its flags are checked); clone3() hides them behind a pointer: not there, for libc. */
+        /* New namespaces by clone() (its flags are checked); clone3() hides them behind a pointer: not there, for libc.
+         */
         if (r == 0)
                 r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
                                      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER));
@@ -241,6 +242,10 @@ static int forbid(struct error *err)
                                      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_NEWNS, CLONE_NEWNS));
         if (r == 0)
                 r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+        if (r == 0 && hurry)
+                r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(0), SCMP_SYS(nanosleep), 0);
+        if (r == 0 && hurry)
+                r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(0), SCMP_SYS(clock_nanosleep), 0);
         if (r == 0)
                 r = seccomp_load(filter);
         seccomp_release(filter);
@@ -269,5 +274,5 @@ int room_enter(const struct room_options *options, struct error *err)
                 r = drop_capabilities(options->writable, err);
         if (r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
                 r = error_errno(err, errno, "cannot confine the copy: no_new_privs");
-        return r < 0 ? r : forbid(err);
+        return r < 0 ? r : forbid(options->hurry, err);
 }

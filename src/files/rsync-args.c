@@ -10,12 +10,14 @@
 #define NANOSECONDS "--modify-window=-1"
 
 /* --ignore-errors: deleting goes on after a file that shrank while it was read; real errors fail the round anyway. */
-static const char *const server_full[] = {"rsync",           "--server", "-lHogDtpAXrSe.iLsfxCIvu", "--delete", "--stats",
-                                          "--ignore-errors", "--numeric-ids", NANOSECONDS, ".", ROOM_TREE, NULL};
-static const char *const server_list[] = {"rsync",         "--server", "-lHogDtpAXIRSe.LsfxCIvu", "--stats",
-                                          "--numeric-ids", NANOSECONDS, ".",        "/",                 NULL};
-static const char *const server_checksum[] = {"rsync",         "--server", "-lHogDtpAXcRSe.LsfxCIvu", "--stats",
-                                              "--numeric-ids", NANOSECONDS, ".",        "/",                 NULL};
+static const char *const server_full[] = {"rsync",         "--server",  "-lHogDtpAXrSe.iLsfxCIvu",
+                                          "--delete",      "--stats",   "--ignore-errors",
+                                          "--numeric-ids", NANOSECONDS, ".",
+                                          ROOM_TREE,       NULL};
+static const char *const server_list[] = {
+        "rsync", "--server", "-lHogDtpAXIRSe.LsfxCIvu", "--stats", "--numeric-ids", NANOSECONDS, ".", "/", NULL};
+static const char *const server_checksum[] = {
+        "rsync", "--server", "-lHogDtpAXcRSe.LsfxCIvu", "--stats", "--numeric-ids", NANOSECONDS, ".", "/", NULL};
 
 const char *const *rsync_server_args(enum rsync_mode mode)
 {

@@ -116,8 +116,7 @@ static void test_sender_dies(void **state)
         put_big(p.source, "big", 64);
         assert_int_equal(loop_new(&loop), 0);
         assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
-        const struct files_send_options options = {
-                .path = p.source, .round = FILES_FULL, .bytes_per_second = 4 << 20};
+        const struct files_send_options options = {.path = p.source, .round = FILES_FULL, .bytes_per_second = 4 << 20};
         assert_int_equal(files_send(loop, &options, sockets[0], on_done, &sending, &sender, NULL), 0);
         assert_int_equal(files_receive(loop, p.target, FILES_FULL, sockets[1], on_done, &receiving, &receiver, NULL),
                          0);
@@ -154,9 +153,9 @@ static void test_freed(void **state)
                 struct files_send_options options = {.path = p.source, .bytes_per_second = 1 << 20};
                 options.round = i ? FILES_FULL : FILES_FINAL;
                 assert_int_equal(files_send(loop, &options, sockets[0], on_done, &sending, &sender, NULL), 0);
-                assert_int_equal(files_receive(loop, p.target, options.round, sockets[1], on_done, &receiving,
-                                               &receiver, NULL),
-                                 0);
+                assert_int_equal(
+                        files_receive(loop, p.target, options.round, sockets[1], on_done, &receiving, &receiver, NULL),
+                        0);
                 for (uint64_t until = clock_ms() + (i < 2 ? 300 : 0); clock_ms() < until;)
                         assert_int_equal(loop_run_once(loop, 20), 0);
                 assert_true(i == 2 || count_ours() > before);
@@ -219,16 +218,25 @@ static void test_hostile_sender(void **state)
 
         /* Directories as links, deletions, another destination, keeping links to directories. */
         char *source = strdup(in(p.source, ""));
-        const char *const plain[] = {"rsync",           "-lHogDtpAXrSK", "--keep-dirlinks", "--delete", "--stats",
-                                     "--ignore-errors", "--numeric-ids", "-e",              shell,      source,
-                                     "peer:/",          NULL};
+        const char *const plain[] = {"rsync",
+                                     "-lHogDtpAXrSK",
+                                     "--keep-dirlinks",
+                                     "--delete",
+                                     "--stats",
+                                     "--ignore-errors",
+                                     "--numeric-ids",
+                                     "-e",
+                                     shell,
+                                     source,
+                                     "peer:/",
+                                     NULL};
         attack(&p, plain);
-        const char *const relative[] = {"rsync",           "-lHogDtpAXrRS", "--delete", "--stats", "--ignore-errors",
-                                        "--numeric-ids",   "-e",            shell,      source,    "peer:../../..",
-                                        NULL};
+        const char *const relative[] = {
+                "rsync", "-lHogDtpAXrRS", "--delete",      "--stats", "--ignore-errors", "--numeric-ids", "-e",
+                shell,   source,          "peer:../../..", NULL};
         attack(&p, relative);
-        const char *const foreign[] = {"rsync", "-a", "--backup-dir=/tree/..", "-b", "--temp-dir=/", "-e", shell,
-                                       source,  "peer:/", NULL};
+        const char *const foreign[] = {
+                "rsync", "-a", "--backup-dir=/tree/..", "-b", "--temp-dir=/", "-e", shell, source, "peer:/", NULL};
         attack(&p, foreign);
 
         AUTO_FREE char *text = NULL;
@@ -248,16 +256,11 @@ static void test_hostile_catalogue(void **state)
                 size_t size;
         } attacks[] = {
 #define ATTACK(text) {text, sizeof(text) - 1}
-                ATTACK("phaulC1LD\0\x0a../outsideEZ"),
-                ATTACK("phaulC1LD\0\x08/outsideEZ"),
-                ATTACK("phaulC1LD\0\x07way-outEZ"),
-                ATTACK("phaulC1LD\0\0F\x0a\x0b../precious"),
-                ATTACK("phaulC1LD\0\0F\x0a\x02.."),
-                ATTACK("phaulC1LD\xff\xff"),
-                ATTACK("phaulC1LF\x08\x01x"),
-                ATTACK("phaulC1XZ"),
-                ATTACK("phaulC1LZtrailing"),
-                ATTACK("garbage"),
+                ATTACK("phaulC1LD\0\x0a../outsideEZ"), ATTACK("phaulC1LD\0\x08/outsideEZ"),
+                ATTACK("phaulC1LD\0\x07way-outEZ"),    ATTACK("phaulC1LD\0\0F\x0a\x0b../precious"),
+                ATTACK("phaulC1LD\0\0F\x0a\x02.."),    ATTACK("phaulC1LD\xff\xff"),
+                ATTACK("phaulC1LF\x08\x01x"),          ATTACK("phaulC1XZ"),
+                ATTACK("phaulC1LZtrailing"),           ATTACK("garbage"),
 #undef ATTACK
         };
         struct place p;
@@ -293,8 +296,10 @@ static void test_hostile_catalogue(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_disk_full),      cmocka_unit_test(test_sender_dies),
-                cmocka_unit_test(test_freed),          cmocka_unit_test(test_hostile_sender),
+                cmocka_unit_test(test_disk_full),
+                cmocka_unit_test(test_sender_dies),
+                cmocka_unit_test(test_freed),
+                cmocka_unit_test(test_hostile_sender),
                 cmocka_unit_test(test_hostile_catalogue),
         };
 

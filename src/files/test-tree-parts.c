@@ -125,8 +125,8 @@ void run_round(const struct place *p, const struct files_send_options *options, 
         };
 }
 
-void good_round(const struct place *p, enum files_round round, const struct files_mark *since,
-                const char *const *also, struct ends *ret)
+void good_round(const struct place *p, enum files_round round, const struct files_mark *since, const char *const *also,
+                struct ends *ret)
 {
         struct files_send_options options = {.path = p->source, .round = round, .also = also};
         struct ends ends;

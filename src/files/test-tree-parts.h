@@ -27,8 +27,8 @@ void place_clear(struct place *p);
 void run_round(const struct place *p, const struct files_send_options *options, struct ends *ret);
 
 /* The same, with both ends expected to succeed. */
-void good_round(const struct place *p, enum files_round round, const struct files_mark *since,
-                const char *const *also, struct ends *ret);
+void good_round(const struct place *p, enum files_round round, const struct files_mark *since, const char *const *also,
+                struct ends *ret);
 
 /* Fails the test at the first field of the first inode that differs. */
 void assert_same_trees(const char *a, const char *b);

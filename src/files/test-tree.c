@@ -54,9 +54,10 @@ static void set_time(const char *dir, const char *name, time_t seconds, long nan
 
 static void furnish_odd_names(const char *s)
 {
-        static const char *const names[] = {"-rf",     "--delete",      "two\nlines", " blank ", "#comment", ";comment",
-                                            "\xff\xfe", "back\\slash\\#012", "*?[a]",      "...",     ".hidden",
-                                            "quote'\"", "percent%s%n",   "tab\t",      "a:b",     "~root"};
+        static const char *const names[] = {"-rf",         "--delete", "two\nlines", " blank ",
+                                            "#comment",    ";comment", "\xff\xfe",   "back\\slash\\#012",
+                                            "*?[a]",       "...",      ".hidden",    "quote'\"",
+                                            "percent%s%n", "tab\t",    "a:b",        "~root"};
         char longest[NAME_MAX + 1];
 
         assert_int_equal(mkdir(in(s, "odd"), 0700), 0);
