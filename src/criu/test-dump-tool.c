@@ -17,6 +17,7 @@
  *            cancel-after N criu_cancel() and no page server any more, then
  *            fail-pages N   the sink fails after N batches
  *            leave POINT    exit at once at that notification, as a session that dies
+ *            leave-pages N  the same after N batches
  * Prints a line per event; exit 0 when the dump succeeded.
  */
 
@@ -111,6 +112,8 @@ static int sink_commit(const struct page_batch *batch, void *context)
         d->batches++;
         if (at_limit(d, "kill-pages"))
                 (void)kill(criu_pid(d->criu), SIGKILL);
+        if (at_limit(d, "leave-pages"))
+                _exit(3);
         if (at_limit(d, "fail-pages"))
                 return -ENOSPC;
         int r = pagemap_writer_add(d->writer, batch, batch->flags & PE_PRESENT ? d->memory : NULL, &err);

@@ -49,6 +49,12 @@ def test_death_of_the_session_while_criu_waits(workload, point):
     assert workload.check() == "ok"
 
 
+@pytest.mark.parametrize("batches", [1, 10, 40, 70])
+def test_death_of_the_session_in_the_middle_of_the_memory(workload, batches):
+    assert workload.dump("leave-pages", batches).returncode == 3
+    assert workload.check() == "ok"
+
+
 @pytest.mark.parametrize("batches", [1, 10, 40])
 def test_failure_to_take_the_memory(workload, batches):
     done = workload.dump("fail-pages", batches)
