@@ -118,6 +118,13 @@ struct hauler {
         /* Are the tasks and the runtime's monitor alive and really running? 1 yes, 0 no. */
         int (*alive)(struct workload *w, struct error *err);
 
+        /*
+         * A copy that did not get through after the verdict: make sure that nothing of it lives, then say whether one of its
+         * tasks may have executed an instruction. 0: certainly not, by the restore program's own word in `images`; 1: it may.
+         * When in doubt 1.
+         */
+        int (*put_down)(struct workload *w, const char *images, struct error *err);
+
         /* Remove one thing made before (what, name as passed to `leftover`). Repeatable; nothing there is success. */
         int (*discard)(const char *what, const char *name, struct error *err);
 

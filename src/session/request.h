@@ -14,6 +14,3 @@ struct session_places {
 
 int request_read(const char *directory, struct session_request *ret, struct session_places *ret_places, char ***ret_actions,
                  struct error *err);
-
-/* An empty report for the request. */
-int report_new(const struct session *s, struct migration_report **ret);

@@ -62,6 +62,9 @@ static int open_record(struct session *s, struct error *err)
         r = journal_open(s->paths.record, &s->journal, err);
         if (r < 0)
                 return r;
+        char report[sizeof(s->paths.directory) + 16];
+        (void)snprintf(report, sizeof(report), "%s/report.json", s->paths.directory);
+        s->finished = access(report, F_OK) == 0;
         s->recovering = true;
         const char *last = journal_state(s->journal);
         if (last && handover_state_from_record(s->request.side, last, &s->state) < 0)
@@ -91,8 +94,11 @@ int session_open(const char *directory, struct session **ret, struct error *err)
         r = loop_new(&s->loop);
         if (r < 0)
                 return error_errno(err, -r, "cannot make an event loop");
-        s->started_ms = s->phase_started_ms = clock_ms();
-        r = report_new(s, &s->report) < 0 ? error_set(err, ENOMEM, "out of memory") : peer_new(s, err);
+        s->started_ms = clock_ms();
+        migration_progress_init(&s->progress);
+        r = peer_new(s, err);
+        if (r == 0 && s->request.side == SIDE_SOURCE)
+                r = session_report_open(s, err);
         if (r == 0)
                 r = control_new(s, err);
         if (r < 0)
@@ -109,6 +115,7 @@ void session_free(struct session *s)
         control_free(s->control);
         workload_done(&s->workload);
         migration_report_free(s->report);
+        json_decref(s->verdict);
         journal_free(s->journal);
         loop_free(s->loop);
         for (char **a = s->actions; a && *a; a++)
@@ -125,8 +132,7 @@ static int far_failure(struct session *s, struct error *err)
         const struct message *m = peer_first(s);
         char kind[32], text[ERROR_TEXT_MAX];
 
-        /* Before the commit the target only reports its state when it gives up. */
-        if (!m || (m->type != MSG_DISCARDED && m->type != MSG_STATE && m->type != MSG_REFUSE && m->type != MSG_ABORTED))
+        if (!m || (m->type != MSG_DISCARDED && m->type != MSG_REFUSE && m->type != MSG_ABORTED))
                 return 0;
         if (message_get_text(m, FIELD_TEXT, text, sizeof(text)) < 0)
                 (void)snprintf(text, sizeof(text), "%s gave up", s->request.peer);
@@ -168,6 +174,7 @@ int session_wait(struct session *s, enum session_wait_mode mode, session_done_fn
                 if (deadline && now >= deadline)
                         return error_set(err, ETIMEDOUT, "%s took longer than %llu s", what,
                                          (unsigned long long)(timeout_ms + 999) / 1000);
+                session_tick(s);
                 uint64_t slice = deadline && deadline - now < 200 ? deadline - now : 200;
                 r = loop_run_once(s->loop, (int)slice);
                 if (r < 0)

@@ -65,13 +65,18 @@ struct session {
         uint8_t token[SESSION_TOKEN_SIZE]; /* proves that a further connection belongs to this migration */
         const struct hauler *hauler;
         struct workload workload;
-        struct migration_report *report;
+        struct migration_report *report; /* on the target from the offer on */
         struct migration_progress progress;
-        uint64_t started_ms, phase_started_ms; /* monotonic */
+        uint64_t started_ms, progress_sent_ms; /* monotonic */
         char phase[32];
+        unsigned round;                   /* of the phase, 0 where it has none */
+        uint64_t round_bytes, round_base; /* to be moved in it (0 unknown); counter at its begin */
+        uint64_t file_bytes;              /* of all trees, when the pre-flight measured them */
+        json_t *verdict;                  /* of the pre-flight, {verdict, items} */
         char **actions; /* built-in virtual-IP actions, from the configuration */
         bool cancel_requested;
         bool recovering; /* started again on a record that exists */
+        bool finished;   /* report.json is written, now or by an earlier process */
 };
 
 /* Read DIR/request.json, open or create the record, listen for phauld. */
@@ -97,8 +102,14 @@ int session_step(struct session *s, enum handover_event event, const json_t *fie
 
 /* Phases and progress, shown to whoever watches. */
 void session_phase(struct session *s, const char *phase);
-void session_progress(struct session *s, uint64_t bytes_done, uint64_t bytes_total);
+/* A round of the phase begins; `bytes_total` is an estimate, 0 for none. */
+void session_round(struct session *s, unsigned round, uint64_t bytes_total);
+/* To be called often; tells watchers at most ten times a second. */
+void session_tick(struct session *s);
 void session_log(struct session *s, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Begin the report, as soon as it is known what of (on the target by the offer). */
+int session_report_open(struct session *s, struct error *err);
 
 /* The result, told once: report.json is durable and phauld has been told when this returns. */
 int session_finish(struct session *s, const struct error *failure, const char *failed_host);

@@ -71,7 +71,7 @@ static int examine_there(struct session *s, struct verdict *v, struct error *err
         int r = measure(s, &bytes, &inodes, err);
         if (r < 0)
                 return r;
-        s->progress.bytes_total = bytes + s->workload.memory_bytes;
+        s->file_bytes = bytes;
         r = peer_connect(s, WAIT_INTERRUPTIBLE, err);
         if (r < 0)
                 return error_wrap(err, "cannot reach %s", s->request.peer);
@@ -92,6 +92,7 @@ int source_examine(struct source_side *x, struct error *err)
                 r = examine_there(s, &v, err);
         if (r < 0)
                 return r;
-        control_event(s, verdict_json(&v));
+        s->verdict = verdict_json(&v);
+        control_event(s, json_incref(s->verdict));
         return verdict_grade(&v) == GRADE_ERROR ? verdict_refusal(&v, err) : 0;
 }

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/vfs.h>
 
 #include "base/clock.h"
 #include "session/peer.h"
@@ -23,7 +21,8 @@ static void tree_done(struct files_job *job, const struct files_result *result, 
         (void)job;
         tree->ended = true;
         tree->result = *result;
-        tree->error = *err;
+        if (err)
+                tree->error = *err;
 }
 
 static bool tree_ended(void *context)
@@ -34,7 +33,7 @@ static bool tree_ended(void *context)
 }
 
 /* Tell the target of a round of this tree and give our rsync its way there. */
-static int start_round(struct source_side *x, size_t i, enum files_round kind, const char *const *also, struct error *err)
+static int start_round(struct source_side *x, size_t i, enum files_round kind, struct error *err)
 {
         struct session *s = x->session;
         struct source_tree *tree = &x->trees[i];
@@ -47,7 +46,7 @@ static int start_round(struct source_side *x, size_t i, enum files_round kind, c
         message_put_u32(m, FIELD_TREE, (uint32_t)i);
         message_put_u32(m, FIELD_ROUND, x->file_rounds);
         message_put_u32(m, FIELD_STREAM, tree->stream);
-        message_put_u32(m, FIELD_LAST, kind == FILES_FINAL);
+        message_put_u32(m, FIELD_ROUND_KIND, (uint32_t)kind);
         int r = peer_send(s, m, err);
         if (r == 0)
                 r = peer_stream(s, tree->stream, &fd, err);
@@ -58,7 +57,6 @@ static int start_round(struct source_side *x, size_t i, enum files_round kind, c
                 .path = s->workload.trees[i].source,
                 .round = kind,
                 .since = tree->mark,
-                .also = also,
                 .bytes_per_second = s->request.bandwidth,
         };
         return files_send(s->loop, &options, fd, tree_done, tree, &tree->job, err);
@@ -118,6 +116,28 @@ static int prepare_there(struct session *s, struct error *err)
         return 0;
 }
 
+/*
+ * One round of every tree. The first compares everything, later ones send what changed since the mark of the one before.
+ */
+static int round_of_all(struct source_side *x, struct error *err)
+{
+        const struct workload *w = &x->session->workload;
+        const enum files_round kind = x->file_rounds == 1 ? FILES_FULL : FILES_CHANGED;
+
+        for (size_t i = 0; i < w->n_trees; i++) {
+                struct files_mark next;
+                int r = files_mark_take(w->trees[i].source, &next, err);
+                if (r == 0)
+                        r = start_round(x, i, kind, err);
+                if (r == 0)
+                        r = end_round(x, &x->trees[i], err);
+                if (r < 0)
+                        return r;
+                x->trees[i].mark = next;
+        }
+        return 0;
+}
+
 int source_files(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -131,79 +151,61 @@ int source_files(struct source_side *x, struct error *err)
                 uint64_t start = clock_ms();
 
                 x->file_rounds++;
-                s->progress.round = x->file_rounds;
-                for (size_t i = 0; r == 0 && i < s->workload.n_trees; i++) {
-                        r = files_mark_take(s->workload.trees[i].source, &x->trees[i].mark, err);
-                        if (r == 0)
-                                r = start_round(x, i, FILES_FULL, NULL, err);
-                        if (r == 0)
-                                r = end_round(x, &x->trees[i], err);
-                }
+                session_round(s, x->file_rounds, x->file_rounds == 1 ? s->file_bytes : 0);
+                r = round_of_all(x, err);
                 uint64_t took = clock_ms() - start;
-                if (took < ROUND_SHORT_MS || took * 10 > last_ms * 9)
+                if (took < ROUND_SHORT_MS || took > last_ms - last_ms / 10)
                         break;
                 last_ms = took;
         }
         return r;
 }
 
-/*
- * A tmpfs gives no new ctime to stores through a shared mapping: there, what is mapped so is sent whatever it looks like.
- */
-static int mapped_on_tmpfs(struct session *s, const char *tree, char ***ret, struct error *err)
-{
-        AUTO_FREE pid_t *pids = NULL;
-        char root[64];
-        struct statfs fs;
-        size_t n = 0;
-
-        *ret = NULL;
-        if (statfs(tree, &fs) < 0)
-                return error_errno(err, errno, "cannot look at %s", tree);
-        if (fs.f_type != TMPFS_MAGIC)
-                return 0;
-        int r = freezer_pids(s->workload.freezer, &pids, &n, err);
-        if (r < 0)
-                return r;
-        (void)snprintf(root, sizeof(root), "/proc/%d/root", (int)s->workload.init_pid);
-        return files_mapped_shared(pids, n, root, ret, err);
-}
-
-static void free_paths(char **paths)
-{
-        for (char **p = paths; p && *p; p++)
-                free(*p);
-        free(paths);
-}
-
 int source_files_arm(struct source_side *x, struct error *err)
 {
-        struct session *s = x->session;
-
-        for (size_t i = 0; i < s->workload.n_trees; i++) {
-                char **also;
-                int r = mapped_on_tmpfs(s, s->workload.trees[i].source, &also, err);
-                if (r < 0)
-                        return r;
-                r = start_round(x, i, FILES_FINAL, (const char *const *)also, err);
-                free_paths(also);
+        for (size_t i = 0; i < x->session->workload.n_trees; i++) {
+                int r = start_round(x, i, FILES_FINAL, err);
                 if (r < 0)
                         return r;
         }
         return 0;
 }
 
+/* Stores through a shared mapping that leave no trace in ctime: those files go whatever they look like. */
+static int add_mapped(struct source_side *x, struct error *err)
+{
+        const struct workload *w = &x->session->workload;
+        CLEANUP(files_paths_free_ptr) char **also = NULL;
+        AUTO_FREE pid_t *pids = NULL;
+        char root[64];
+        size_t n = 0;
+
+        (void)snprintf(root, sizeof(root), "/proc/%d/root", (int)w->init_pid);
+        int r = freezer_pids(w->freezer, &pids, &n, err);
+        if (r == 0)
+                r = files_mapped_shared(pids, n, root, &also, err);
+        for (size_t i = 0; r == 0 && i < w->n_trees; i++) {
+                r = files_send_also(x->trees[i].job, (const char *const *)also);
+                if (r < 0)
+                        (void)error_errno(err, -r, "too many files are mapped");
+        }
+        return r;
+}
+
 int source_files_last(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
 
+        int r = add_mapped(x, err);
+        if (r < 0)
+                return r;
         for (size_t i = 0; i < s->workload.n_trees; i++) {
-                int r = files_send_go(x->trees[i].job);
+                r = files_send_go(x->trees[i].job);
                 if (r < 0)
                         return error_errno(err, -r, "cannot start the last pass over the files");
         }
         for (size_t i = 0; i < s->workload.n_trees; i++) {
-                int r = end_round(x, &x->trees[i], err);
+                r = end_round(x, &x->trees[i], err);
                 if (r < 0)
                         return r;
         }

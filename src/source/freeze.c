@@ -26,7 +26,6 @@ static int pages_commit(const struct page_batch *batch, void *context)
 {
         struct source_side *x = context;
 
-        x->session->progress.bytes_done += (uint64_t)batch->n_pages * PAGE_BYTES;
         return image_sender_sink.commit(batch, x->sender);
 }
 
@@ -176,6 +175,8 @@ static int start_dump(struct source_side *x, struct error *err)
         options.page_server_fd = criu_end;
 
         x->frozen_since_us = clock_us();
+        migration_report_frozen(s->report, clock_ms());
+        session_round(s, 0, s->workload.memory_bytes);
         return criu_dump(s->loop, &options, &handlers, x, &x->criu, err);
 }
 

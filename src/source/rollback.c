@@ -17,7 +17,7 @@ static bool criu_gone(void *context)
         return x->criu_ended;
 }
 
-/* CRIU undoes what it did when it is refused; one that does not end is killed, and its traces are removed by us. */
+/* CRIU undoes what it did when it is refused; what one that died left undone is mended by the caller. */
 static void end_dump(struct source_side *x)
 {
         struct session *s = x->session;
@@ -30,10 +30,12 @@ static void end_dump(struct source_side *x)
                         if (freezer_thaw(s->workload.freezer, s->workload.freezer_v2, &err) < 0)
                                 session_log(s, "error", "%s", err.text);
                         (void)criu_proceed(x->criu, false);
+                } else {
+                        criu_cancel(x->criu);
                 }
                 page_server_free(TAKE_PTR(x->pages));
                 if (session_wait(s, WAIT_THROUGH, criu_gone, x, CRIU_END_MS, "waiting for criu to undo its work", &err) < 0)
-                        session_log(s, "error", "%s: killing it", err.text);
+                        session_log(s, "error", "%s", err.text);
         }
         criu_free(TAKE_PTR(x->criu));
         page_server_free(TAKE_PTR(x->pages));

@@ -62,6 +62,7 @@ static void give_up(struct source_side *x, struct error *failure)
                 session_log(s, "error", "%s", err.text);
         bool was_frozen = x->frozen_since_us != 0;
         source_rollback(x);
+        migration_report_unfrozen(s->report, clock_ms());
 
         if (was_frozen) {
                 AUTO_FREE pid_t *pids = NULL;
@@ -82,8 +83,9 @@ static void succeed(struct source_side *x)
         struct session *s = x->session;
         struct error err = {0};
 
-        if (x->frozen_since_us)
-                s->report->downtime_ms = (int64_t)(clock_us() - x->frozen_since_us) / 1000;
+        migration_report_unfrozen(s->report, clock_ms());
+        if (!s->recovering)
+                s->report->downtime_ms = s->report->frozen_ms;
         int r = source_release(x, &err);
         if (r < 0)
                 session_log(s, "error", "the container runs on %s; here it could not be put away: %s", s->request.peer,

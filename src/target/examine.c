@@ -124,6 +124,8 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
         int r = read_offer(x, offer, err);
         if (r == 0)
                 r = record_offer(x, err);
+        if (r == 0)
+                r = session_report_open(s, err);
         if (r < 0)
                 return r;
         control_event(s, json_pack("{s:s, s:s, s:s, s:s, s:s}", "event", "about", "kind", s->request.kind, "name",
@@ -202,5 +204,5 @@ int target_recall(struct target_side *x, struct error *err)
         r = s->hauler->verify(s->request.target_name, x->description, &s->workload, recall_finding, NULL, err);
         if (init)
                 s->workload.init_pid = init;
-        return r;
+        return r < 0 ? r : session_report_open(s, err);
 }

@@ -9,7 +9,6 @@
 #include "session/peer.h"
 #include "target/target.h"
 
-#define PORTS_MAX 32
 #define ASK_EVERY_MS 2000
 #define START_TIMEOUT_MS 60000
 #define ALIVE_TIMEOUT_MS 5000
@@ -18,17 +17,23 @@
 
 /* -- starting ---------------------------------------------------------------------------------------------------- */
 
-static int network_up(struct session *s, struct error *err)
+int target_find_ports(struct target_side *x, struct error *err)
 {
-        struct hauler_port ports[PORTS_MAX];
+        struct session *s = x->session;
 
-        int n = s->hauler->ports(&s->workload, ports, PORTS_MAX, err);
-        for (int i = 0; i < n; i++) {
-                int r = network_attach(ports[i].outside, ports[i].bridge, err);
+        int n = s->hauler->ports(&s->workload, x->ports, TARGET_PORTS_MAX, err);
+        x->n_ports = n < 0 ? 0 : n;
+        return n < 0 ? n : 0;
+}
+
+static int network_up(struct target_side *x, struct error *err)
+{
+        for (int i = 0; i < x->n_ports; i++) {
+                int r = network_attach(x->ports[i].outside, x->ports[i].bridge, err);
                 if (r < 0)
                         return r;
         }
-        return n < 0 ? n : 0;
+        return 0;
 }
 
 static bool restore_over(void *context)
@@ -89,36 +94,45 @@ static void arrive(struct session *s)
                 session_log(s, "warning", "%s", err.text);
 }
 
-/* STARTING is durable. What does not get through from here on is destroyed, and what is known of it is recorded. */
-static int start(struct target_side *x, struct error *err)
+/*
+ * What does not get through is put down before anything is said about it: a criu that outlived an earlier session could
+ * be letting the tasks go at this moment. Only then is it known whether they may have run.
+ */
+static int did_not_start(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        struct error no = {0};
+
+        if (err->kind == ERROR_NONE)
+                (void)error_set(err, EIO, "the copy did not come to life");
+        int ran = s->hauler->put_down(&s->workload, s->paths.images, &no);
+        if (ran < 0)
+                session_log(s, "error", "%s", no.text);
+        int r = session_step(s, ran == 0 ? EVENT_NEVER_RAN : EVENT_GONE, NULL, NULL, &no);
+        if (r < 0)
+                session_log(s, "error", "%s", no.text);
+        return -err->code;
+}
+
+int target_start(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
 
         session_phase(s, "resume");
-        int r = network_up(s, err);
+        int r = network_up(x, err);
         if (r == 0)
                 r = s->hauler->publish(&s->workload, err);
         if (r == 0 && x->restore)
                 r = s->hauler->restore_verdict(x->restore, true);
-        if (r == 0 && is_alive(x, err)) {
-                r = session_step(s, EVENT_ALIVE, NULL, NULL, err);
-                if (r < 0)
-                        return r;
-                (void)peer_send_simple(s, MSG_RUNNING, NULL);
-                arrive(s);
-                return 0;
-        }
+        if (r < 0 || !is_alive(x, err))
+                return did_not_start(x, err);
 
-        if (err->kind == ERROR_NONE)
-                (void)error_set(err, EIO, "the copy could not be started");
-        bool ran = s->hauler->may_have_run(&s->workload, s->paths.images) != 0;
-        r = session_step(s, ran ? EVENT_GONE : EVENT_NEVER_RAN, NULL, NULL, NULL);
-        return r < 0 ? r : -EIO;
-}
-
-int target_look(struct target_side *x, struct error *err)
-{
-        return start(x, err);
+        r = session_step(s, EVENT_ALIVE, NULL, NULL, err);
+        if (r < 0)
+                return r;
+        (void)peer_send_simple(s, MSG_RUNNING, NULL);
+        arrive(s);
+        return 0;
 }
 
 /* -- waiting for the decision ------------------------------------------------------------------------------------ */
@@ -145,12 +159,16 @@ static enum handover_event heard(const struct message *m)
                 return EVENT_HEARD_COMMIT;
         if (m->type == MSG_ABORTED)
                 return EVENT_HEARD_ABORTED;
+        if (m->type == MSG_RELEASED)
+                return EVENT_HEARD_RELEASED;
         if (m->type != MSG_RESUME || message_get_text(m, FIELD_STATE, state, sizeof(state)) < 0)
                 return HANDOVER_EVENTS;
         if (strcmp(state, handover_state_name(SOURCE_COMMITTED)) == 0)
                 return EVENT_HEARD_COMMIT;
         if (strcmp(state, handover_state_name(SOURCE_ABORTED)) == 0)
                 return EVENT_HEARD_ABORTED;
+        if (strcmp(state, handover_state_name(SOURCE_RELEASED)) == 0)
+                return EVENT_HEARD_RELEASED;
         return HANDOVER_EVENTS;
 }
 
@@ -163,6 +181,8 @@ static enum handover_event asked(struct session *s)
                 return HANDOVER_EVENTS;
         if (strcmp(record, "COMMIT") == 0)
                 return EVENT_HEARD_COMMIT;
+        if (strcmp(record, "RELEASED") == 0)
+                return EVENT_HEARD_RELEASED;
         return strcmp(record, "ABORTED") == 0 ? EVENT_HEARD_ABORTED : HANDOVER_EVENTS;
 }
 
@@ -208,7 +228,7 @@ int target_handover(struct target_side *x, struct error *err)
                 if (r < 0)
                         return r;
                 if (acts & ACT_START)
-                        return start(x, err);
+                        return target_start(x, err);
                 if (event == EVENT_HEARD_ABORTED)
                         return error_set_kind(err, ERROR_CANCELLED, ECANCELED, "%s took it back", s->request.peer);
                 return err->kind != ERROR_NONE ? -err->code : error_set(err, EIO, "the held copy ended");
@@ -217,7 +237,7 @@ int target_handover(struct target_side *x, struct error *err)
 
 /* -- telling how it ended ---------------------------------------------------------------------------------------- */
 
-static int tell(struct session *s, const struct error *failure)
+int target_tell(struct session *s, const struct error *failure)
 {
         enum message_type type = s->state == TARGET_RUNNING   ? MSG_RUNNING
                                  : s->state == TARGET_UNKNOWN ? MSG_LOST
@@ -250,7 +270,7 @@ void target_linger(struct target_side *x, const struct error *failure)
         struct last_word l = {.session = s, .until_ms = clock_ms() + LINGER_MS};
 
         if (s->state != TARGET_RUNNING)
-                (void)tell(s, failure);
+                (void)target_tell(s, failure);
         for (;;) {
                 (void)session_wait(s, WAIT_THROUGH, last_word_over, &l, 0, "lingering", NULL);
                 CLEANUP(message_free_ptr) struct message *m = peer_take(s);
@@ -258,6 +278,6 @@ void target_linger(struct target_side *x, const struct error *failure)
                         return;
                 /* It asks again: it did not hear the answer. */
                 if (m->type == MSG_RESUME || m->type == MSG_COMMIT || m->type == MSG_ABORTED)
-                        (void)tell(s, failure);
+                        (void)target_tell(s, failure);
         }
 }

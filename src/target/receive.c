@@ -38,8 +38,8 @@ static void round_done(struct files_job *job, const struct files_result *result,
         message_put_u32(m, FIELD_ROUND, j->round);
         message_put_u32(m, FIELD_TREE, j->tree);
         message_put_u32(m, FIELD_STREAM, j->stream);
-        message_put_u32(m, FIELD_STATUS, err->kind != ERROR_NONE);
-        if (err->kind != ERROR_NONE)
+        message_put_u32(m, FIELD_STATUS, err != NULL);
+        if (err)
                 message_put_text(m, FIELD_TEXT, err->text);
         (void)peer_send(s, m, NULL);
         j->job = NULL;
@@ -52,7 +52,7 @@ static int files_round(struct target_side *x, const struct message *m, struct er
 {
         struct session *s = x->session;
         struct target_job *job = NULL;
-        uint32_t last = 0;
+        uint32_t kind;
         int fd;
 
         for (size_t i = 0; i < TARGET_JOBS_MAX && !job; i++)
@@ -60,18 +60,19 @@ static int files_round(struct target_side *x, const struct message *m, struct er
                         job = &x->jobs[i];
         if (!x->prepared || !job)
                 return error_set(err, EPROTO, "%s sends files that are not due", s->request.peer);
-        (void)message_get_u32(m, FIELD_LAST, &last);
         if (message_get_u32(m, FIELD_TREE, &job->tree) < 0 || message_get_u32(m, FIELD_STREAM, &job->stream) < 0 ||
-            message_get_u32(m, FIELD_ROUND, &job->round) < 0 || job->tree >= s->workload.n_trees)
+            message_get_u32(m, FIELD_ROUND, &job->round) < 0 || message_get_u32(m, FIELD_ROUND_KIND, &kind) < 0 ||
+            job->tree >= s->workload.n_trees || kind > FILES_CHANGED)
                 return error_set(err, EPROTO, "%s sends files of an unknown tree", s->request.peer);
 
-        s->progress.round = job->round;
+        if (job->round != s->round)
+                session_round(s, job->round, job->round == 1 ? x->file_bytes : 0);
         int r = peer_stream(s, job->stream, &fd, err);
         if (r < 0)
                 return r;
         job->side = x;
-        r = files_receive(s->loop, s->workload.trees[job->tree].target, last ? FILES_FINAL : FILES_FULL, fd, round_done,
-                          job, &job->job, err);
+        r = files_receive(s->loop, s->workload.trees[job->tree].target, (enum files_round)kind, fd, round_done, job,
+                          &job->job, err);
         if (r < 0)
                 job->side = NULL;
         return r;
@@ -88,7 +89,6 @@ static void bulk_frame(const struct bulk_frame *frame, const void *data, void *c
         int r = image_receiver_frame(x->receiver, frame, data, &x->state_error);
         if (r > 0)
                 x->state_ended = true;
-        x->session->progress.bytes_done = image_receiver_bytes(x->receiver);
 }
 
 static int open_state(struct target_side *x, const struct message *m, struct error *err)

@@ -105,7 +105,9 @@ int target_restore(struct target_side *x, struct error *err)
                 session_log(s, "warning", "%s", err->text);
                 error_clear(err);
         }
-        r = record_held(s, err);
+        r = target_find_ports(x, err);
+        if (r == 0)
+                r = record_held(s, err);
         if (r == 0)
                 r = session_wait(s, WAIT_INTERRUPTIBLE, sync_settled, x, SYNC_TIMEOUT_MS, "making files durable", err);
         if (r == 0 && x->sync_status != 0)

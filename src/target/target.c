@@ -20,32 +20,29 @@ static void side_done(struct target_side *x)
         free(x->description);
 }
 
-/* The source should thaw now, not when the last file is removed here. */
-static void tell_failing(struct session *s, const struct error *failure)
-{
-        struct message *m = message_new(MSG_STATE);
-
-        message_put_text(m, FIELD_STATE, handover_state_name(s->state));
-        message_put_text(m, FIELD_KIND, error_kind_name(failure->kind));
-        message_put_text(m, FIELD_TEXT, failure->text);
-        (void)peer_send(s, m, NULL);
-}
-
+/*
+ * DISCARDING is durable, so nothing here will ever start: the source is told at once and does not stay frozen while files
+ * are removed. Not so when the copy was being started: then its network may still be up, and goes first.
+ */
 static void discard(struct target_side *x, struct error *failure)
 {
         struct session *s = x->session;
         struct error err = {0};
+        const bool was_starting = s->state == TARGET_DISCARDING;
 
-        if (s->state != TARGET_DISCARDING && s->state != TARGET_DISCARDED)
-                (void)session_step(s, EVENT_FAILED, NULL, NULL, &err);
+        if (s->state != TARGET_DISCARDING && s->state != TARGET_DISCARDED &&
+            session_step(s, EVENT_FAILED, NULL, NULL, &err) < 0)
+                session_log(s, "error", "%s", err.text);
         if (s->state == TARGET_DISCARDING) {
-                tell_failing(s, failure);
+                if (!was_starting)
+                        target_tell(s, failure);
                 session_phase(s, "rollback");
                 if (target_discard(x, &err) < 0)
                         session_log(s, "error", "not everything could be removed: %s", err.text);
-                (void)session_step(s, EVENT_DISCARD_DONE, NULL, NULL, &err);
+                else if (session_step(s, EVENT_DISCARD_DONE, NULL, NULL, &err) < 0)
+                        session_log(s, "error", "%s", err.text);
         }
-        (void)session_finish(s, failure, s->request.self);
+        (void)session_finish(s, s->request.check_only ? NULL : failure, s->request.self);
         target_linger(x, failure);
 }
 
@@ -82,9 +79,11 @@ static int recover(struct target_side *x, struct error *err)
                 return r;
         switch (s->state) {
         case TARGET_PREPARED:
-                return target_handover(x, err);
+                r = target_find_ports(x, err);
+                return r < 0 ? r : target_handover(x, err);
         case TARGET_STARTING:
-                return target_look(x, err);
+                (void)target_find_ports(x, err);
+                return target_start(x, err);
         case TARGET_RUNNING:
                 return 0;
         default:

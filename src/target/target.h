@@ -11,6 +11,7 @@
  */
 
 #define TARGET_JOBS_MAX 16
+#define TARGET_PORTS_MAX 32
 
 /* One receiving rsync. */
 struct target_job {
@@ -36,6 +37,8 @@ struct target_side {
         int sync_status; /* -1 while it runs */
 
         struct hauler_restore *restore;
+        struct hauler_port ports[TARGET_PORTS_MAX]; /* of the held copy, found before they are needed */
+        int n_ports;
         bool held, restore_ended;
         struct error restore_error;
 };
@@ -51,8 +54,12 @@ int target_receive(struct target_side *x, struct error *err);
 int target_restore(struct target_side *x, struct error *err);
 /* From PREPARED on: wait for the source's decision, start, tell. */
 int target_handover(struct target_side *x, struct error *err);
-/* Look at what a crash between STARTING and RUNNING left. */
-int target_look(struct target_side *x, struct error *err);
+/* STARTING is durable (also: a crash after it left us to look): start what is there and see what becomes of it. */
+int target_start(struct target_side *x, struct error *err);
+/* Interfaces of the copy, and the bridges they belong to. */
+int target_find_ports(struct target_side *x, struct error *err);
+/* Say what became of it: RUNNING, DISCARDED (with the reason) or LOST. */
+int target_tell(struct session *s, const struct error *failure);
 /* Until the source has heard how it ended. */
 void target_linger(struct target_side *x, const struct error *failure);
 /* Remove everything on the leftovers list. */

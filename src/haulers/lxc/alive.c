@@ -9,6 +9,9 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "criu/criu.h"
+
+#define PUT_DOWN_MS 10000
 
 /* Not stopped, not traced, not dead. A task that CRIU left in its restorer is traced or has no longer anybody to. */
 static bool runs(pid_t pid)
@@ -61,4 +64,13 @@ int lxc_alive(struct workload *w, struct error *err)
                 return 0;
         w->init_pid = pid;
         return 1;
+}
+
+int lxc_put_down(struct workload *w, const char *images, struct error *err)
+{
+        int r = lxc_cgroup_kill(w->id, PUT_DOWN_MS, err);
+        if (r < 0)
+                return r;
+        AUTO_FD int fd = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return fd < 0 ? 1 : criu_restore_may_have_resumed(fd, "restore.log");
 }

@@ -36,6 +36,7 @@ const struct hauler lxc_hauler = {
         .publish = lxc_publish,
         .restore_verdict = lxc_restore_verdict,
         .alive = lxc_alive,
+        .put_down = lxc_put_down,
         .discard = lxc_discard,
         .restore_free = lxc_restore_free,
         .done = lxc_done,

@@ -109,6 +109,7 @@ void lxc_restore_free(struct hauler_restore *r);
 int lxc_ports(struct workload *w, struct hauler_port *ret, size_t max, struct error *err);
 int lxc_publish(struct workload *w, struct error *err);
 int lxc_alive(struct workload *w, struct error *err);
+int lxc_put_down(struct workload *w, const char *images, struct error *err);
 int lxc_discard(const char *what, const char *name, struct error *err);
 void lxc_done(struct workload *w);
 
