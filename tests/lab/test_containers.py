@@ -2,6 +2,7 @@
 """LXC containers run in a host, and stock lxc-checkpoint moves one to another host with its connections."""
 
 import json
+import re
 
 import pytest
 from moving import move
@@ -56,3 +57,28 @@ def test_lxc_checkpoint_moves_redis_and_its_client_stays_connected(clean, alpha,
     assert 20 < result["max_gap_ms"] < 3000
     assert running(beta, "shop") and not running(alpha, "shop")
     assert int(client.run("redis-cli", "-h", "10.77.0.20", "get", "acknowledged").stdout) == result["acked"]
+
+
+@pytest.mark.parametrize("program, arguments, healthy", [
+    ("memwriter", ["--mib", "64", "--rate", "50"], r"longest gap \d+ ms, 0 errors"),
+    ("manyfiles", ["/root/tree", "--files", "500", "--rate", "500"], r"verified 500 files, \d+ changes, 0 errors"),
+])
+def test_a_moved_workload_finds_nothing_wrong(clean, alpha, beta, tmp_path, eventually, program, arguments, healthy):
+    def status(host):
+        return host.run("cat", "/var/lib/lxc/work/rootfs/root/status", check=False).stdout
+
+    alpha.container("work", [program, *arguments, "--status", "/root/status"])
+    eventually(lambda: "ready" in status(alpha))
+    move(alpha, beta, "work", tmp_path)
+    before = status(beta)
+    pid = beta.run("lxc-info", "-n", "work", "-p", "-H").stdout.strip()
+    if program == "manyfiles":
+        beta.run("kill", "-USR1", pid)
+    eventually(lambda: re.search(healthy, status(beta)[len(before):]))
+    assert "error:" not in status(beta) and status(alpha) == before
+
+
+def test_the_programs_run_in_a_container(clean, alpha):
+    alpha.container("idle", ["/bin/sleep", "1000"])
+    shown = alpha.run("lxc-attach", "-n", "idle", "--", f"{PROGRAMS}/incr.py", "--help").stdout
+    assert "acknowledged" in shown
