@@ -77,7 +77,7 @@ static int read_offer(struct target_side *x, const struct message *m, struct err
 {
         struct session_request *q = &x->session->request;
         AUTO_FREE char *options = NULL;
-        char kind[32], name[128], target[128];
+        char kind[sizeof(q->kind)], name[sizeof(q->name)], target[sizeof(q->target_name)];
 
         if (message_get_text(m, FIELD_WORKLOAD_KIND, kind, sizeof(kind)) < 0 ||
             message_get_text(m, FIELD_WORKLOAD_ID, name, sizeof(name)) < 0 ||
