@@ -106,7 +106,7 @@ static int list_add(struct search *s, const char *dir, const char *name)
 {
         char path[PATH_MAX];
 
-        int n = snprintf(path, sizeof(path), "%s%s%s%s%s", ROOM_TREE + 1, *dir || *name ? "/" : "", dir,
+        int n = snprintf(path, sizeof(path), "%s%s%s%s%s", ROOM_TREE_NAME, *dir || *name ? "/" : "", dir,
                          *dir && *name ? "/" : "", name);
         if (n < 0 || (size_t)n >= sizeof(path))
                 return error_set(s->err, ENAMETOOLONG, "a path is longer than rsync can handle (%d bytes)",

@@ -108,10 +108,10 @@ static int place(int clone, const char *name, bool is_dir, struct error *err)
 
 static int furnish(const struct parts *p, struct error *err)
 {
-        int r = place(p->tree, ROOM_TREE + 1, true, err);
+        int r = place(p->tree, ROOM_TREE_NAME, true, err);
 
         if (r == 0 && p->program >= 0)
-                r = place(p->program, ROOM_PROGRAM + 1, false, err);
+                r = place(p->program, ROOM_PROGRAM_NAME, false, err);
         for (size_t i = 0; r == 0 && i < N_SYSTEM_DIRS; i++) {
                 if (p->dirs[i] >= 0)
                         r = place(p->dirs[i], system_dirs[i], true, err);

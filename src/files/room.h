@@ -29,5 +29,7 @@ struct room_options {
 /* For the whole process, which must have one thread. Root is / and the working directory afterwards. */
 int room_enter(const struct room_options *options, struct error *err);
 
-#define ROOM_TREE "/tree"
-#define ROOM_PROGRAM "/phaul-rsh"
+#define ROOM_TREE_NAME "tree"
+#define ROOM_PROGRAM_NAME "phaul-rsh"
+#define ROOM_TREE "/" ROOM_TREE_NAME
+#define ROOM_PROGRAM "/" ROOM_PROGRAM_NAME

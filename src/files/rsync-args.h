@@ -15,9 +15,9 @@
  *   f safe file list when errors occur            x no hard-link shortcut for xattrs
  *   C checksum seed order                         I --inplace with --partial-dir
  *   v variable-length flags, negotiated checksums (3.2.0)                   u names of id 0 (3.2.0)
- * All are in rsync 3.2.0, and 3.2.7, 3.4.1 and 3.5.0 all send exactly LsfxCIvu. The greeting itself (protocol 31 with
- * 3.2, 32 since 3.4) is negotiated to the lower. Quoting of arguments (--secluded-args, on by default in no version)
- * does not matter: no argument of ours passes through the peer.
+ * All are in rsync since 3.2.0, and 3.2.7 and 3.5.0, of Debian 12 and its security updates, send exactly these. The
+ * greeting itself (the protocol's number) is negotiated to the lower. Quoting of arguments (--secluded-args, -s) does
+ * not matter: no argument of ours passes through the peer.
  */
 enum rsync_mode {
         RSYNC_FULL,     /* whole tree, by size and mtime, deleting */
