@@ -122,6 +122,11 @@ static void report_config(const json_t *info, hauler_report_fn report, void *con
         if (strcmp(lxc_string(info, "tty_max"), "0") != 0 && lxc_string(info, "tty_max")[0])
                 report("tty", GRADE_WARNING,
                        "lxc.tty.max is not 0: a process that has such a terminal open cannot be moved", context);
+        if (strcmp(lxc_string(info, "autostart"), "1") == 0)
+                report("autostart", GRADE_WARNING,
+                       "lxc.start.auto is set: should this host crash and boot between the commit and the release, "
+                       "lxc-autostart would start the copy that is left here",
+                       context);
         json_array_foreach(json_object_get(info, "mounts"), i, mount)
         {
                 (void)snprintf(text, sizeof(text), "%.200s is mounted from %.200s, whose content is not moved",
@@ -146,6 +151,7 @@ static char *describe(const json_t *info)
         (void)json_object_set(d, "config", json_object_get(info, "config"));
         (void)json_object_set(d, "includes", json_object_get(info, "includes"));
         (void)json_object_set(d, "networks", json_object_get(info, "networks"));
+        (void)json_object_set(d, "rootfs", json_object_get(json_object_get(info, "rootfs"), "path"));
         (void)json_object_set(d, "backing", json_object_get(json_object_get(info, "rootfs"), "backing"));
         char *text = json_dumps(d, JSON_COMPACT);
         json_decref(d);

@@ -61,9 +61,9 @@ static void finished(pid_t pid, int status, void *context)
                         r->workload->init_pid = init;
         } else {
                 const char *text = lxc_string(answer, "error");
-                (void)error_set(&err, EIO, "%s", text[0] ? text : "phaul-lxc restore died");
-                if (criu_errors(r, criu, sizeof(criu)) >= 0 && criu[0])
-                        (void)error_wrap(&err, "%s", criu);
+                bool said = criu_errors(r, criu, sizeof(criu)) >= 0 && criu[0];
+                (void)error_set(&err, EIO, "%s%s%s", text[0] ? text : "phaul-lxc restore died",
+                                said ? "\nfrom CRIU's log: " : "", said ? criu : "");
         }
         json_decref(answer);
         r->handlers->done(r, &err, r->context);

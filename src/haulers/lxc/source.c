@@ -92,30 +92,54 @@ int lxc_dump_options(struct workload *w, struct criu_dump_options *options, stru
 
 /* ---------------------------------------------------------------------------------------------------------- release */
 
-/* The monitor cleans up after the tasks' death: cgroups, hooks. One that does not is helped along. */
-static int wait_for_monitor(const char *name, struct error *err)
+/*
+ * Where the container lies. Found anew: after a crash nothing is left of what examine() knew but name and description.
+ */
+struct place {
+        char *lxcpath, *base;
+        json_t *description;
+};
+
+static void place_done(struct place *place)
+{
+        free(place->lxcpath);
+        free(place->base);
+        json_decref(place->description);
+}
+
+static int find_place(const struct workload *w, struct place *place, struct error *err)
+{
+        if (!name_is_valid(w->id))
+                return error_set(err, EINVAL, "that is not the name of a container");
+        int r = lxc_tool_path(&place->lxcpath, err);
+        if (r < 0)
+                return r;
+        place->base = lxc_format("%s/%s", place->lxcpath, w->id);
+        place->description = w->description ? json_loads(w->description, 0, NULL) : NULL;
+        return place->base ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+/* The dead take a moment to be gone, and then the monitor cleans up: cgroups, hooks. One that does not is helped along.
+ */
+static int wait_for_end(const char *name, struct error *err)
 {
         uint64_t deadline = clock_ms() + MONITOR_MS;
 
+        while (lxc_cgroup_populated(name, true) && clock_ms() < deadline)
+                (void)nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
         if (lxc_cgroup_populated(name, false))
                 return error_set(err, EBUSY, "container '%s' still has tasks", name);
-        while (lxc_cgroup_populated(name, true)) {
-                if (clock_ms() >= deadline)
-                        break;
-                (void)nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-        }
         return lxc_cgroup_kill(name, MONITOR_MS, err);
 }
 
-static int write_note(const char *directory, const struct lxc_private *p, struct error *err)
+static int write_note(const char *directory, const struct place *place, struct error *err)
 {
-        const json_t *rootfs = json_object_get(p->info, "rootfs");
         AUTO_FREE char *path = lxc_format("%s/phaul-released.txt", directory);
         AUTO_FREE char *text = lxc_format(
-                "This container was migrated away. It was defined in %s; its root file system is %s%s.\n"
+                "This container was migrated away. It was defined in %s; its root file system is %s.\n"
                 "Directories named here that lie elsewhere were left where they are.\n"
                 "To go back: rename config.released to config if it is called so, and move this directory to %s.\n",
-                p->base, p->overlay ? "an overlay of " : "", lxc_string(rootfs, "path"), p->base);
+                place->base, lxc_string(place->description, "rootfs"), place->base);
 
         if (!path || !text)
                 return error_set(err, ENOMEM, "out of memory");
@@ -127,51 +151,63 @@ static int write_note(const char *directory, const struct lxc_private *p, struct
  * `released` is on another file system: nothing is copied, the directory stays in lxcpath under a hidden name, without
  * a file that any tool of LXC would take for a configuration, and `released` gets a link to it.
  */
-static int put_aside(const struct lxc_private *p, const char *released, struct error *err)
+static int put_aside(const struct place *place, const char *released, struct error *err)
 {
         AUTO_FREE char *copy = strdup(released);
         if (!copy)
                 return error_set(err, ENOMEM, "out of memory");
-        AUTO_FREE char *aside = lxc_format("%s/.phaul-released-%s", p->lxcpath, basename(copy));
-        AUTO_FREE char *config = lxc_format("%s/config", p->base);
-        AUTO_FREE char *renamed = lxc_format("%s/config.released", p->base);
+        AUTO_FREE char *aside = lxc_format("%s/.phaul-released-%s", place->lxcpath, basename(copy));
+        AUTO_FREE char *config = lxc_format("%s/config", place->base);
+        AUTO_FREE char *renamed = lxc_format("%s/config.released", place->base);
         AUTO_FREE char *link = lxc_format("%s/container", released);
 
         if (!aside || !config || !renamed || !link)
                 return error_set(err, ENOMEM, "out of memory");
-        if (rename(config, renamed) < 0 && errno != ENOENT)
-                return error_errno(err, errno, "cannot rename %s", config);
-        if (rename(p->base, aside) < 0 && errno != ENOENT)
-                return error_errno(err, errno, "cannot put %s aside", p->base);
         int r = fd_mkdir_p(released, 0700);
         if (r < 0)
                 return error_errno(err, -r, "cannot make %s", released);
         if (symlink(aside, link) < 0 && errno != EEXIST)
                 return error_errno(err, errno, "cannot make %s", link);
-        return write_note(released, p, err);
+        r = write_note(released, place, err);
+        if (r < 0)
+                return r;
+        if (rename(config, renamed) < 0 && errno != ENOENT)
+                return error_errno(err, errno, "cannot rename %s", config);
+        return rename(place->base, aside) < 0 ? error_errno(err, errno, "cannot put %s aside", place->base) : 0;
+}
+
+static int move_away(const struct place *place, const char *released, struct error *err)
+{
+        struct stat st;
+
+        if (lstat(place->base, &st) < 0 && errno == ENOENT)
+                return 0; /* done before */
+        AUTO_FREE char *copy = strdup(released);
+        if (!copy)
+                return error_set(err, ENOMEM, "out of memory");
+        int r = fd_mkdir_p(dirname(copy), 0700);
+        if (r < 0)
+                return error_errno(err, -r, "cannot make the directory of %s", released);
+        r = write_note(place->base, place, err);
+        if (r < 0)
+                return r;
+        /* An empty directory that is there already is replaced. */
+        if (rename(place->base, released) == 0)
+                return 0;
+        if (errno == EXDEV)
+                return put_aside(place, released, err);
+        return error_errno(err, errno, "cannot move %s to %s", place->base, released);
 }
 
 int lxc_release(struct workload *w, const char *released, struct error *err)
 {
-        struct lxc_private *p = w->private_data;
-        struct stat st;
+        struct place place = {0};
 
-        int r = wait_for_monitor(w->id, err);
-        if (r < 0)
-                return r;
-        if (lstat(p->base, &st) < 0 && errno == ENOENT)
-                return 0; /* done before */
-
-        AUTO_FREE char *parent = strdup(released);
-        if (!parent)
-                return error_set(err, ENOMEM, "out of memory");
-        r = fd_mkdir_p(dirname(parent), 0700);
-        if (r < 0)
-                return error_errno(err, -r, "cannot make the directory of %s", released);
-        /* An empty directory that is there already is replaced. */
-        if (rename(p->base, released) == 0)
-                return write_note(released, p, err);
-        if (errno == EXDEV)
-                return put_aside(p, released, err);
-        return error_errno(err, errno, "cannot move %s to %s", p->base, released);
+        int r = wait_for_end(w->id, err);
+        if (r == 0)
+                r = find_place(w, &place, err);
+        if (r == 0)
+                r = move_away(&place, released, err);
+        place_done(&place);
+        return r;
 }

@@ -370,6 +370,8 @@ int lxc_ports(struct workload *w, struct hauler_port *ret, size_t max, struct er
         pid_t pid = w->init_pid > 0 ? w->init_pid : lxc_find_init(w->id);
         if (pid <= 0)
                 return error_set(err, ESRCH, "container '%s' has no process", w->id);
+        if (!p || !p->info)
+                return error_set(err, EINVAL, "the configuration of '%s' does not load here", w->id);
         if (json_array_size(json_object_get(p->info, "networks")) == 0)
                 return 0;
         int r = network_ports(pid, &ports, &n, err);

@@ -44,6 +44,7 @@ int verb_verify(int argc, char **argv, json_t **ret, struct error *err)
                 return error_set(err, ENOMEM, "liblxc cannot make a container object");
         int r = 0;
         json_t *answer = NULL;
+        c->clear_config(c);
         if (!c->load_config(c, argv[0])) {
                 last_complaint(memory, complaint, sizeof(complaint));
                 r = error_set_kind(err, ERROR_REFUSED, EINVAL, "liblxc %s does not accept the configuration: %s",
