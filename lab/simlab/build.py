@@ -46,8 +46,8 @@ def _locked(sanitize):
 
 def _build(folder, sanitize, log):
     options = ["--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var", "-Dtests=true"]
-    if sanitize:
-        options += ["-Db_sanitize=address,undefined", "-Db_lundef=false"]
+    if sanitize:  # instrumented code makes gcc warn of what cannot happen; the plain build is the one that must be clean
+        options += ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dwerror=false"]
 
     def step(*argv):
         chamber.enter(image.host_image(), argv, binds=[f"{TREE}:/src:ro", f"{folder}:/build"], cwd="/build",
