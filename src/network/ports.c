@@ -40,16 +40,20 @@ static bool born_with_namespace(const struct rtnl_link *link)
         return false;
 }
 
-static int pair_up(struct rtnl *here, int netns_id, const struct rtnl_link *inside, struct network_port *port,
+static int pair_up(struct rtnl *here, int netns_fd, const struct rtnl_link *inside, struct network_port *port,
                    struct error *err)
 {
         struct rtnl_link outside, master;
+        int netns_id = -1;
 
         if (strcmp(inside->kind, "veth") != 0)
                 return error_set(err, EOPNOTSUPP, "interface %s inside is of type '%s', only veth can be moved",
                                  inside->name, inside->kind[0] ? inside->kind : "device");
-        /* An index alone says little: the far end must point back, at this index and at this namespace. */
+        /* An index alone says little: the far end must point back, at this index and at this namespace. The kernel gives a
+         * new namespace its number here only when it first has to name it, which is when the far end is looked at. */
         int r = inside->peer_netns < 0 ? -ENODEV : rtnl_link_by_index(here, inside->peer, &outside);
+        if (r == 0)
+                r = rtnl_netns_id(here, netns_fd, &netns_id);
         if (r == 0 && (strcmp(outside.kind, "veth") != 0 || outside.peer != inside->index || netns_id < 0 ||
                        outside.peer_netns != netns_id))
                 r = -ENODEV;
@@ -77,7 +81,6 @@ int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct er
         AUTO_RTNL struct rtnl here = {0};
         AUTO_FREE char *output = NULL;
         size_t size, found = 0;
-        int netns_id;
 
         int opened = inside_open(pid, err);
         if (opened < 0)
@@ -87,10 +90,8 @@ int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct er
         if (r < 0)
                 return r;
         r = rtnl_open(&here);
-        if (r == 0)
-                r = rtnl_netns_id(&here, netns_fd, &netns_id);
         if (r < 0)
-                return error_errno(err, -r, "cannot ask about the network namespace of process %d", (int)pid);
+                return error_errno(err, -r, "cannot ask for interfaces");
 
         const struct rtnl_link *links = (const struct rtnl_link *)(const void *)output;
         size_t n = size / sizeof(*links);
@@ -100,7 +101,7 @@ int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct er
         for (size_t i = 0; i < n; i++) {
                 if ((links[i].flags & IFF_LOOPBACK) || born_with_namespace(&links[i]))
                         continue;
-                r = pair_up(&here, netns_id, &links[i], &ports[found], err);
+                r = pair_up(&here, netns_fd, &links[i], &ports[found], err);
                 if (r < 0)
                         return r;
                 found++;

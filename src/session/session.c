@@ -126,10 +126,8 @@ void session_free(struct session *s)
 
 /* -- waiting --------------------------------------------------------------------------------------------------- */
 
-/* The far side's last word, when it is the first in the queue, is a failure for whoever waits for something else. */
-static int far_failure(struct session *s, struct error *err)
+int session_far_failure(const struct session *s, const struct message *m, struct error *err)
 {
-        const struct message *m = peer_first(s);
         char kind[32], text[ERROR_TEXT_MAX];
 
         if (!m || (m->type != MSG_DISCARDED && m->type != MSG_REFUSE && m->type != MSG_ABORTED))
@@ -149,7 +147,7 @@ static int interruption(struct session *s, struct error *err)
         if (s->request.timeout_ms && clock_ms() - s->started_ms > s->request.timeout_ms)
                 return error_set(err, ETIMEDOUT, "not done within the %llu s that were allowed",
                                  (unsigned long long)s->request.timeout_ms / 1000);
-        int r = far_failure(s, err);
+        int r = session_far_failure(s, peer_first(s), err);
         if (r < 0)
                 return r;
         if (!peer_is_up(s)) {

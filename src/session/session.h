@@ -94,6 +94,9 @@ typedef bool (*session_done_fn)(void *context);
 int session_wait(struct session *s, enum session_wait_mode mode, session_done_fn done, void *context, uint64_t timeout_ms,
                  const char *what, struct error *err);
 
+/* -EREMOTEIO, in the far side's words, when `m` (NULL is fine) says that it gave up; 0 otherwise. */
+int session_far_failure(const struct session *s, const struct message *m, struct error *err);
+
 /*
  * Feed the handover machine: the record is durable when this returns, then the caller carries out the acts. A step that
  * is not legal, or a record that cannot be written, is an error and changes nothing.

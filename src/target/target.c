@@ -7,6 +7,8 @@
 
 #include "session/peer.h"
 
+#define ATTACH_TIMEOUT_MS 15000
+
 static void side_done(struct target_side *x)
 {
         for (size_t i = 0; i < TARGET_JOBS_MAX; i++)
@@ -60,10 +62,19 @@ static void running(struct target_side *x)
         target_linger(x, NULL);
 }
 
+static bool connected(void *context)
+{
+        return peer_is_up(context);
+}
+
 static int receive(struct target_side *x, struct error *err)
 {
-        int r = target_receive(x, err);
+        /* phauld started us because of a connection, and hands it over now. */
+        int r = session_wait(x->session, WAIT_THROUGH, connected, x->session, ATTACH_TIMEOUT_MS,
+                             "waiting for the source's connection", err);
 
+        if (r == 0)
+                r = target_receive(x, err);
         if (r == 0)
                 r = target_restore(x, err);
         return r < 0 ? r : target_handover(x, err);
