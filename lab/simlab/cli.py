@@ -89,20 +89,24 @@ def _build(options):
 def _up(options):
     """start a lab: a number of hosts (default 2), or their names"""
     hosts = options.hosts or ["2"]
-    Lab(options.lab).up(int(hosts[0]) if len(hosts) == 1 and hosts[0].isdigit() else hosts, options.sanitize)
-    return _list(options)
+    lab = Lab(options.lab).up(int(hosts[0]) if len(hosts) == 1 and hosts[0].isdigit() else hosts, options.sanitize)
+    _show(lab.name)
 
 
 def _list(options):
     """every lab's hosts: lab, host, address, state, pid 1 as this machine sees it, link"""
-    for name in Lab.names():
-        lab = Lab(name)
-        if not lab.hosts:
-            print(f"{name}\t-\t-\tleftover (`lab --lab {name} down` removes it)")
-        for host in [*lab.hosts.values(), lab.client] if lab.hosts else []:
-            pid = host.pid
-            link = "-" if not pid else "cut" if host.is_cut() else "ok"
-            print(name, host.name, host.address, "up" if pid else "down", pid or "-", link, sep="\t")
+    for name in [options.lab] if options.lab else Lab.names():
+        _show(name)
+
+
+def _show(name):
+    lab = Lab(name)
+    if not lab.hosts and name in Lab.names():
+        print(f"{name}\t-\t-\tleftover (`lab --lab {name} down` removes it)")
+    for host in [*lab.hosts.values(), lab.client] if lab.hosts else []:
+        pid = host.pid
+        link = "-" if not pid else "cut" if host.is_cut() else "ok"
+        print(name, host.name, host.address, "up" if pid else "down", pid or "-", link, sep="\t")
 
 
 def _exec(options):
