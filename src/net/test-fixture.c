@@ -152,9 +152,11 @@ int fixture_teardown(void **state)
 {
         struct fixture *f = *state;
 
+        fixture_continue(f);
         link_free(f->client.link);
         link_free(f->server.link);
-        (void)close(f->listen_fd);
+        if (f->listen_fd >= 0)
+                (void)close(f->listen_fd);
         host_done(&f->a);
         host_done(&f->b);
         (void)rmdir(f->root);
@@ -182,6 +184,10 @@ void fixture_accept(struct fixture *f, const struct host *as, bool allow_strange
         int fd = accept4(f->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
         assert_true(fd >= 0);
+        struct sockaddr_in peer;
+        socklen_t size = sizeof(peer);
+        assert_int_equal(getpeername(fd, (struct sockaddr *)&peer, &size), 0);
+        f->client_port = ntohs(peer.sin_port);
         if (link_accept(f->loop, &f->env, as->credentials, fd, allow_strangers, &side_handlers, &f->server,
                         &f->server.link, &err) < 0)
                 fail_msg("%s", err.text);
@@ -265,10 +271,45 @@ pid_t client_net(const struct fixture *f)
         return find_net("connect", about);
 }
 
+pid_t server_net(const struct fixture *f)
+{
+        char about[32];
+
+        (void)snprintf(about, sizeof(about), "127.0.0.1:%u", f->client_port);
+        return find_net("accept", about);
+}
+
+void fixture_stop(struct fixture *f, pid_t pid)
+{
+        assert_true(pid > 0);
+        f->stopped = pid;
+        assert_int_equal(kill(pid, SIGSTOP), 0);
+}
+
+void fixture_continue(struct fixture *f)
+{
+        if (f->stopped > 0)
+                (void)kill(f->stopped, SIGCONT);
+        f->stopped = 0;
+}
+
+/* A zombie has ended, too: when init reaps it is its own business. */
+static bool runs(pid_t pid)
+{
+        AUTO_FREE char *text = NULL;
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+        if (fd_read_file(AT_FDCWD, path, 4096, &text, NULL) < 0)
+                return false;
+        const char *state = strrchr(text, ')');
+        return state && state[1] == ' ' && state[2] != 'Z' && state[2] != 'X';
+}
+
 void expect_gone(struct fixture *f, pid_t pid, unsigned ms)
 {
         assert_true(pid > 0);
-        for (uint64_t end = clock_ms() + ms; kill(pid, 0) == 0;) {
+        for (uint64_t end = clock_ms() + ms; runs(pid);) {
                 if (clock_ms() > end)
                         fail_msg("process %d did not end within %u ms", pid, ms);
                 assert_int_equal(loop_run_once(f->loop, 10), 0);

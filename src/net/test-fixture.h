@@ -42,10 +42,11 @@ struct fixture {
         struct loop *loop;
         struct host a, b;
         int listen_fd;
-        uint16_t port;
+        uint16_t port, client_port;
         struct link_environment env;
         char root[64];
         struct side client, server;
+        pid_t stopped;
 };
 
 /* a and b are paired with each other. */
@@ -74,6 +75,10 @@ void expect_text(const struct error *err, const char *part);
 /* The phaul-net whose list of arguments has these two; 0 if there is none. */
 pid_t find_net(const char *role, const char *about_suffix);
 pid_t client_net(const struct fixture *f);
+pid_t server_net(const struct fixture *f); /* of the connection accepted last */
+/* SIGSTOP and SIGCONT; the end of a test continues what it left stopped. */
+void fixture_stop(struct fixture *f, pid_t pid);
+void fixture_continue(struct fixture *f);
 /* Until it has gone; fails after `ms`. */
 void expect_gone(struct fixture *f, pid_t pid, unsigned ms);
 

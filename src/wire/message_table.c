@@ -53,6 +53,8 @@ static const struct field_rule fields[] = {
         [FIELD_ROUND_KIND] = {"round_kind", U32},
 };
 
+_Static_assert(sizeof(fields) / sizeof(fields[0]) <= 64, "message.c keeps the set of seen tags in one word");
+
 #define ON(purpose) (1 << (purpose))
 #define ON_ALL (ON(PURPOSE_CONTROL) | ON(PURPOSE_STREAM) | ON(PURPOSE_BULK) | ON(PURPOSE_QUERY) | ON(PURPOSE_PAIR))
 
