@@ -152,8 +152,8 @@ json_t *processes_list(const char *proc)
                 h.pid_namespace = ns.st_ino;
         for (struct dirent *e; (e = readdir(dir)) && json_array_size(list) < PROCESSES_MAX;) {
                 size_t n = strlen(e->d_name);
-                if (n == 0 || n > 10 || strspn(e->d_name, "0123456789") != n)
-                        continue;
+                if (n == 0 || n > 10 || strspn(e->d_name, "0123456789") != n || atoi(e->d_name) == getpid())
+                        continue; /* we ourselves are only here to look */
                 json_t *process = process_of(&h, e->d_name);
                 if (process)
                         (void)json_array_append_new(list, process);
