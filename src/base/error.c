@@ -16,7 +16,8 @@ static const struct {
 
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
-static int set(struct error *err, enum error_kind kind, int code, const char *format, va_list args)
+__attribute__((format(printf, 4, 0))) static int set(struct error *err, enum error_kind kind, int code,
+                                                     const char *format, va_list args)
 {
         if (code <= 0)
                 code = EIO;

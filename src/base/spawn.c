@@ -16,6 +16,8 @@
 #include "base/clock.h"
 #include "base/fd.h"
 
+#define ENVIRONMENT_PATH "PATH=" SPAWN_PATH
+
 /* Child side: from here on only async-signal-safe calls. Descriptors are first lifted above all targets. */
 static int place_fds(const struct spawn_options *o, int *report_fd)
 {
@@ -103,7 +105,7 @@ static _Noreturn void child(const struct spawn_options *o, char *const *env, pid
 
 int spawn(const struct spawn_options *options, pid_t *ret_pid, int *ret_pidfd, struct error *err)
 {
-        static const char *const standard[] = {"PATH=" SPAWN_PATH, "HOME=/root", "LANG=C.UTF-8"};
+        static const char *const standard[] = {ENVIRONMENT_PATH, "HOME=/root", "LANG=C.UTF-8"};
         const size_t n_standard = sizeof(standard) / sizeof(standard[0]);
         size_t n_env = 0;
         int pipe_fds[2], failure = 0;

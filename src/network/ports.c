@@ -49,8 +49,9 @@ static int pair_up(struct rtnl *here, int netns_fd, const struct rtnl_link *insi
         if (strcmp(inside->kind, "veth") != 0)
                 return error_set(err, EOPNOTSUPP, "interface %s inside is of type '%s', only veth can be moved",
                                  inside->name, inside->kind[0] ? inside->kind : "device");
-        /* An index alone says little: the far end must point back, at this index and at this namespace. The kernel gives a
-         * new namespace its number here only when it first has to name it, which is when the far end is looked at. */
+        /* An index alone says little: the far end must point back, at this index and at this namespace. The kernel
+         * gives a new namespace its number here only when it first has to name it, which is when the far end is looked
+         * at. */
         int r = inside->peer_netns < 0 ? -ENODEV : rtnl_link_by_index(here, inside->peer, &outside);
         if (r == 0)
                 r = rtnl_netns_id(here, netns_fd, &netns_id);

@@ -4,8 +4,8 @@
 #include "session/session.h"
 
 /*
- * The socket at which phauld (again after its own restart) finds this session: SEQPACKET, one JSON object per packet, at
- * most 64 KiB. See session/protocol.h for what is said there. Only root may connect.
+ * The socket at which phauld (again after its own restart) finds this session: SEQPACKET, one JSON object per packet,
+ * at most 64 KiB. See session/protocol.h for what is said there. Only root may connect.
  */
 int control_new(struct session *s, struct error *err);
 void control_free(struct session_control *c);

@@ -61,7 +61,8 @@ void session_tick(struct session *s)
 
         if (now - s->progress_sent_ms < PROGRESS_EVERY_MS || !s->phase[0])
                 return;
-        migration_progress_update(&s->progress, s->phase, s->round, bytes_moved(s) - s->round_base, s->round_bytes, now);
+        migration_progress_update(&s->progress, s->phase, s->round, bytes_moved(s) - s->round_base, s->round_bytes,
+                                  now);
         send_progress(s);
 }
 

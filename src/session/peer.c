@@ -273,8 +273,8 @@ int peer_expect(struct session *s, enum message_type type, uint64_t timeout_ms, 
                 return r; /* stays in the queue: it is news for the handover, too */
         CLEANUP(message_free_ptr) struct message *m = peer_take(s);
         if (m->type != type)
-                return error_set(err, EPROTO, "%s sent %s where %s was due", s->request.peer, message_type_name(m->type),
-                                 message_type_name((uint16_t)type));
+                return error_set(err, EPROTO, "%s sent %s where %s was due", s->request.peer,
+                                 message_type_name(m->type), message_type_name((uint16_t)type));
         *ret = TAKE_PTR(m);
         return 0;
 }

@@ -18,8 +18,8 @@ int peer_dial(struct session *s, enum purpose purpose, uint32_t number, const st
               void *context, struct link **ret, struct error *err);
 
 /* A connection that phauld accepted for us; takes record_fd over in any case. */
-void peer_attach(struct session *s, const char *fingerprint, enum purpose purpose, uint32_t stream, const char *token_hex,
-                 int record_fd);
+void peer_attach(struct session *s, const char *fingerprint, enum purpose purpose, uint32_t stream,
+                 const char *token_hex, int record_fd);
 
 bool peer_is_up(const struct session *s);
 /* Text of the last loss. */
@@ -38,12 +38,14 @@ struct message *peer_take(struct session *s);
 bool peer_has_message(const struct session *s);
 const struct message *peer_first(const struct session *s);
 
-/* Wait for a message of this type; any other one is a protocol error, a failure of the far side is returned in words. */
-int peer_expect(struct session *s, enum message_type type, uint64_t timeout_ms, struct message **ret, struct error *err);
+/* Wait for a message of this type; any other one is a protocol error, a failure of the far side is returned in words.
+ */
+int peer_expect(struct session *s, enum message_type type, uint64_t timeout_ms, struct message **ret,
+                struct error *err);
 
 /*
- * Stream `number`: connected by the source, attached on the target; waits for it, then pumps between it and the returned
- * socket. The link lives until peer_stream_close() or the session's end.
+ * Stream `number`: connected by the source, attached on the target; waits for it, then pumps between it and the
+ * returned socket. The link lives until peer_stream_close() or the session's end.
  */
 int peer_stream(struct session *s, uint32_t number, int *ret_fd, struct error *err);
 void peer_stream_close(struct session *s, uint32_t number);

@@ -73,7 +73,8 @@ static int parse(const json_t *o, struct session_request *r, struct session_plac
         bad |= copy_text(o, "peer_fingerprint", r->peer_fingerprint, sizeof(r->peer_fingerprint), NULL);
         bad |= copy_text(o, "mode", mode, sizeof(mode), "live");
         bad |= copy_text(o, "runtime_dir", places->runtime, sizeof(places->runtime), "/run/phaul");
-        bad |= copy_text(o, "config_dir", places->configuration, sizeof(places->configuration), PHAUL_SYSCONFDIR "/phaul");
+        bad |= copy_text(o, "config_dir", places->configuration, sizeof(places->configuration),
+                         PHAUL_SYSCONFDIR "/phaul");
         bad |= copy_text(o, "state_dir", places->state, sizeof(places->state), "/var/lib/phaul");
         bad |= copy_text(o, "hook_directory", places->hooks, sizeof(places->hooks), "");
         bad |= copy_text(o, "libexec_dir", places->libexec, sizeof(places->libexec), PHAUL_LIBEXECDIR);

@@ -12,5 +12,5 @@ struct session_places {
         char libexec[128];       /* where phaul-net and the helpers are */
 };
 
-int request_read(const char *directory, struct session_request *ret, struct session_places *ret_places, char ***ret_actions,
-                 struct error *err);
+int request_read(const char *directory, struct session_request *ret, struct session_places *ret_places,
+                 char ***ret_actions, struct error *err);

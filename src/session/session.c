@@ -36,7 +36,8 @@ static int fill_paths(struct session *s, const char *directory, const struct ses
         n |= snprintf(p->trust, sizeof(p->trust), "%s", places->configuration) >= (int)sizeof(p->trust);
         n |= snprintf(p->hooks, sizeof(p->hooks), "%s%s", places->hooks[0] ? places->hooks : places->configuration,
                       places->hooks[0] ? "" : "/hooks.d") >= (int)sizeof(p->hooks);
-        n |= snprintf(p->released, sizeof(p->released), "%s/released/%s", places->state, id) >= (int)sizeof(p->released);
+        n |= snprintf(p->released, sizeof(p->released), "%s/released/%s", places->state, id) >=
+             (int)sizeof(p->released);
         n |= snprintf(p->net, sizeof(p->net), "%s/phaul-net", places->libexec) >= (int)sizeof(p->net);
         if (n)
                 return error_set(err, ENAMETOOLONG, "a path of this migration is too long");
@@ -68,8 +69,8 @@ static int open_record(struct session *s, struct error *err)
         s->recovering = true;
         const char *last = journal_state(s->journal);
         if (last && handover_state_from_record(s->request.side, last, &s->state) < 0)
-                return error_set(err, EBADMSG, "the record %s holds '%s', which this side never writes", s->paths.record,
-                                 last);
+                return error_set(err, EBADMSG, "the record %s holds '%s', which this side never writes",
+                                 s->paths.record, last);
         return 0;
 }
 
@@ -158,8 +159,8 @@ static int interruption(struct session *s, struct error *err)
         return 0;
 }
 
-int session_wait(struct session *s, enum session_wait_mode mode, session_done_fn done, void *context, uint64_t timeout_ms,
-                 const char *what, struct error *err)
+int session_wait(struct session *s, enum session_wait_mode mode, session_done_fn done, void *context,
+                 uint64_t timeout_ms, const char *what, struct error *err)
 {
         const uint64_t deadline = timeout_ms ? clock_ms() + timeout_ms : 0;
 
@@ -183,7 +184,8 @@ int session_wait(struct session *s, enum session_wait_mode mode, session_done_fn
 
 /* -- state ----------------------------------------------------------------------------------------------------- */
 
-int session_step(struct session *s, enum handover_event event, const json_t *fields, unsigned *ret_acts, struct error *err)
+int session_step(struct session *s, enum handover_event event, const json_t *fields, unsigned *ret_acts,
+                 struct error *err)
 {
         struct handover_step step;
 

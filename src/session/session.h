@@ -73,7 +73,7 @@ struct session {
         uint64_t round_bytes, round_base; /* to be moved in it (0 unknown); counter at its begin */
         uint64_t file_bytes;              /* of all trees, when the pre-flight measured them */
         json_t *verdict;                  /* of the pre-flight, {verdict, items} */
-        char **actions; /* built-in virtual-IP actions, from the configuration */
+        char **actions;                   /* built-in virtual-IP actions, from the configuration */
         bool cancel_requested;
         bool recovering; /* started again on a record that exists */
         bool finished;   /* report.json is written, now or by an earlier process */
@@ -86,13 +86,13 @@ DEFINE_CLEANUP(struct session, session_free)
 
 /*
  * Run the loop until `done(context)`. 0; -ECANCELED when a user cancelled; -ENOTCONN when the control link was lost;
- * -ETIMEDOUT after timeout_ms (0: none) or past the user's time limit; -EREMOTEIO when the other side reported a failure.
- * *err is filled in words in each case. With WAIT_THROUGH none of these but the timeout interrupts.
+ * -ETIMEDOUT after timeout_ms (0: none) or past the user's time limit; -EREMOTEIO when the other side reported a
+ * failure. *err is filled in words in each case. With WAIT_THROUGH none of these but the timeout interrupts.
  */
 enum session_wait_mode { WAIT_INTERRUPTIBLE, WAIT_THROUGH };
 typedef bool (*session_done_fn)(void *context);
-int session_wait(struct session *s, enum session_wait_mode mode, session_done_fn done, void *context, uint64_t timeout_ms,
-                 const char *what, struct error *err);
+int session_wait(struct session *s, enum session_wait_mode mode, session_done_fn done, void *context,
+                 uint64_t timeout_ms, const char *what, struct error *err);
 
 /* -EREMOTEIO, in the far side's words, when `m` (NULL is fine) says that it gave up; 0 otherwise. */
 int session_far_failure(const struct session *s, const struct message *m, struct error *err);
@@ -101,7 +101,8 @@ int session_far_failure(const struct session *s, const struct message *m, struct
  * Feed the handover machine: the record is durable when this returns, then the caller carries out the acts. A step that
  * is not legal, or a record that cannot be written, is an error and changes nothing.
  */
-int session_step(struct session *s, enum handover_event event, const json_t *fields, unsigned *ret_acts, struct error *err);
+int session_step(struct session *s, enum handover_event event, const json_t *fields, unsigned *ret_acts,
+                 struct error *err);
 
 /* Phases and progress, shown to whoever watches. */
 void session_phase(struct session *s, const char *phase);

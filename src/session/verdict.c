@@ -31,7 +31,8 @@ enum grade verdict_grade(const struct verdict *v)
         size_t i;
         json_t *item;
 
-        json_array_foreach(v->items, i, item) {
+        json_array_foreach(v->items, i, item)
+        {
                 enum grade g = grade_from_name(json_string_value(json_object_get(item, "grade")));
                 if (g > worst)
                         worst = g;
@@ -45,7 +46,8 @@ int verdict_put_message(const struct verdict *v, struct message *m)
         json_t *item;
 
         message_put_text(m, FIELD_GRADE, grade_name(verdict_grade(v)));
-        json_array_foreach(v->items, i, item) {
+        json_array_foreach(v->items, i, item)
+        {
                 AUTO_FREE char *text = json_dumps(item, JSON_COMPACT);
                 if (!text)
                         return -ENOMEM;
@@ -88,7 +90,8 @@ int verdict_refusal(const struct verdict *v, struct error *err)
         size_t i, used = 0;
         json_t *item;
 
-        json_array_foreach(v->items, i, item) {
+        json_array_foreach(v->items, i, item)
+        {
                 if (grade_from_name(json_string_value(json_object_get(item, "grade"))) != GRADE_ERROR)
                         continue;
                 int n = snprintf(text + used, sizeof(text) - used, "%s%s: %s", used ? "\n" : "",

@@ -117,7 +117,8 @@ static int prepare_there(struct session *s, struct error *err)
 }
 
 /*
- * One round of every tree. The first compares everything, later ones send what changed since the mark of the one before.
+ * One round of every tree. The first compares everything, later ones send what changed since the mark of the one
+ * before.
  */
 static int round_of_all(struct source_side *x, struct error *err)
 {

@@ -108,9 +108,9 @@ static int lock_ports(struct source_side *x, struct error *err)
 }
 
 /*
- * CRIU waits in each point for our answer. At network-lock all tasks stand still and no socket has been touched: our own
- * lock goes on. At post-dump only ptrace holds the tasks: our freezer takes over before anything else happens, so that
- * neither CRIU's death nor ours lets them run.
+ * CRIU waits in each point for our answer. At network-lock all tasks stand still and no socket has been touched: our
+ * own lock goes on. At post-dump only ptrace holds the tasks: our freezer takes over before anything else happens, so
+ * that neither CRIU's death nor ours lets them run.
  */
 static void on_notify(struct criu *criu, const char *point, void *context)
 {

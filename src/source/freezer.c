@@ -35,7 +35,8 @@ static int is_frozen(const char *directory, bool v2, bool *ret)
         char path[PATH_MAX];
         AUTO_FREE char *text = NULL;
 
-        if (snprintf(path, sizeof(path), "%s/%s", directory, v2 ? "cgroup.events" : "freezer.state") >= (int)sizeof(path))
+        if (snprintf(path, sizeof(path), "%s/%s", directory, v2 ? "cgroup.events" : "freezer.state") >=
+            (int)sizeof(path))
                 return -ENAMETOOLONG;
         int r = fd_read_file(AT_FDCWD, path, 4096, &text, NULL);
         if (r < 0)

@@ -77,7 +77,8 @@ int source_recover(struct source_side *x, struct error *err)
         if (r < 0)
                 return error_errno(err, -r, "cannot use the record %s", s->paths.record);
 
-        /* Our CRIU, if it was at work, lost its socket with us and is undoing its dump: let it finish before we thaw. */
+        /* Our CRIU, if it was at work, lost its socket with us and is undoing its dump: let it finish before we thaw.
+         */
         if (x->frozen_since_us && s->state != SOURCE_COMMITTED)
                 (void)usleep(CRIU_LEAVES_MS * 1000);
         return 0;

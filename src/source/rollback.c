@@ -34,7 +34,8 @@ static void end_dump(struct source_side *x)
                         criu_cancel(x->criu);
                 }
                 page_server_free(TAKE_PTR(x->pages));
-                if (session_wait(s, WAIT_THROUGH, criu_gone, x, CRIU_END_MS, "waiting for criu to undo its work", &err) < 0)
+                if (session_wait(s, WAIT_THROUGH, criu_gone, x, CRIU_END_MS, "waiting for criu to undo its work",
+                                 &err) < 0)
                         session_log(s, "error", "%s", err.text);
         }
         criu_free(TAKE_PTR(x->criu));

@@ -38,14 +38,14 @@ struct source_side {
         struct link *bulk;
         struct image_sender *sender;
         struct page_server *pages;
-        bool aborting;      /* CRIU gets no for an answer from now on */
+        bool aborting; /* CRIU gets no for an answer from now on */
         bool pages_ended, images_sent;
         int images_result;
         struct error pages_error;
 
         struct criu *criu;
-        bool criu_at_end;  /* waits for us in post-dump: everything is dumped, ptrace still holds the tasks */
-        bool criu_ended;   /* the process is gone, with criu_error */
+        bool criu_at_end; /* waits for us in post-dump: everything is dumped, ptrace still holds the tasks */
+        bool criu_ended;  /* the process is gone, with criu_error */
         struct error criu_error;
         struct error lock_error;
         uint64_t frozen_since_us; /* monotonic; 0 while it runs */

@@ -50,7 +50,8 @@ static void end_restore(struct target_side *x)
                 return;
         if (!x->restore_ended) {
                 (void)s->hauler->restore_verdict(x->restore, false);
-                (void)session_wait(s, WAIT_THROUGH, restore_over, x, RESTORE_END_MS, "waiting for the restore to end", NULL);
+                (void)session_wait(s, WAIT_THROUGH, restore_over, x, RESTORE_END_MS, "waiting for the restore to end",
+                                   NULL);
         }
         s->hauler->restore_free(TAKE_PTR(x->restore));
 }

@@ -65,7 +65,8 @@ static int examine_disk(const struct target_side *x, struct verdict *v, struct e
         int r = room_for(w->trees[0].target, &bytes, &inodes, err);
         if (r < 0)
                 return r;
-        (void)snprintf(text, sizeof(text), "%llu MB in %llu files are to come, there is room for %llu MB and %llu files at %s",
+        (void)snprintf(text, sizeof(text),
+                       "%llu MB in %llu files are to come, there is room for %llu MB and %llu files at %s",
                        (unsigned long long)x->file_bytes / 1000000, (unsigned long long)x->file_count,
                        (unsigned long long)bytes / 1000000, (unsigned long long)inodes, w->trees[0].target);
         bool fits = x->file_bytes < bytes && x->file_count + INODE_MARGIN < inodes;

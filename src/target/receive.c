@@ -135,7 +135,6 @@ static int close_state(struct target_side *x, struct error *err)
         return r;
 }
 
-
 static bool something_to_do(void *context)
 {
         const struct target_side *x = context;
@@ -176,7 +175,8 @@ int target_receive(struct target_side *x, struct error *err)
                 case MSG_STATE_END:
                         return close_state(x, err);
                 default:
-                        r = error_set(err, EPROTO, "%s sent %s out of turn", s->request.peer, message_type_name(m->type));
+                        r = error_set(err, EPROTO, "%s sent %s out of turn", s->request.peer,
+                                      message_type_name(m->type));
                 }
                 if (r < 0)
                         return r;

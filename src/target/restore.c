@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "criu/address_image.h"
 #include "network/network.h"
 #include "session/peer.h"
 #include "target/target.h"
@@ -90,21 +91,20 @@ int target_restore(struct target_side *x, struct error *err)
         session_phase(s, "restore");
         int r = sync_start(x, err);
         if (r == 0)
-                r = s->hauler->restore(s->loop, &s->workload, s->paths.images, s->paths.hold, s->paths.record, &handlers,
-                                       x, &x->restore, err);
+                r = criu_images_settle_addresses(x->images_fd, err);
+        if (r >= 0)
+                r = s->hauler->restore(s->loop, &s->workload, s->paths.images, s->paths.hold, s->paths.record,
+                                       &handlers, x, &x->restore, err);
         if (r == 0)
                 r = session_wait(s, WAIT_INTERRUPTIBLE, restore_settled, x, RESTORE_TIMEOUT_MS, "restoring", err);
         if (r < 0)
                 return r;
         if (!x->held) {
                 *err = x->restore_error;
-                return error_wrap(err, "restoring %s/%s on %s", s->request.kind, s->request.target_name, s->request.self);
+                return error_wrap(err, "restoring %s/%s on %s", s->request.kind, s->request.target_name,
+                                  s->request.self);
         }
 
-        if (network_settle(s->workload.init_pid, err) < 0) {
-                session_log(s, "warning", "%s", err->text);
-                error_clear(err);
-        }
         r = target_find_ports(x, err);
         if (r == 0)
                 r = record_held(s, err);

@@ -23,8 +23,8 @@ static void side_done(struct target_side *x)
 }
 
 /*
- * DISCARDING is durable, so nothing here will ever start: the source is told at once and does not stay frozen while files
- * are removed. Not so when the copy was being started: then its network may still be up, and goes first.
+ * DISCARDING is durable, so nothing here will ever start: the source is told at once and does not stay frozen while
+ * files are removed. Not so when the copy was being started: then its network may still be up, and goes first.
  */
 static void discard(struct target_side *x, struct error *failure)
 {

@@ -9,7 +9,7 @@ from site_under_test import Site
 
 @pytest.fixture(scope="session")
 def whole_site():
-    made = Site("scenario", sanitize=bool(os.environ.get("PHAUL_TEST_SANITIZE")))
+    made = Site(os.environ.get("PHAUL_LAB", "scenario"), sanitize=bool(os.environ.get("PHAUL_TEST_SANITIZE")))
     yield made
     made.down()
 

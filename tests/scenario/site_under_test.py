@@ -102,6 +102,7 @@ class Site:
 
     def counting(self, ip, seconds=120):
         """A client that INCRs all the time; end it with finish()."""
+        self.client.run("rm", "-f", f"/tmp/incr-{ip}")
         made = self.client.popen(f"{PROGRAMS}/incr.py", ip, "--seconds", str(seconds), "--status", f"/tmp/incr-{ip}",
                                  stdout=-1, text=True)
         eventually(lambda: int(self.client.run("cat", f"/tmp/incr-{ip}", check=False).stdout or 0) > 50, what="writes")
@@ -111,7 +112,7 @@ class Site:
         """Stop the client; its result, with every acknowledged write found in Redis."""
         before = int(self.client.run("cat", f"/tmp/incr-{ip}").stdout or 0)
         eventually(lambda: int(self.client.run("cat", f"/tmp/incr-{ip}").stdout or 0) > before, what="writes going on")
-        counting.terminate()
+        self.client.run("pkill", "-TERM", "-f", f"incr.py {ip}")
         result = json.loads(counting.communicate(timeout=30)[0])
         stored = int(self.client.run("redis-cli", "-h", ip, "get", "acknowledged").stdout)
         assert result["connection"] == "kept" and result["lost"] == 0 and not result["errors"], result
