@@ -159,25 +159,26 @@ static int add_rules(scmp_filter_ctx filter)
                 SCMP_SYS(sysinfo),   SCMP_SYS(uname),       SCMP_SYS(prlimit64),
                 SCMP_SYS(fcntl),     SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity),
         };
+        /* Memory may never become code; of a socket only what greeting.c and run.c ask for. */
+        static const struct {
+                int call;
+                unsigned n;
+                struct scmp_arg_cmp args[2];
+        } conditional[] = {
+                {SCMP_SYS(mmap), 1, {{2, SCMP_CMP_MASKED_EQ, PROT_EXEC, 0}}},
+                {SCMP_SYS(mprotect), 1, {{2, SCMP_CMP_MASKED_EQ, PROT_EXEC, 0}}},
+                {SCMP_SYS(getsockopt), 2, {{1, SCMP_CMP_EQ, IPPROTO_TCP, 0}, {2, SCMP_CMP_EQ, TCP_INFO, 0}}},
+                {SCMP_SYS(setsockopt), 2, {{1, SCMP_CMP_EQ, IPPROTO_TCP, 0}, {2, SCMP_CMP_EQ, TCP_USER_TIMEOUT, 0}}},
+        };
         int r = 0;
 
         for (size_t i = 0; r == 0 && i < sizeof(allowed) / sizeof(allowed[0]); i++)
                 r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
         for (size_t i = 0; r == 0 && i < sizeof(denied) / sizeof(denied[0]); i++)
                 r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), denied[i], 0);
-        /* Memory may never become code. */
-        if (r == 0)
-                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-                                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-        if (r == 0)
-                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-                                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-        if (r == 0)
-                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(getsockopt), 2, SCMP_A1(SCMP_CMP_EQ, IPPROTO_TCP),
-                                     SCMP_A2(SCMP_CMP_EQ, TCP_INFO));
-        if (r == 0)
-                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(setsockopt), 2, SCMP_A1(SCMP_CMP_EQ, IPPROTO_TCP),
-                                     SCMP_A2(SCMP_CMP_EQ, TCP_USER_TIMEOUT));
+        for (size_t i = 0; r == 0 && i < sizeof(conditional) / sizeof(conditional[0]); i++)
+                r = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, conditional[i].call, conditional[i].n,
+                                           conditional[i].args);
         return r;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "wire/link.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +63,15 @@ static void go_down(struct link *link, const struct error *err)
                 link->handlers.down(link, err, link->context);
 }
 
+/* A numeric address, perhaps with a scope: it is shown to people. */
+static bool address_is_plain(const char *p)
+{
+        for (; *p; p++)
+                if (!isalnum((unsigned char)*p) && !strchr(".:%_-@", *p))
+                        return false;
+        return true;
+}
+
 static int on_up(struct link *link, struct record_up *record, struct error *err)
 {
         if (link->state != LINK_STARTING)
@@ -70,7 +80,7 @@ static int on_up(struct link *link, struct record_up *record, struct error *err)
         record->address[sizeof(record->address) - 1] = '\0';
         size_t n = strlen(record->fingerprint);
         if ((n != 0 && n != FINGERPRINT_LENGTH) || strspn(record->fingerprint, "0123456789abcdef") != n ||
-            strspn(record->address, "0123456789abcdefABCDEF.:%[]_-ghijklmnopqrstuvwxyz") != strlen(record->address))
+            !address_is_plain(record->address))
                 return -EPROTO;
         if (link->accepting ? record->version != 0
                             : record->version < link->version_min || record->version > link->version_max)

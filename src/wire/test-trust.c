@@ -59,7 +59,7 @@ static char *self(const char *dir, char fingerprint[static FINGERPRINT_LENGTH + 
 
 static int add(const char *dir, const char *name, const char *pem, struct error *err)
 {
-        struct peer p = {.port = 7380, .paired_ms = clock_wall_ms(), .certificate = (char *)pem};
+        struct peer p = {.port = 12345, .paired_ms = clock_wall_ms(), .certificate = (char *)pem};
 
         (void)snprintf(p.name, sizeof(p.name), "%s", name);
         (void)snprintf(p.address, sizeof(p.address), "192.0.2.7");
@@ -140,7 +140,7 @@ static void peers_are_kept_found_and_removed(void **state)
         assert_string_equal(list[0].fingerprint, fb);
         assert_string_equal(list[1].name, "gamma");
         assert_string_equal(list[1].address, "192.0.2.7");
-        assert_int_equal(list[1].port, 7380);
+        assert_int_equal(list[1].port, 12345);
         peer_done(&list[0]);
         peer_done(&list[1]);
         free(list);
