@@ -59,6 +59,7 @@ static int refuse_config(const json_t *info, struct error *err)
         /* liblxc deletes it as soon as it stops, which is what a release looks like. */
         if (strcmp(lxc_string(info, "ephemeral"), "1") == 0)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "ephemeral containers cannot be migrated");
+        /* liblxc would hand CRIU the path of a new terminal, which CRIU cannot open from where it looks (open_tree). */
         if (strcmp(lxc_string(info, "console"), "none") != 0)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                       "its console is a terminal of this host; set lxc.console.path = none");

@@ -81,7 +81,6 @@ static void drop_connection(struct hauler_restore *r)
 /* The pid a hold program names must be one of the container's: it is what we will send signals to. */
 static bool belongs_to(pid_t pid, const char *name)
 {
-        AUTO_FREE pid_t *pids = NULL;
         char path[64];
         AUTO_FREE char *text = NULL;
         AUTO_FREE char *wanted = lxc_format("/lxc.payload.%s", name);
