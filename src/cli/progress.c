@@ -48,7 +48,7 @@ const char *meter_line(const json_t *p, const char *phase, unsigned width, char 
 {
         char piece[96], a[32], b[32];
         double done = number(p, "bytes_done"), total = number(p, "bytes_total");
-        double rate = number(p, "bytes_per_second"), dirty = number(p, "dirty_bytes_per_second");
+        double rate = number(p, "rate"), dirty = number(p, "dirty_rate");
         json_int_t round = json_integer_value(json_object_get(p, "round"));
 
         /* The most important first: what does not fit any more is left out. */

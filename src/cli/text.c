@@ -132,12 +132,12 @@ const char *text_not_migrated(const json_t *report, char *buffer, size_t size)
 enum error_kind text_result_kind(const json_t *report)
 {
         const char *result = text_of(report, "result");
-        const char *kind = text_of(report, "error");
+        const char *kind = text_of(json_object_get(report, "failure"), "kind");
 
         if (strcmp(result, "done") == 0)
                 return ERROR_NONE;
         /* "failed" may say more exactly what kind of failure it was. */
-        if (strcmp(result, "failed") == 0 && *kind)
+        if (strcmp(result, "failed") == 0 && *kind && error_kind_from_name(kind) != ERROR_NONE)
                 return error_kind_from_name(kind);
         return error_kind_from_name(result);
 }

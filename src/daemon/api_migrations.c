@@ -179,10 +179,14 @@ static bool is_failure(const json_t *report, struct error *err)
 {
         const char *result = json_string_value(json_object_get(report, "result"));
         const char *reason = json_string_value(json_object_get(report, "reason"));
+        const char *kind = json_string_value(json_object_get(json_object_get(report, "failure"), "kind"));
+        const char *verdict = json_string_value(json_object_get(report, "verdict"));
 
-        if (json_object_get(report, "verdict") || !result || strcmp(result, "done") == 0)
+        /* Refused is a verdict; a link that broke after a good verdict of one side is none. */
+        if ((verdict && strcmp(verdict, "error") == 0) || !result || strcmp(result, "done") == 0)
                 return false;
-        (void)error_set_kind(err, error_kind_from_name(result), EPROTO, "%s", reason ? reason : "the check failed");
+        (void)error_set_kind(err, error_kind_from_name(kind ? kind : result), EPROTO, "%s",
+                             reason ? reason : "the check failed");
         return true;
 }
 

@@ -250,6 +250,8 @@ int migration_settle(struct migration *m)
                 m->check = true;
         if (!m->about && !m->source_side) /* phauld was away when the offer came */
                 m->about = json_incref(report);
+        if (!property(m, "kind") || !property(m, "name"))
+                m->check = true; /* a connection that never offered anything: as little to be kept as of a check */
 
         if (!m->check) {
                 json_t *document = migration_document(m);

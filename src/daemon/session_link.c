@@ -65,16 +65,14 @@ static void gone(struct session_link *l, bool was_connected)
         l->handlers.gone(was_connected, l->context);
 }
 
-/* false: the socket is broken. */
-static bool flush(struct session_link *l)
+/* A session that has closed its end takes nothing more, but what it said before is still to be read: no failure. */
+static void flush(struct session_link *l)
 {
         while (l->first) {
                 struct waiting_packet *p = l->first;
                 ssize_t n = fd_send_packet(l->fd, p->text, p->size, p->fd);
                 if (n == -EAGAIN)
                         break;
-                if (n < 0)
-                        return false;
                 l->first = p->next;
                 if (!l->first)
                         l->last = &l->first;
@@ -82,7 +80,6 @@ static bool flush(struct session_link *l)
                 drop_packet(p);
         }
         (void)source_set_events(l->io, EPOLLIN | (l->first ? (uint32_t)EPOLLOUT : 0U));
-        return true;
 }
 
 /* One packet; 1 handled (the link may be gone by then), 0 nothing there, negative: broken or ended. */
@@ -113,10 +110,8 @@ static void on_io(int fd, uint32_t events, void *context)
         struct session_link *l = context;
 
         (void)fd;
-        if (events & EPOLLOUT && !flush(l)) {
-                gone(l, true);
-                return;
-        }
+        if (events & EPOLLOUT)
+                flush(l);
         /* One packet per round: the handler may free the link. Level-triggered, so the rest comes next. */
         if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && receive(l) < 0)
                 gone(l, true);
@@ -143,8 +138,7 @@ static void on_retry(void *context)
 
         if (try_connect(l) == 0) {
                 source_free(TAKE_PTR(l->retry));
-                if (!flush(l))
-                        gone(l, true);
+                flush(l);
         } else if (clock_ms() >= l->give_up_ms)
                 gone(l, false);
         else
@@ -204,8 +198,7 @@ int session_link_send(struct session_link *l, json_t *packet, int fd)
         *l->last = p;
         l->last = &p->next;
         l->waiting++;
-        /* A socket that turns out to be broken here is noticed by its EPOLLHUP: callers need not expect `gone` now. */
         if (l->fd >= 0)
-                (void)flush(l);
+                flush(l);
         return 0;
 }
