@@ -35,25 +35,32 @@ static bool is_our_ucarp(pid_t pid)
         return stat(path, &theirs) == 0 && stat("/proc/self/ns/pid", &ours) == 0 && theirs.st_ino == ours.st_ino;
 }
 
+/* Is `argument` the option `prefix` with `value` in the same word? */
+static bool joined(const char *argument, const char *prefix, const char *value)
+{
+        size_t n = strlen(prefix);
+
+        return strncmp(argument, prefix, n) == 0 && strlen(argument) == n + strlen(value) &&
+               memcmp(argument + n, value, strlen(value)) == 0;
+}
+
 /* -i NAME, -iNAME, --interface NAME, --interface=NAME */
 static bool runs_on(pid_t pid, const char *interface)
 {
         char path[64];
         size_t size;
+        bool next = false;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
         AUTO_FREE char *arguments = NULL;
         if (fd_read_file(AT_FDCWD, path, 65536, &arguments, &size) < 0)
                 return false;
-        bool next = false;
-        for (const char *a = arguments; a < arguments + size; a += strlen(a) + 1) {
-                if (next && strcmp(a, interface) == 0)
+        for (size_t at = 0; at < size; at += strlen(arguments + at) + 1) {
+                const char *word = arguments + at;
+                if ((next && strcmp(word, interface) == 0) || joined(word, "-i", interface) ||
+                    joined(word, "--interface=", interface))
                         return true;
-                next = strcmp(a, "-i") == 0 || strcmp(a, "--interface") == 0;
-                if (strncmp(a, "--interface=", 12) == 0 && strcmp(a + 12, interface) == 0)
-                        return true;
-                if (strncmp(a, "-i", 2) == 0 && a[2] && strcmp(a + 2, interface) == 0)
-                        return true;
+                next = strcmp(word, "-i") == 0 || strcmp(word, "--interface") == 0;
         }
         return false;
 }
