@@ -90,8 +90,8 @@ void session_phase(struct session *s, const char *phase)
 /* Without an offer there is nothing to report of but that it came to nothing. */
 static json_t *bare_report(const struct session *s, const struct error *failure)
 {
-        return json_pack("{s:s, s:s, s:s, s:s}", "id", s->request.id, "result", "failed", "owner", "source", "reason",
-                         failure ? failure->text : "nothing was offered");
+        return json_pack("{s:s, s:s, s:s, s:s, s:s}", "id", s->request.id, "mode", "live", "result", "failed", "owner",
+                         "source", "reason", failure ? failure->text : "nothing was offered");
 }
 
 static json_t *make_report(struct session *s, const struct error *failure, const char *failed_host)

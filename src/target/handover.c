@@ -7,13 +7,14 @@
 #include "network/network.h"
 #include "session/ask.h"
 #include "session/peer.h"
+#include "session/protocol.h"
 #include "target/target.h"
 
 #define ASK_EVERY_MS 2000
 #define START_TIMEOUT_MS 60000
 #define ALIVE_TIMEOUT_MS 5000
 #define ALIVE_POLL_MS 5
-#define LINGER_MS (60 * 1000)
+#define INSIST_MS 1000
 
 /* -- starting ---------------------------------------------------------------------------------------------------- */
 
@@ -34,6 +35,25 @@ static int network_up(struct target_side *x, struct error *err)
                         return r;
         }
         return 0;
+}
+
+static bool time_is_up(void *context)
+{
+        const uint64_t *until = context;
+
+        return clock_ms() >= *until;
+}
+
+void target_insist(struct session *s, enum handover_event event)
+{
+        for (;;) {
+                struct error err = {0};
+                if (session_step(s, event, NULL, NULL, &err) == 0)
+                        return;
+                session_log(s, "error", "%s; trying again", err.text);
+                uint64_t until = clock_ms() + INSIST_MS;
+                (void)session_wait(s, WAIT_THROUGH, time_is_up, &until, 0, "writing the record", NULL);
+        }
 }
 
 static bool restore_over(void *context)
@@ -108,9 +128,7 @@ static int did_not_start(struct target_side *x, struct error *err)
         int ran = s->hauler->put_down(&s->workload, s->paths.images, &no);
         if (ran < 0)
                 session_log(s, "error", "%s", no.text);
-        int r = session_step(s, ran == 0 ? EVENT_NEVER_RAN : EVENT_GONE, NULL, NULL, &no);
-        if (r < 0)
-                session_log(s, "error", "%s", no.text);
+        target_insist(s, ran == 0 ? EVENT_NEVER_RAN : EVENT_GONE);
         return -err->code;
 }
 
@@ -127,10 +145,8 @@ int target_start(struct target_side *x, struct error *err)
         if (r < 0 || !is_alive(x, err))
                 return did_not_start(x, err);
 
-        r = session_step(s, EVENT_ALIVE, NULL, NULL, err);
-        if (r < 0)
-                return r;
-        (void)peer_send_simple(s, MSG_RUNNING, NULL);
+        target_insist(s, EVENT_ALIVE);
+        (void)target_tell(s, NULL);
         arrive(s);
         return 0;
 }
@@ -239,13 +255,30 @@ int target_handover(struct target_side *x, struct error *err)
 
 int target_tell(struct session *s, const struct error *failure)
 {
-        enum message_type type = s->state == TARGET_RUNNING   ? MSG_RUNNING
-                                 : s->state == TARGET_UNKNOWN ? MSG_LOST
-                                                              : MSG_DISCARDED;
+        enum message_type type;
+
+        /* Only what is durable is said. A copy that is being started, or could not be recorded, is not yet anything. */
+        switch (s->state) {
+        case TARGET_PREPARED:
+                type = MSG_PREPARED;
+                break;
+        case TARGET_RUNNING:
+                type = MSG_RUNNING;
+                break;
+        case TARGET_UNKNOWN:
+                type = MSG_LOST;
+                break;
+        case TARGET_DISCARDING:
+        case TARGET_DISCARDED:
+                type = MSG_DISCARDED;
+                break;
+        default:
+                return 0;
+        }
         struct message *m = message_new(type);
 
         if (failure && failure->kind != ERROR_NONE) {
-                if (type != MSG_RUNNING)
+                if (type == MSG_DISCARDED || type == MSG_LOST)
                         message_put_text(m, FIELD_KIND, error_kind_name(failure->kind));
                 message_put_text(m, FIELD_TEXT, failure->text);
         }
@@ -254,30 +287,29 @@ int target_tell(struct session *s, const struct error *failure)
 
 struct last_word {
         struct session *session;
-        uint64_t until_ms;
+        uint64_t until_ms; /* without a connection */
 };
 
 static bool last_word_over(void *context)
 {
         const struct last_word *l = context;
 
-        return peer_has_message(l->session) || clock_ms() >= l->until_ms;
+        return peer_has_message(l->session) || (!peer_is_up(l->session) && clock_ms() >= l->until_ms);
 }
 
 void target_linger(struct target_side *x, const struct error *failure)
 {
         struct session *s = x->session;
-        struct last_word l = {.session = s, .until_ms = clock_ms() + LINGER_MS};
+        bool told = target_tell(s, failure) == 0;
 
-        if (s->state != TARGET_RUNNING)
-                (void)target_tell(s, failure);
+        /* Once told, a source that hangs up has heard. One that asks later makes phauld start us again, on the record. */
         for (;;) {
+                struct last_word l = {.session = s, .until_ms = clock_ms() + (told ? 0 : SESSION_LINGER_MS)};
                 (void)session_wait(s, WAIT_THROUGH, last_word_over, &l, 0, "lingering", NULL);
                 CLEANUP(message_free_ptr) struct message *m = peer_take(s);
                 if (!m || m->type == MSG_RELEASED)
                         return;
-                /* It asks again: it did not hear the answer. */
                 if (m->type == MSG_RESUME || m->type == MSG_COMMIT || m->type == MSG_ABORTED)
-                        (void)target_tell(s, failure);
+                        told = target_tell(s, failure) == 0;
         }
 }

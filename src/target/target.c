@@ -32,12 +32,11 @@ static void discard(struct target_side *x, struct error *failure)
         struct error err = {0};
         const bool was_starting = s->state == TARGET_DISCARDING;
 
-        if (s->state != TARGET_DISCARDING && s->state != TARGET_DISCARDED &&
-            session_step(s, EVENT_FAILED, NULL, NULL, &err) < 0)
-                session_log(s, "error", "%s", err.text);
+        if (s->state == TARGET_RECEIVING || s->state == TARGET_PREPARED)
+                target_insist(s, EVENT_FAILED);
         if (s->state == TARGET_DISCARDING) {
                 if (!was_starting)
-                        target_tell(s, failure);
+                        (void)target_tell(s, failure);
                 session_phase(s, "rollback");
                 if (target_discard(x, &err) < 0)
                         session_log(s, "error", "not everything could be removed: %s", err.text);

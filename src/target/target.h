@@ -58,7 +58,12 @@ int target_handover(struct target_side *x, struct error *err);
 int target_start(struct target_side *x, struct error *err);
 /* Interfaces of the copy, and the bridges they belong to. */
 int target_find_ports(struct target_side *x, struct error *err);
-/* Say what became of it: RUNNING, DISCARDED (with the reason) or LOST. */
+/*
+ * Record what has happened, for as long as it takes: after STARTING the truth is what is there, and a disk that is full
+ * does not change it. Until then nobody is told anything.
+ */
+void target_insist(struct session *s, enum handover_event event);
+/* Say what became of it, as far as it is durable: RUNNING, DISCARDED (with the reason) or LOST. */
 int target_tell(struct session *s, const struct error *failure);
 /* Until the source has heard how it ended. */
 void target_linger(struct target_side *x, const struct error *failure);
