@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define BASE "http://phauld/api/v1"
 #define CALL_LIMIT_S 120L
@@ -63,6 +64,10 @@ static int from_curl(const struct client *c, CURLcode code, struct error *err)
 {
         switch (code) {
         case CURLE_COULDNT_CONNECT:
+                if (access(c->socket, W_OK) < 0 && errno == EACCES)
+                        return error_set_kind(err, ERROR_DENIED, EACCES,
+                                              "you may not use phauld at %s: root and members of group phaul only",
+                                              c->socket);
                 return error_set(err, ECONNREFUSED, "cannot reach phauld at %s: is it running?", c->socket);
         case CURLE_GOT_NOTHING:
         case CURLE_RECV_ERROR:
