@@ -113,6 +113,11 @@ const char *text_not_migrated(const json_t *report, char *buffer, size_t size)
         enum error_kind kind = text_result_kind(report);
         char where[256] = "";
 
+        /* Nothing was touched, and what is not there runs nowhere. */
+        if (kind == ERROR_NOT_FOUND) {
+                (void)snprintf(buffer, size, "%s", *reason ? reason : "not found");
+                return buffer;
+        }
         if (kind == ERROR_LOST)
                 (void)snprintf(where, sizeof(where), "the workload was lost");
         else if (strcmp(owner, "target") == 0)
