@@ -264,7 +264,7 @@ int migration_settle(struct migration *m)
                          property(m, "name") ?: "?", text_of(report, "result") ?: "?");
         }
         publish(m, "migration.result", report);
-        (void)error_set_kind(&err, ERROR_REFUSED, EALREADY, "the migration has ended");
+        (void)error_set(&err, EALREADY, "too late: the migration has ended");
         answer_cancels(m, &err, "");
         answer_ends(m, &none);
         return 1;

@@ -18,6 +18,7 @@
 #define CLEAN_EVERY_MS (3600U * 1000)
 #define KEEP_ENDED_MS (7LL * 24 * 3600 * 1000)
 #define CANCEL_ANSWER_MS 5000
+#define CHECKS_MAX 16 /* at the same time */
 
 static struct migration *find(const struct migrations *all, const char *id)
 {
@@ -246,6 +247,18 @@ static int check_limit(const struct migrations *all, struct error *err)
                               all->daemon->config->max_migrations, all->daemon->config->host_name);
 }
 
+/* Checks cost two processes each, and a page may ask for one whenever a mouse moves. */
+static int check_checks(const struct migrations *all, struct error *err)
+{
+        unsigned n = 0;
+
+        for (const struct migration *m = all->first; m; m = m->next)
+                n += m->check && !m->ended;
+        if (n < CHECKS_MAX)
+                return 0;
+        return error_set_kind(err, ERROR_REFUSED, EBUSY, "%d checks run already", CHECKS_MAX);
+}
+
 /* An earlier order with the same key: 1 found, 0 none, negative: the key was used for something else. */
 static int find_key(struct migrations *all, const struct migration_order *order, char *ret_id, struct error *err)
 {
@@ -274,7 +287,7 @@ static int check_order(struct migrations *all, const struct migration_order *ord
                 return error_set_kind(err, ERROR_REFUSED, EINVAL, "%s is this host: source and target are the same",
                                       self);
         if (order->check)
-                return 0;
+                return check_checks(all, err);
         for (const struct migration *m = all->first; m; m = m->next)
                 if (!m->ended && !m->check && m->source_side && strcmp(request_text(m, "kind"), order->kind) == 0 &&
                     strcmp(request_text(m, "name"), order->name) == 0)
@@ -489,7 +502,7 @@ int migrations_cancel(struct migrations *all, const char *id, migration_cancel_f
                 if (r < 0)
                         return r;
                 json_decref(known);
-                return error_set_kind(err, ERROR_REFUSED, EALREADY, "migration %s has ended", id);
+                return error_set(err, EALREADY, "too late: migration %s has ended", id);
         }
         if (!m->link)
                 return error_set_kind(err, ERROR_REFUSED, EBUSY, "the session of migration %s is not there: %s", id,
