@@ -13,11 +13,13 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon/migration.h"
+#include "migration/journal.h"
 #include "wire/trust.h"
 
 #define CLEAN_EVERY_MS (3600U * 1000)
 #define KEEP_ENDED_MS (7LL * 24 * 3600 * 1000)
 #define CANCEL_ANSWER_MS 5000
+#define REQUEST_MAX (128U << 10)
 #define CHECKS_MAX 16 /* at the same time */
 
 static struct migration *find(const struct migrations *all, const char *id)
@@ -475,6 +477,30 @@ int migrations_list(struct migrations *all, unsigned limit, json_t **ret, struct
         *ret = list;
         return 0;
 }
+
+int migrations_record(struct migrations *all, const char *id, const char *fingerprint, char *ret, size_t size,
+                      struct error *err)
+{
+        char path[PATH_MAX + 128];
+        AUTO_FREE char *text = NULL;
+        size_t length;
+
+        (void)snprintf(path, sizeof(path), "%s/migrations/%s/request.json", all->daemon->places.state, id);
+        int r = fd_read_file(AT_FDCWD, path, REQUEST_MAX, &text, &length);
+        json_t *request = r == 0 ? json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL) : NULL;
+        const char *side = json_string_value(json_object_get(request, "side"));
+        const char *peer = json_string_value(json_object_get(request, "peer_fingerprint"));
+        bool theirs = side && peer && strcmp(side, "source") == 0 && strcmp(peer, fingerprint) == 0;
+        json_decref(request);
+        /* What is another host's migration does not exist for this one. */
+        if (!theirs)
+                return error_set_kind(err, ERROR_NOT_FOUND, ENOENT, "there is no migration %s", id);
+
+        (void)snprintf(path, sizeof(path), "%s/migrations/%s/record", all->daemon->places.state, id);
+        r = journal_peek_state(path, ret, size);
+        return r < 0 ? error_errno(err, -r, "cannot read the record of migration %s", id) : 0;
+}
+
 
 static void on_cancel_limit(void *context)
 {

@@ -54,6 +54,10 @@ int migrations_cancel(struct migrations *migrations, const char *id, migration_c
 typedef void (*migration_end_fn)(const json_t *report, const struct error *err, void *context);
 int migrations_on_end(struct migrations *migrations, const char *id, migration_end_fn fn, void *context);
 
+/* The last durable handover record ("COMMIT", …; "" for none) of a migration that this host sends to the asking one. */
+int migrations_record(struct migrations *migrations, const char *id, const char *fingerprint, char *ret, size_t size,
+                      struct error *err);
+
 unsigned migrations_in_progress(const struct migrations *migrations);
 
 /* Remove the files of a released workload. ERROR_NOT_FOUND. */

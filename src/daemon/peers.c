@@ -126,6 +126,19 @@ static void query_status(struct caller *c)
                             WIRE_VERSION_MAX));
 }
 
+/* A target that holds a prepared copy and lost its source asks what was decided. */
+static int query_handover(struct caller *c, const struct message *m, struct error *err)
+{
+        char id[65], record[32];
+
+        if (message_get_text(m, FIELD_MIGRATION, id, sizeof(id)) < 0 || !id_is_valid(id))
+                return error_set_kind(err, ERROR_USAGE, EBADMSG, "malformed query");
+        int r = migrations_record(c->peers->daemon->migrations, id, c->peer.fingerprint, record, sizeof(record), err);
+        if (r == 0)
+                answer(c, json_pack("{s:s}", "record", record));
+        return r;
+}
+
 static void take_query(struct caller *c, const struct message *m)
 {
         struct daemon *d = c->peers->daemon;
@@ -140,6 +153,8 @@ static void take_query(struct caller *c, const struct message *m)
                 r = error_set_kind(&err, ERROR_USAGE, EBADMSG, "malformed query");
         else if (strcmp(what, "status") == 0)
                 query_status(c);
+        else if (strcmp(what, "handover") == 0)
+                r = query_handover(c, m, &err);
         else if (strcmp(what, "inventory") != 0)
                 r = error_set_kind(&err, ERROR_USAGE, EINVAL, "unknown query");
         else if (c->inventory)

@@ -6,7 +6,9 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "session/control.h"
+#include "session/fault_point.h"
 #include "session/peer.h"
 #include "session/session.h"
 #include "session/verdict.h"
@@ -77,6 +79,8 @@ void session_round(struct session *s, unsigned round, uint64_t bytes_total)
 
 void session_phase(struct session *s, const char *phase)
 {
+        if (strcmp(phase, "rollback") == 0)
+                (void)snprintf(s->failed_phase, sizeof(s->failed_phase), "%s", s->phase);
         (void)snprintf(s->phase, sizeof(s->phase), "%s", phase);
         session_round(s, 0, 0);
         if (s->report)
@@ -85,6 +89,7 @@ void session_phase(struct session *s, const char *phase)
         control_event(s, json_pack("{s:s, s:s, s:s}", "event", "state", "state", handover_state_name(s->state), "phase",
                                    phase));
         send_progress(s);
+        fault_point(s, phase);
 }
 
 /* Without an offer there is nothing to report of but that it came to nothing. */
@@ -99,6 +104,8 @@ static json_t *make_report(struct session *s, const struct error *failure, const
         if (!s->report)
                 return bare_report(s, failure);
         migration_report_end(s->report, s->state, failure, failed_host, clock_wall_ms(), clock_ms(), bytes_moved(s));
+        if (failure && s->failed_phase[0])
+                (void)snprintf(s->report->failure.phase, sizeof(s->report->failure.phase), "%s", s->failed_phase);
         /* A check ends where a migration would begin: without a failure it is done. */
         if (s->request.check_only && !failure)
                 s->report->result = REPORT_DONE;
@@ -115,7 +122,7 @@ int session_finish(struct session *s, const struct error *failure, const char *f
         char path[sizeof(s->paths.directory) + 16];
 
         if (failure && failure->kind != ERROR_NONE)
-                session_log(s, "error", "%s", failure->text);
+                log_error("%s", failure->text); /* watchers hear it with the result */
         else
                 failure = NULL;
         json_t *report = make_report(s, failure, failed_host);

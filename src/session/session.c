@@ -38,6 +38,7 @@ static int fill_paths(struct session *s, const char *directory, const struct ses
                       places->hooks[0] ? "" : "/hooks.d") >= (int)sizeof(p->hooks);
         n |= snprintf(p->released, sizeof(p->released), "%s/released/%s", places->state, id) >=
              (int)sizeof(p->released);
+        (void)snprintf(p->runtime, sizeof(p->runtime), "%s", places->runtime);
         n |= snprintf(p->net, sizeof(p->net), "%s/phaul-net", places->libexec) >= (int)sizeof(p->net);
         if (n)
                 return error_set(err, ENAMETOOLONG, "a path of this migration is too long");

@@ -211,10 +211,10 @@ int source_handover(struct source_side *x, struct error *err)
         int r = peer_expect(s, MSG_PREPARED, PREPARED_TIMEOUT_MS, &prepared, err);
         if (r < 0)
                 return r;
-        if (s->cancel_requested)
-                return error_set_kind(err, ERROR_CANCELLED, ECANCELED, "cancelled");
 
         session_phase(s, "commit");
+        if (s->cancel_requested)
+                return error_set_kind(err, ERROR_CANCELLED, ECANCELED, "cancelled");
         r = session_step(s, EVENT_HEARD_PREPARED, NULL, &acts, err);
         if (r < 0)
                 return r;

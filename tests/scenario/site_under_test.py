@@ -128,6 +128,22 @@ class Site:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
         return json.loads(done.stdout)
 
+    def hold(self, host, place):
+        """Let the next session of that host wait when it comes to a place such as "source-freeze"."""
+        self.hosts[host].run("sh", "-c", f"mkdir -p /run/phaul/faults && touch /run/phaul/faults/{place}")
+
+    def let_go(self, host=None):
+        for h in [self.hosts[host]] if host else self.hosts.values():
+            h.run("rm", "-rf", "/run/phaul/faults")
+
+    def migrating_held(self, side, phase):
+        """Migrate lxc/shop from alpha to beta; it waits at the beginning of a phase on one side. Its id."""
+        host = "alpha" if side == "source" else "beta"
+        self.hold(host, f"{side}-{phase}")
+        identity = self.migrating("alpha", "lxc/shop", "beta")
+        assert self.wait_phase(host, identity, phase), f"{identity} ended before {phase}"
+        return identity
+
     def migrating(self, source, what, target, *options):
         """Start it and return its id at once."""
         done = self.hosts[source].run("phaul", "migrate", what, target, "--detach", *options, check=False)
@@ -187,7 +203,9 @@ class Site:
 
     def clean(self):
         """No container anywhere, links whole."""
+        self.let_go()
         for host in self.hosts.values():
+            host.run("sh", "-c", "umount /var/lib/lxc; [ ! -e /root/criu.kept ] || mv /root/criu.kept /usr/local/sbin/criu", check=False)
             host.heal()
             host.slow("none")
             for name in host.run("timeout", "10", "lxc-ls", "-1", check=False).stdout.split():

@@ -34,14 +34,18 @@ def test_no_such_container(shop):
 
 def test_stopped_container(shop):
     shop["alpha"].container("idle", ["counter", "/root/n"], start=False)
-    refused(shop, "lxc/idle", "beta", text="not running")
-    shop["alpha"].run("lxc-destroy", "-n", "idle")
+    try:
+        refused(shop, "lxc/idle", "beta", text="stopped")
+    finally:
+        shop["alpha"].run("lxc-destroy", "-n", "idle")
 
 
 def test_name_taken_on_the_target(shop):
     shop["beta"].container("shop", ["counter", "/root/n"], start=False)
-    refused(shop, "lxc/shop", "beta", text="shop")
-    shop["beta"].run("lxc-destroy", "-n", "shop")
+    try:
+        refused(shop, "lxc/shop", "beta", text="exists already")
+    finally:
+        shop["beta"].run("lxc-destroy", "-n", "shop")
 
 
 def test_target_is_the_source(shop):
@@ -73,8 +77,10 @@ def test_criu_unusable(shop, host):
     h.run("sh", "-c", "cp -a /usr/local/sbin/criu /root/criu.kept 2>/dev/null; "
           "printf '#!/bin/sh\\necho \"Error (cr-check.c:1): this kernel is of no use\" >&2\\nexit 1\\n' > /usr/local/sbin/criu; "
           "chmod 755 /usr/local/sbin/criu")
-    refused(shop, "lxc/shop", "beta", text="criu")
-    h.run("sh", "-c", "rm /usr/local/sbin/criu; [ ! -e /root/criu.kept ] || mv /root/criu.kept /usr/local/sbin/criu")
+    try:
+        refused(shop, "lxc/shop", "beta", text="this kernel is of no use")
+    finally:
+        h.run("sh", "-c", "rm /usr/local/sbin/criu; [ ! -e /root/criu.kept ] || mv /root/criu.kept /usr/local/sbin/criu")
 
 
 def test_bridge_missing_on_the_target(site):
@@ -90,8 +96,10 @@ def test_bridge_missing_on_the_target(site):
 
 def test_no_room_for_files(shop):
     shop["beta"].run("sh", "-c", "mkdir -p /var/lib/lxc && mount -t tmpfs -o size=10m tmpfs /var/lib/lxc")
-    refused(shop, "lxc/shop", "beta", text="room")
-    shop["beta"].run("umount", "/var/lib/lxc")
+    try:
+        refused(shop, "lxc/shop", "beta", text="room")
+    finally:
+        shop["beta"].run("umount", "/var/lib/lxc")
 
 
 def test_already_migrating(shop):

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include "session/session.h"
+
+/*
+ * Named places at which tests make a session wait, so that something can be done to it there: killed, cut off, cancelled.
+ * Built in only with -Dtests=true. A session that comes to the place "source-freeze" waits while the file
+ * RUNTIME/faults/source-freeze exists, for at most a minute, with its loop running; a cancel, a lost link and a failure
+ * of the far side end the wait, as they would end any other.
+ */
+#ifdef PHAUL_FAULT_POINTS
+void fault_point(struct session *s, const char *place);
+#else
+static inline void fault_point(struct session *s, const char *place)
+{
+        (void)s;
+        (void)place;
+}
+#endif
