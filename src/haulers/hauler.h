@@ -119,9 +119,9 @@ struct hauler {
         int (*alive)(struct workload *w, struct error *err);
 
         /*
-         * A copy that did not get through after the verdict: make sure that nothing of it lives, then say whether one of its
-         * tasks may have executed an instruction. 0: certainly not, by the restore program's own word in `images`; 1: it may.
-         * When in doubt 1.
+         * A copy that did not get through after the verdict: make sure that nothing of it lives, then say whether one
+         * of its tasks may have executed an instruction. 0: certainly not, by the restore program's own word in
+         * `images`; 1: it may. When in doubt 1.
          */
         int (*put_down)(struct workload *w, const char *images, struct error *err);
 
