@@ -501,7 +501,6 @@ int migrations_record(struct migrations *all, const char *id, const char *finger
         return r < 0 ? error_errno(err, -r, "cannot read the record of migration %s", id) : 0;
 }
 
-
 static void on_cancel_limit(void *context)
 {
         struct cancel_waiter *w = context;

@@ -52,6 +52,7 @@ unsigned problem_status(const struct error *err)
         case EPROTO:
         case EBADMSG:
                 return 502;
+        case EALREADY: /* too late: it has ended, or is committed */
         case ETOOMANYREFS:
                 return 409;
         default:
