@@ -85,6 +85,12 @@ struct hauler {
         /* Right before the freeze: what CRIU must be told. Strings in *options point into w->private_data. */
         int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
 
+        /* Right before COMMIT, while frozen: from now on nobody may start it on this host, not even its autostart after
+         * a reboot; durable when it returns. And back, after an abort; also when it was never disarmed. Fast, repeatable,
+         * both need no more than id and description. */
+        int (*disarm)(struct workload *w, struct error *err);
+        int (*rearm)(struct workload *w, struct error *err);
+
         /* After RELEASED, tasks killed and thawed: the workload disappears from its runtime, will not start by itself,
          * its files go to `released` (a directory to be made). Repeatable after a crash. (blocks) */
         int (*release)(struct workload *w, const char *released, struct error *err);

@@ -215,7 +215,9 @@ int source_handover(struct source_side *x, struct error *err)
         session_phase(s, "commit");
         if (s->cancel_requested)
                 return error_set_kind(err, ERROR_CANCELLED, ECANCELED, "cancelled");
-        r = session_step(s, EVENT_HEARD_PREPARED, NULL, &acts, err);
+        r = s->hauler->disarm(&s->workload, err);
+        if (r == 0)
+                r = session_step(s, EVENT_HEARD_PREPARED, NULL, &acts, err);
         if (r < 0)
                 return r;
         (void)tell_commit(s);

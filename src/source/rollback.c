@@ -96,6 +96,8 @@ void source_rollback(struct source_side *x)
                         session_log(s, "error", "%s", err.text);
                 network_back(x);
         }
+        if (s->workload.id && s->hauler->rearm(&s->workload, &err) < 0)
+                session_log(s, "error", "%s", err.text);
         image_sender_free(TAKE_PTR(x->sender));
         peer_bulk_close(s);
         x->bulk = NULL;

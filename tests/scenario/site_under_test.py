@@ -96,6 +96,12 @@ class Site:
         found = re.search(r"State:\s+(\w+)", self.hosts[host].run("timeout", "5", "lxc-info", "-n", name, check=False).stdout)
         return found[1] if found else None
 
+    def runs(self, host, name):
+        """Whether the container's tasks run: liblxc calls one that we froze still RUNNING."""
+        script = (f"[ $(cat /sys/fs/cgroup/freezer/lxc.payload.{name}/freezer.state) = THAWED ] && "
+                  f"grep -q '[0-9]' /sys/fs/cgroup/freezer/lxc.payload.{name}/cgroup.procs")
+        return self.state(host, name) == "RUNNING" and self.hosts[host].run("sh", "-c", script, check=False).returncode == 0
+
     def redis(self, host, name, ip, **options):
         self.hosts[host].redis(name, ip=f"{ip}/24", **options)
         eventually(lambda: "PONG" in self.client.run("redis-cli", "-h", ip, "ping", check=False).stdout, what=f"Redis at {ip}")

@@ -18,6 +18,7 @@
  * `config.phaul`, which no tool of LXC takes for a container.
  */
 #define LXC_CONFIG_UNPUBLISHED "config.phaul"
+#define LXC_CONFIG_DISARMED "config.phaul-migrating" /* source, from just before COMMIT on */
 #define LXC_CONFIG_MAX (1 << 20)
 #define LXC_NETWORKS_MAX 16
 
@@ -97,6 +98,8 @@ extern const struct hauler lxc_hauler;
 int lxc_list(json_t **ret, struct error *err);
 int lxc_examine(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err);
 int lxc_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err);
+int lxc_disarm(struct workload *w, struct error *err);
+int lxc_rearm(struct workload *w, struct error *err);
 int lxc_release(struct workload *w, const char *released, struct error *err);
 int lxc_verify(const char *id, const char *description, struct workload *w, hauler_report_fn report, void *context,
                struct error *err);

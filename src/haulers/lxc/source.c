@@ -148,6 +148,35 @@ static int write_note(const char *directory, const struct place *place, struct e
 }
 
 /*
+ * From COMMIT on the container must not be started here by anybody, lxc-autostart after a reboot included: its
+ * configuration goes under a name that no tool of LXC looks for.
+ */
+static int rename_config(struct workload *w, const char *from, const char *to, struct error *err)
+{
+        struct place place = {0};
+
+        int r = find_place(w, &place, err);
+        AUTO_FD int dir = r == 0 ? open(place.base, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+        if (r == 0 && dir < 0)
+                r = error_errno(err, errno, "cannot open %s", place.base);
+        /* Done before: then the name it comes from is gone. */
+        if (r == 0 && faccessat(dir, from, F_OK, 0) == 0 && (renameat(dir, from, dir, to) < 0 || fsync(dir) < 0))
+                r = error_errno(err, errno, "cannot rename %s/%s", place.base, from);
+        place_done(&place);
+        return r;
+}
+
+int lxc_disarm(struct workload *w, struct error *err)
+{
+        return rename_config(w, "config", LXC_CONFIG_DISARMED, err);
+}
+
+int lxc_rearm(struct workload *w, struct error *err)
+{
+        return rename_config(w, LXC_CONFIG_DISARMED, "config", err);
+}
+
+/*
  * `released` is on another file system: nothing is copied, the directory stays in lxcpath under a hidden name, without
  * a file that any tool of LXC would take for a configuration, and `released` gets a link to it.
  */
@@ -157,7 +186,7 @@ static int put_aside(const struct place *place, const char *released, struct err
         if (!copy)
                 return error_set(err, ENOMEM, "out of memory");
         AUTO_FREE char *aside = lxc_format("%s/.phaul-released-%s", place->lxcpath, basename(copy));
-        AUTO_FREE char *config = lxc_format("%s/config", place->base);
+        AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_DISARMED, place->base);
         AUTO_FREE char *renamed = lxc_format("%s/config.released", place->base);
         AUTO_FREE char *link = lxc_format("%s/container", released);
 
@@ -191,9 +220,15 @@ static int move_away(const struct place *place, const char *released, struct err
         r = write_note(place->base, place, err);
         if (r < 0)
                 return r;
-        /* An empty directory that is there already is replaced. */
-        if (rename(place->base, released) == 0)
-                return 0;
+        /* An empty directory that is there already is replaced. Out of LXC's sight the configuration may have its name
+         * again. */
+        if (rename(place->base, released) == 0) {
+                AUTO_FREE char *from = lxc_format("%s/" LXC_CONFIG_DISARMED, released);
+                AUTO_FREE char *to = lxc_format("%s/config", released);
+                return !from || !to || (rename(from, to) < 0 && errno != ENOENT)
+                               ? error_set(err, EIO, "cannot name the configuration in %s", released)
+                               : 0;
+        }
         if (errno == EXDEV)
                 return put_aside(place, released, err);
         return error_errno(err, errno, "cannot move %s to %s", place->base, released);
