@@ -44,7 +44,9 @@ static void discard(struct target_side *x, struct error *failure)
                         session_log(s, "error", "%s", err.text);
         }
         (void)session_finish(s, s->request.check_only ? NULL : failure, s->request.self);
-        target_linger(x, failure);
+        /* Where nothing was prepared nobody will ask what became of it. */
+        if (x->prepared || s->recovering)
+                target_linger(x, failure);
 }
 
 static void running(struct target_side *x)

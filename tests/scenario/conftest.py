@@ -20,6 +20,7 @@ def site(whole_site):
     for host in whole_site.hosts.values():
         if not whole_site.pid_of(host, "phauld"):
             whole_site.start(host)
+    whole_site.paired()
     yield whole_site
     whole_site.clean()
 

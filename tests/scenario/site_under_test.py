@@ -182,6 +182,16 @@ class Site:
             text.append(host.run("sh", "-c", "tail -n 15 /var/lib/phaul/migrations/*/log 2>/dev/null | tail -n 60", check=False).stdout)
         return "\n".join(text)
 
+    def paired(self):
+        """Pair anew what a test left unpaired."""
+        names = list(self.hosts)
+        for i, one in enumerate(names):
+            for other in names[i + 1:]:
+                known = [h["name"] for h in json.loads(self.hosts[one].run("phaul", "hosts", "--json").stdout)
+                         if h.get("state") == "reachable"]
+                if other not in known:
+                    self.pair(one, other)
+
     # -- what must not be left
 
     def traces(self, host):
@@ -216,3 +226,5 @@ class Site:
             host.slow("none")
             for name in host.run("timeout", "10", "lxc-ls", "-1", check=False).stdout.split():
                 host.run("timeout", "20", "lxc-destroy", "-f", "-n", name, check=False)
+        for host in self.hosts.values():
+            eventually(lambda: not self.pid_of(host, "phaul-session"), 90, f"the end of sessions on {host.name}")  # noqa: B023
