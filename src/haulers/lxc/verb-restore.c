@@ -119,6 +119,17 @@ static bool change_config(struct lxc_container *c, const struct restore *r)
 
 enum { WORKER_DONE = 0, WORKER_FAILED = 1, WORKER_BAD_CONFIG = 2 };
 
+/* CRIU restores a score of its own only where it is not 0, so ours would become the workload's. */
+static void forget_oom_score(void)
+{
+        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+        if (fd >= 0) {
+                (void)!write(fd, "0", 1);
+                (void)close(fd);
+        }
+}
+
 /* Never returns to our caller: it becomes, by fork, the monitor of the container. */
 static _Noreturn void worker(const struct restore *r, const char *criu_options)
 {
@@ -132,6 +143,7 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
         if (syscall(SYS_close_range, 3U, ~0U, 0U) < 0 || !clean_environment(r, criu_options) || chdir("/") < 0)
                 _exit(WORKER_FAILED);
         (void)umask(022);
+        forget_oom_score();
         (void)sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
 
@@ -147,8 +159,8 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
                 _exit(WORKER_BAD_CONFIG);
 
         struct migrate_opts options = {
-                .directory = (char *)(uintptr_t)r->images,
-                .action_script = (char *)(uintptr_t)r->hold,
+                .directory = (char *)r->images,
+                .action_script = (char *)r->hold,
                 .verbose = true,
         };
         int result = c->migrate(c, MIGRATE_RESTORE, &options, sizeof(options));
