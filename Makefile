@@ -1,23 +1,39 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A front door to Meson, the lab and the tests; each target does its own set-up.
-PREFIX ?= /usr/local
-SYSCONFDIR ?= /etc
+CONFIGURED := build/native/configured
+# What was configured last stays, until another is asked for.
+PREFIX ?= $(or $(shell sed -n 's/^prefix //p' $(CONFIGURED) 2>/dev/null),/usr/local)
+SYSCONFDIR ?= $(or $(shell sed -n 's/^sysconfdir //p' $(CONFIGURED) 2>/dev/null),/etc)
 DESTDIR ?=
 
-.PHONY: build install uninstall lint test test-full demo clean
+.PHONY: help configure build install uninstall lint test test-full demo clean
 
-build:
+help:
+	@echo 'sudo make demo        two simulated hosts, a container with Redis, one migration (the first time minutes)'
+	@echo 'sudo make test        all tests; test-full adds what takes long'
+	@echo 'make build            compile into build/native; as root, missing packages are installed first'
+	@echo 'sudo make install     to PREFIX ($(PREFIX)), configuration to SYSCONFDIR ($(SYSCONFDIR)); DESTDIR is obeyed'
+	@echo 'sudo make uninstall   remove what install brought; configuration and state stay'
+	@echo 'make lint             what can be said about the sources without running them'
+	@echo 'make clean            remove build/'
+
+configure:
 	@tools/setup build
-	@[ -d build/native ] || meson setup build/native --prefix='$(PREFIX)' --sysconfdir='$(SYSCONFDIR)' \
+	@[ -e build/native/build.ninja ] || meson setup build/native --prefix='$(PREFIX)' --sysconfdir='$(SYSCONFDIR)' \
 		--localstatedir=/var >/dev/null
-	@meson configure build/native --prefix='$(PREFIX)' --sysconfdir='$(SYSCONFDIR)' >/dev/null
-	@ninja -C build/native --quiet || ninja -C build/native
+	@printf 'prefix %s\nsysconfdir %s\n' '$(PREFIX)' '$(SYSCONFDIR)' | cmp -s - $(CONFIGURED) || { \
+		meson configure build/native --prefix='$(PREFIX)' --sysconfdir='$(SYSCONFDIR)' >/dev/null && \
+		printf 'prefix %s\nsysconfdir %s\n' '$(PREFIX)' '$(SYSCONFDIR)' >$(CONFIGURED); }
+
+build: configure
+	@ninja -C build/native --quiet
 
 install: build
-	@DESTDIR='$(DESTDIR)' meson install -C build/native --no-rebuild --quiet
+	@DESTDIR='$(abspath $(DESTDIR))' tools/install build/native
 
 uninstall:
-	@DESTDIR='$(DESTDIR)' tools/uninstall build/native
+	@[ -e build/native/installed.json ] || $(MAKE) --no-print-directory configure
+	@DESTDIR='$(abspath $(DESTDIR))' tools/uninstall build/native
 
 lint:
 	@tools/setup build lint
