@@ -184,7 +184,7 @@ void fixture_accept(struct fixture *f, const struct host *as, bool allow_strange
         int fd = accept4(f->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
         assert_true(fd >= 0);
-        struct sockaddr_in peer;
+        struct sockaddr_in peer = {0};
         socklen_t size = sizeof(peer);
         assert_int_equal(getpeername(fd, (struct sockaddr *)&peer, &size), 0);
         f->client_port = ntohs(peer.sin_port);

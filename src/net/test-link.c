@@ -391,7 +391,11 @@ static void a_queue_nobody_empties_is_bounded(void **state)
         fixture_open(f, PURPOSE_CONTROL);
         fixture_stop(f, server_net(f));
         while (r == 0 && sent < 64U << 20) {
-                struct message *m = message_new(MSG_PREPARE);
+                struct message *m = message_new(MSG_OFFER);
+                message_put_text(m, FIELD_MIGRATION, "0123456789abcdef0123456789abcdef");
+                message_put_text(m, FIELD_WORKLOAD_KIND, "lxc");
+                message_put_text(m, FIELD_WORKLOAD_ID, "web");
+                message_put_text(m, FIELD_TARGET_ID, "web");
                 message_put_text(m, FIELD_DESCRIPTION, body);
                 r = link_send(f->client.link, m);
                 sent += r == 0 ? sizeof(body) : 0;

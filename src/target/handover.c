@@ -277,9 +277,8 @@ int target_tell(struct session *s, const struct error *failure)
         }
         struct message *m = message_new(type);
 
-        if (failure && failure->kind != ERROR_NONE) {
-                if (type == MSG_DISCARDED || type == MSG_LOST)
-                        message_put_text(m, FIELD_KIND, error_kind_name(failure->kind));
+        if ((type == MSG_DISCARDED || type == MSG_LOST) && failure && failure->kind != ERROR_NONE) {
+                message_put_text(m, FIELD_KIND, error_kind_name(failure->kind));
                 message_put_text(m, FIELD_TEXT, failure->text);
         }
         return peer_send(s, m, NULL);

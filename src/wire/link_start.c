@@ -133,7 +133,7 @@ static int start(struct loop *loop, const struct link_environment *env, const st
                 r = send_config(ours, config, credentials);
         if (r == 0)
                 r = link_new_on(loop, TAKE_FD(ours), handlers, context, ret);
-        return r < 0 ? error_errno(err, -r, "cannot start %s", program) : 0;
+        return r == 0 ? 0 : error_errno(err, -r, "cannot start %s", program);
 }
 
 static int put_hello(struct record_config *config, const struct link_connect_options *options, struct link *like,

@@ -42,7 +42,6 @@ enum message_type {
         MSG_ABORTED,     /* the source took it back (or never committed) */
         MSG_DISCARDED,   /* target: nothing of the copy is left; nothing ran. Carries the reason if it failed */
         MSG_RESUME,      /* first on a reconnected control connection: the source's state */
-        MSG_STATE,       /* target: its state, the answer to MSG_RESUME */
         MSG_LOST,        /* target: state unknown; an operator is needed */
         MSG_RELEASED,    /* the source let go: the target may forget the migration */
 
@@ -80,8 +79,6 @@ enum field {
         FIELD_TREE,            /* u32: index of the file tree */
         FIELD_STREAM,          /* u32: number of the stream connection */
         FIELD_LAST,            /* u32: 1 = last round / last part */
-        FIELD_BYTES,           /* u64 */
-        FIELD_PAGES,           /* u64 */
         FIELD_STATUS,          /* u32: exit status */
         FIELD_STATE,           /* text: name of the handover state */
         FIELD_WHAT,            /* text: the query */
@@ -93,7 +90,6 @@ enum field {
         FIELD_NAME,            /* text: host name */
         FIELD_PORT,            /* u32 */
         FIELD_OPTIONS,         /* text: JSON of options both ends must know */
-        FIELD_MILLISECONDS,    /* u64 */
         FIELD_ROUND_KIND,      /* u32: enum files_round */
 };
 
