@@ -5,6 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#undef error_set
+#undef error_set_kind
+#undef error_errno
+#undef error_wrap
+
 static const struct {
         const char *name;
         int exit_code;
@@ -72,10 +77,10 @@ int error_wrap(struct error *err, const char *format, ...)
 
         if (!err)
                 return -EIO;
-        if (err->kind == ERROR_NONE) {
+        if (err->kind == ERROR_NONE)
                 err->kind = ERROR_FAILED;
+        if (err->code <= 0)
                 err->code = EIO;
-        }
 
         (void)snprintf(inner, sizeof(inner), "%s", err->text);
         va_start(args, format);

@@ -49,6 +49,19 @@ int error_errno(struct error *err, int code, const char *format, ...) __attribut
 /* Put "context: " in front of what is set; kind and code stay. Returns -err->code, or -EIO when err is NULL. */
 int error_wrap(struct error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* All four return a negative number. Compilers and analysers cannot see that from here, so they are told. */
+static inline int error_negative(int r)
+{
+        if (r >= 0)
+                __builtin_unreachable();
+        return r;
+}
+
+#define error_set(...) error_negative((error_set)(__VA_ARGS__))
+#define error_set_kind(...) error_negative((error_set_kind)(__VA_ARGS__))
+#define error_errno(...) error_negative((error_errno)(__VA_ARGS__))
+#define error_wrap(...) error_negative((error_wrap)(__VA_ARGS__))
+
 void error_clear(struct error *err);
 
 /* "failed", "refused", ...: the stable word used in records and JSON. */
