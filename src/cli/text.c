@@ -56,17 +56,16 @@ const char *text_time(int64_t wall_ms, char *buffer, size_t size)
 int text_parse_rate(const char *text, int64_t *ret, struct error *err)
 {
         static const char units[] = "kMG";
-        double factor = 1;
-        char quoted[96], *end;
+        char quoted[96], *end = NULL;
 
         double n = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
-        const char *unit = n >= 0 && *end ? strchr(units, *end == 'K' ? 'k' : *end) : units;
-        if (n >= 0 && *end && unit && !end[1])
-                for (const char *u = units; u <= unit; u++)
-                        factor *= 1000;
-        else if (n >= 0 && *end)
-                n = -1;
-        n *= factor;
+        if (end && *end) {
+                const char *unit = end[1] ? NULL : strchr(units, *end == 'K' ? 'k' : *end);
+                for (const char *u = units; unit && u <= unit; u++)
+                        n *= 1000;
+                if (!unit)
+                        n = -1;
+        }
         if (!(n >= 1000 && n <= 1e12))
                 return error_set_kind(err, ERROR_USAGE, EINVAL,
                                       "'%s' is not a rate: bytes per second, at least 1k, such as 800k, 100M or 1.5G",

@@ -102,7 +102,7 @@ int criu_usable(char ret_version[static 32], struct error *err);
 int criu_log_errors(int dir_fd, const char *file, char *ret, size_t size);
 
 /*
- * Whether a restore that failed may have let a task execute an instruction: 1 unless its log (of level 3 or more) exists
- * and ends before the stage in which CRIU detaches from the tasks.
+ * Whether a restore that failed may have let a task execute an instruction: 1 unless its log (of level 3 or more)
+ * exists and ends before the stage in which CRIU detaches from the tasks.
  */
 int criu_restore_may_have_resumed(int dir_fd, const char *file);

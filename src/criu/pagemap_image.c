@@ -131,9 +131,8 @@ static int flush_buffer(struct pagemap_writer *w)
 }
 
 /* Moves the growing entry of the current image into the buffer. */
-static int flush_entry(struct pagemap_writer *w)
+static int flush_entry(struct pagemap_writer *w, struct page_batch *e)
 {
-        struct page_batch *e = &w->current->latest;
         uint8_t body[ENTRY_BYTES_MAX];
         size_t n = 0;
 
@@ -159,7 +158,7 @@ static int leave_current(struct pagemap_writer *w)
         int r = 0;
 
         if (w->current) {
-                r = flush_entry(w);
+                r = flush_entry(w, &w->current->latest);
                 if (r == 0)
                         r = flush_buffer(w);
         }
@@ -282,9 +281,9 @@ static int check_batch(const struct image *image, const struct page_batch *b, co
         return 0;
 }
 
-static int append_pages(struct pagemap_writer *w, const void *pages, size_t size)
+static int append_pages(struct pagemap_writer *w, const struct image *image, const void *pages, size_t size)
 {
-        off_t offset = (off_t)(w->current->pages * PAGE_BYTES);
+        off_t offset = (off_t)(image->pages * PAGE_BYTES);
 
         for (size_t done = 0; done < size;) {
                 ssize_t n = pwrite(w->pages_fd, (const uint8_t *)pages + done, size - done, offset + (off_t)done);
@@ -297,9 +296,9 @@ static int append_pages(struct pagemap_writer *w, const void *pages, size_t size
         return 0;
 }
 
-static int append_entry(struct pagemap_writer *w, const struct page_batch *b)
+static int append_entry(struct pagemap_writer *w, struct image *image, const struct page_batch *b)
 {
-        struct page_batch *e = &w->current->latest;
+        struct page_batch *e = &image->latest;
         bool continues = e->n_pages > 0 && e->flags == b->flags &&
                          e->vaddr + (uint64_t)e->n_pages * PAGE_BYTES == b->vaddr &&
                          e->n_pages <= ENTRY_PAGES_MAX - b->n_pages;
@@ -308,7 +307,7 @@ static int append_entry(struct pagemap_writer *w, const struct page_batch *b)
                 e->n_pages += b->n_pages;
                 return 0;
         }
-        int r = flush_entry(w);
+        int r = flush_entry(w, e);
         if (r < 0)
                 return r;
         *e = *b;
@@ -331,9 +330,9 @@ int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *b
         if (image != writer->current)
                 r = open_files(writer, image, false);
         if (r == 0 && b.flags & PE_PRESENT)
-                r = append_pages(writer, pages, (size_t)b.n_pages * PAGE_BYTES);
+                r = append_pages(writer, image, pages, (size_t)b.n_pages * PAGE_BYTES);
         if (r == 0)
-                r = append_entry(writer, &b);
+                r = append_entry(writer, image, &b);
         if (r < 0)
                 return write_failed(writer, r, err);
         if (b.flags & PE_PRESENT) {

@@ -31,13 +31,13 @@ static int lists_fill(const struct criu_dump_options *o, CriuRpc__Options *opts,
 {
         if (o->n_mounts) {
                 l->mounts = calloc(o->n_mounts, sizeof(*l->mounts));
-                l->mount_ptrs = calloc(o->n_mounts, sizeof(*l->mount_ptrs));
+                l->mount_ptrs = calloc(o->n_mounts, sizeof(CriuRpc__ExternalMount *));
                 if (!l->mounts || !l->mount_ptrs)
                         return -ENOMEM;
         }
         if (o->n_cgroup_roots) {
                 l->roots = calloc(o->n_cgroup_roots, sizeof(*l->roots));
-                l->root_ptrs = calloc(o->n_cgroup_roots, sizeof(*l->root_ptrs));
+                l->root_ptrs = calloc(o->n_cgroup_roots, sizeof(CriuRpc__CgroupRoot *));
                 if (!l->roots || !l->root_ptrs)
                         return -ENOMEM;
         }

@@ -242,10 +242,10 @@ static uint64_t value_at(uint64_t i)
 #define SPARSE_BYTES (16U << 20)
 #define SPARSE_STEP (64U * PAGE_BYTES)
 
-static bool memory_is_right(const uint64_t *private, const uint64_t *shared, const uint8_t *sparse, size_t words)
+static bool memory_is_right(const uint64_t *own, const uint64_t *shared, const uint8_t *sparse, size_t words)
 {
         for (size_t i = 0; i < words; i++)
-                if (private[i] != value_at(i))
+                if (own[i] != value_at(i))
                         return false;
         for (size_t i = 0; i < words / 16; i++)
                 if (shared[i] != value_at(~i))
@@ -299,16 +299,16 @@ static int start_threads(void)
 static int workload(size_t bytes, const char *file)
 {
         const int protection = PROT_READ | PROT_WRITE;
-        uint64_t *private = mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        uint64_t *own = mmap(NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         uint64_t *shared = mmap(NULL, bytes / 16, protection, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         uint8_t *sparse = mmap(NULL, SPARSE_BYTES, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        size_t words = bytes / sizeof(*private);
+        size_t words = bytes / sizeof(*own);
         sigset_t set;
 
-        if (private == MAP_FAILED || shared == MAP_FAILED || sparse == MAP_FAILED)
+        if (own == MAP_FAILED || shared == MAP_FAILED || sparse == MAP_FAILED)
                 return 1;
         for (size_t i = 0; i < words; i++)
-        private[i] = value_at(i);
+                own[i] = value_at(i);
         for (size_t i = 0; i < words / 16; i++)
                 shared[i] = value_at(~i);
         for (size_t i = 0; i < SPARSE_BYTES; i += SPARSE_STEP)
@@ -321,9 +321,9 @@ static int workload(size_t bytes, const char *file)
         for (unsigned n = 0;; n++) {
                 char text[64];
                 int length = snprintf(text, sizeof(text), "%s %u\n",
-                                      !memory_is_right(private, shared, sparse, words) ? "memory is wrong"
-                                      : !threads_count()                               ? "threads stand"
-                                                                                       : "ok",
+                                      !memory_is_right(own, shared, sparse, words) ? "memory is wrong"
+                                      : !threads_count()                           ? "threads stand"
+                                                                                   : "ok",
                                       n);
                 if (fd_write_file(AT_FDCWD, file, text, (size_t)length, 0644) < 0)
                         return 1;

@@ -224,9 +224,9 @@ static int begin(struct migrations *all, const char *id, json_t *request, struct
                 return error_errno(err, errno, "cannot make %s", path);
         (void)snprintf(path, sizeof(path), "%s/migrations/%s/request.json", all->daemon->places.state, id);
         int r = fd_write_file(AT_FDCWD, path, text, strlen(text), 0600);
-        if (r < 0)
+        if (r != 0)
                 r = error_errno(err, -r, "cannot write %s", path);
-        if (r == 0)
+        else
                 r = migration_load(all, id, &m, err);
         if (r == 0)
                 r = migration_spawn(m, err);
@@ -354,9 +354,9 @@ static int begin_target(struct migrations *all, const char *id, const struct lin
         int r = check_limit(all, err);
         if (r == 0)
                 r = trust_find_fingerprint(all->daemon->places.trust, from->fingerprint, &peer, err);
-        if (r == 0)
-                r = begin(all, id, base_request(all->daemon, id, "target", "live", &peer), ret, err);
-        return r;
+        if (r < 0)
+                return r;
+        return begin(all, id, base_request(all->daemon, id, "target", "live", &peer), ret, err);
 }
 
 /* The one a connection is for: living, new, or ended and asked about once more. */

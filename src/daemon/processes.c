@@ -120,11 +120,11 @@ static json_t *process_of(const struct host *h, const char *pid)
         (void)snprintf(path, sizeof(path), "%s/ns/pid", pid);
         bool foreign = fstatat(h->proc, path, &ns, 0) == 0 && h->pid_namespace && ns.st_ino != h->pid_namespace;
         cgroup = cgroup_of(h->proc, pid);
+        json_int_t started_ms = h->boot_ms + (json_int_t)(started * 1000 / (unsigned long long)h->ticks);
         return json_pack("{s:i, s:i, s:o, s:o, s:o, s:I, s:I, s:I, s:o, s:b}", "pid", atoi(pid), "ppid", ppid, "name",
                          text_or_quoted(name + 1), "command", command_of(h->proc, pid, name + 1), "user",
                          user_of(st.st_uid), "uid", (json_int_t)st.st_uid, "memory_bytes",
-                         (json_int_t)resident * h->page, "started_ms",
-                         (json_int_t)(h->boot_ms + (int64_t)(started * 1000 / (unsigned long long)h->ticks)), "cgroup",
+                         (json_int_t)resident * h->page, "started_ms", started_ms, "cgroup",
                          text_or_quoted(cgroup ? cgroup : "/"), "foreign", (int)foreign);
 }
 

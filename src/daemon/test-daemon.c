@@ -506,8 +506,10 @@ static void the_description_knows_every_route(void **state)
                 for (char *c = method; *c; c++)
                         *c = (char)(*c >= 'A' && *c <= 'Z' ? *c - 'A' + 'a' : *c);
                 const char *section = strstr(a.text, path);
-                if (!section)
+                if (!section) {
                         fail_msg("%s is not described", route->path);
+                        return;
+                }
                 const char *end = strstr(section + strlen(path) - 1, "\n  /"), *at = strstr(section, method);
                 if (!at || (end && at > end))
                         fail_msg("%s %s is not described", route->method, route->path);

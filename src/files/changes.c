@@ -255,11 +255,7 @@ static int grant(struct search *s, int root_fd, const struct asked *a)
                 return r;
 
         char path[PATH_MAX];
-        size_t n_dir = strlen(dir), n_name = strlen(name);
-        memcpy(path, dir, n_dir);
-        if (n_dir)
-                path[n_dir++] = '/';
-        memcpy(path + n_dir, name, n_name + 1);
+        (void)snprintf(path, sizeof(path), "%s%s%s", dir, *dir ? "/" : "", name);
         return walk_tree(root_fd, path, 0, &lacking, s, s->err);
 }
 

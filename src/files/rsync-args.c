@@ -9,11 +9,13 @@
 /* By default rsync takes times within the same second for equal, and leaves them as they are. */
 #define NANOSECONDS "--modify-window=-1"
 
+static const char tree_root[] = ROOM_TREE;
+
 /* --ignore-errors: deleting goes on after a file that shrank while it was read; real errors fail the round anyway. */
 static const char *const server_full[] = {"rsync",         "--server",  "-lHogDtpAXrSe.iLsfxCIvu",
                                           "--delete",      "--stats",   "--ignore-errors",
                                           "--numeric-ids", NANOSECONDS, ".",
-                                          ROOM_TREE,       NULL};
+                                          tree_root,       NULL};
 static const char *const server_list[] = {
         "rsync", "--server", "-lHogDtpAXIRSe.LsfxCIvu", "--stats", "--numeric-ids", NANOSECONDS, ".", "/", NULL};
 static const char *const server_checksum[] = {

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <linux/openat2.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -60,9 +61,7 @@ static int fail(struct walk *w, int code, const char *path)
 
 static int push(struct walk *w, const char *dir, const char *name, unsigned flags)
 {
-        size_t length = strlen(dir), size = length + strlen(name) + 2;
-
-        if (size > PATH_MAX)
+        if (strlen(dir) + strlen(name) + 2 > PATH_MAX)
                 return fail(w, ENAMETOOLONG, dir);
         if (w->used == w->room) {
                 size_t room = w->room ? w->room * 2 : 256;
@@ -74,13 +73,9 @@ static int push(struct walk *w, const char *dir, const char *name, unsigned flag
                 w->stack = grown;
                 w->room = room;
         }
-        char *path = malloc(size);
-        if (!path)
+        char *path = NULL;
+        if (asprintf(&path, "%s%s%s", dir, *dir ? "/" : "", name) < 0)
                 return fail(w, ENOMEM, dir);
-        memcpy(path, dir, length);
-        if (length)
-                path[length++] = '/';
-        memcpy(path + length, name, strlen(name) + 1);
         w->stack[w->used++] = (struct waiting){.path = path, .flags = flags};
         return 0;
 }

@@ -269,7 +269,7 @@ int journal_open(const char *path, struct journal **ret, struct error *err)
 {
         CLEANUP(journal_free_ptr) struct journal *journal = NULL;
         AUTO_FREE char *text = NULL;
-        size_t size, line = 0;
+        size_t size = 0, line = 0;
 
         int r = journal_new(&journal);
         if (r < 0)
@@ -294,7 +294,7 @@ int journal_peek_state(const char *path, char *ret, size_t size)
 {
         CLEANUP(journal_free_ptr) struct journal *journal = NULL;
         AUTO_FREE char *text = NULL;
-        size_t text_size, line;
+        size_t text_size = 0, line = 0;
 
         AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         if (fd < 0)

@@ -110,7 +110,7 @@ static int collect(int fd, uint64_t deadline, struct inside_result *result, char
 int inside_run(pid_t pid, int timeout_ms, inside_fn fn, void *context, char **ret, size_t *ret_size, struct error *err)
 {
         uint64_t deadline = clock_ms() + (uint64_t)timeout_ms;
-        struct inside_result result;
+        struct inside_result result = {0};
         AUTO_FREE char *output = NULL;
         int fds[2];
 

@@ -74,7 +74,7 @@ static int leave_bridge(struct rtnl *rtnl, const struct rtnl_link *link)
 int network_lock(const struct network_port *port, struct error *err)
 {
         AUTO_RTNL struct rtnl rtnl = {0};
-        struct rtnl_link link;
+        struct rtnl_link link = {0};
 
         int r = rtnl_open(&rtnl);
         if (r == 0)
@@ -102,7 +102,7 @@ int network_lock(const struct network_port *port, struct error *err)
 int network_unlock(const struct network_port *port, struct error *err)
 {
         AUTO_RTNL struct rtnl rtnl = {0};
-        struct rtnl_link link;
+        struct rtnl_link link = {0};
 
         int r = rtnl_open(&rtnl);
         if (r == 0)
@@ -129,7 +129,7 @@ int network_unlock(const struct network_port *port, struct error *err)
 static int wait_forwarding(struct rtnl *rtnl, unsigned index)
 {
         uint64_t deadline = clock_ms() + 50;
-        struct rtnl_link link;
+        struct rtnl_link link = {0};
 
         for (;;) {
                 int r = rtnl_link_by_index(rtnl, index, &link);
@@ -173,7 +173,7 @@ int network_attach(const char *outside, const char *bridge, struct error *err)
 bool network_bridge_exists(const char *name)
 {
         AUTO_RTNL struct rtnl rtnl = {0};
-        struct rtnl_link link;
+        struct rtnl_link link = {0};
 
         return rtnl_open(&rtnl) == 0 && rtnl_link_by_name(&rtnl, name, &link) == 0 && strcmp(link.kind, "bridge") == 0;
 }
@@ -181,7 +181,7 @@ bool network_bridge_exists(const char *name)
 bool network_bridge_delays(const char *name)
 {
         AUTO_RTNL struct rtnl rtnl = {0};
-        struct rtnl_link link;
+        struct rtnl_link link = {0};
 
         return rtnl_open(&rtnl) == 0 && rtnl_link_by_name(&rtnl, name, &link) == 0 && link.kernel_stp;
 }
@@ -189,7 +189,7 @@ bool network_bridge_delays(const char *name)
 bool network_interface_exists(const char *name)
 {
         AUTO_RTNL struct rtnl rtnl = {0};
-        struct rtnl_link link;
+        struct rtnl_link link = {0};
 
         return rtnl_open(&rtnl) == 0 && rtnl_link_by_name(&rtnl, name, &link) == 0;
 }
@@ -199,7 +199,7 @@ int network_rename(const char *from, const char *to, struct error *err)
         AUTO_RTNL struct rtnl rtnl = {0};
         char buffer[RTNL_REQUEST_SIZE];
         struct ifinfomsg *message;
-        struct rtnl_link link;
+        struct rtnl_link link = {0};
 
         if (to[0] == '\0' || strlen(to) >= IF_NAMESIZE)
                 return error_set(err, EINVAL, "'%.32s' is not the name of an interface", to);
@@ -222,7 +222,7 @@ int network_delete(const char *name, struct error *err)
         AUTO_RTNL struct rtnl rtnl = {0};
         char buffer[RTNL_REQUEST_SIZE];
         struct ifinfomsg *message;
-        struct rtnl_link link;
+        struct rtnl_link link = {0};
 
         int r = rtnl_open(&rtnl);
         if (r == 0)

@@ -12,8 +12,8 @@
 static int links_inside(char **output, size_t *output_size, void *context, struct error *err)
 {
         AUTO_RTNL struct rtnl rtnl = {0};
-        struct rtnl_link *links;
-        size_t n;
+        struct rtnl_link *links = NULL;
+        size_t n = 0;
 
         (void)context;
         int r = rtnl_open(&rtnl);

@@ -82,7 +82,7 @@ static int run_ip(char **output, size_t *size, void *context, struct error *err)
 
 static void ip_inside(const struct scene *scene, const char *arguments)
 {
-        assert_int_equal(inside_run(scene->container, 5000, run_ip, (void *)(uintptr_t)arguments, NULL, NULL, NULL), 0);
+        assert_int_equal(inside_run(scene->container, 5000, run_ip, (char *)arguments, NULL, NULL, NULL), 0);
 }
 
 /* Send one datagram from inside to the host's 192.0.2.1. */
@@ -127,7 +127,7 @@ static char *inside6(const struct scene *scene, const char *what)
 {
         char *text = NULL;
 
-        assert_int_equal(inside_run(scene->container, 5000, show_inside, (void *)(uintptr_t)what, &text, NULL, NULL),
+        assert_int_equal(inside_run(scene->container, 5000, show_inside, (char *)what, &text, NULL, NULL),
                          0);
         return text;
 }
@@ -291,54 +291,6 @@ static void attach_forwards_at_once(void **state)
         assert_false(network_bridge_exists("a-name-that-is-too-long"));
 }
 
-/* A restored IPv6 address waits for duplicate detection; afterwards it is valid, before there is even a carrier. */
-static void settle_makes_addresses_valid(void **state)
-{
-        struct scene *scene = *state;
-        struct error err = {0};
-
-        ip("link set vethc nomaster down");
-        ip_inside(scene, "-6 address add 2001:db8::9/64 dev eth0 valid_lft 5000 preferred_lft 4000");
-        ip_inside(scene, "-6 address add fe80::9/64 dev eth0");
-        ip_inside(scene, "-6 route add 2001:db8:1::/48 via 2001:db8::1 dev eth0 metric 77");
-        ip_inside(scene, "-6 route add 2001:db8:2::/48 dev eth0 metric 78");
-        AUTO_FREE char *before = inside6(scene, "address");
-        assert_non_null(strstr(before, "tentative"));
-
-        if (network_settle(scene->container, &err) < 0)
-                fail_msg("%s", err.text);
-        AUTO_FREE char *after = inside6(scene, "address");
-        assert_null(strstr(after, "tentative"));
-        assert_non_null(strstr(after, "2001:db8::9/64"));
-        assert_non_null(strstr(after, "fe80::9/64 scope link"));
-        assert_non_null(strstr(after, "preferred_lft 4000sec"));
-        AUTO_FREE char *routes = inside6(scene, "route");
-        assert_non_null(strstr(routes, "2001:db8:1::/48 via 2001:db8::1 metric 77"));
-        assert_non_null(strstr(routes, "2001:db8:2::/48 metric 78"));
-        assert_non_null(strstr(routes, "2001:db8::/64 proto kernel"));
-
-        /* With the carrier no detection starts again, and a route that names the address as source keeps it. */
-        assert_int_equal(network_attach("vethc", "br9", &err), 0);
-        AUTO_FREE char *attached = inside6(scene, "address");
-        assert_null(strstr(attached, "tentative"));
-}
-
-/* The route's source address survives the removal of the address. */
-static void settle_keeps_source_addresses(void **state)
-{
-        struct scene *scene = *state;
-        struct error err = {0};
-
-        ip_inside(scene, "-6 address add 2001:db8::9/64 dev eth0 nodad");
-        ip_inside(scene, "-6 route add 2001:db8:3::/48 via 2001:db8::1 dev eth0 src 2001:db8::9 metric 79");
-        ip_inside(scene, "-6 address change 2001:db8::9/64 dev eth0");
-        AUTO_FREE char *before = inside6(scene, "route");
-        assert_non_null(strstr(before, "src 2001:db8::9"));
-        assert_int_equal(network_settle(scene->container, &err), 0);
-        AUTO_FREE char *after = inside6(scene, "route");
-        assert_non_null(strstr(after, "2001:db8:3::/48 via 2001:db8::1 src 2001:db8::9 metric 79"));
-}
-
 /* What the bridge hears: requests, answers and advertisements with the container's addresses and a right checksum. */
 static void announce_is_heard(void **state)
 {
@@ -443,8 +395,6 @@ int main(void)
                 cmocka_unit_test_setup_teardown(lock_stops_frames_and_keeps_the_carrier, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(lock_works_with_spanning_tree, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(attach_forwards_at_once, set_up, tear_down),
-                cmocka_unit_test_setup_teardown(settle_makes_addresses_valid, set_up, tear_down),
-                cmocka_unit_test_setup_teardown(settle_keeps_source_addresses, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(announce_is_heard, set_up, tear_down),
                 cmocka_unit_test(repair_is_turned_off),
         };

@@ -155,7 +155,8 @@ static int interruption(struct session *s, struct error *err)
         if (!peer_is_up(s)) {
                 if (err)
                         *err = *peer_loss(s);
-                return error_wrap(err, "the connection to %s was lost", s->request.peer) < 0 ? -ENOTCONN : -ENOTCONN;
+                (void)error_wrap(err, "the connection to %s was lost", s->request.peer);
+                return -ENOTCONN;
         }
         return 0;
 }

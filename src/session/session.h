@@ -70,7 +70,7 @@ struct session {
         struct migration_progress progress;
         uint64_t started_ms, progress_sent_ms; /* monotonic */
         char phase[32];
-        char failed_phase[32]; /* the one that led to the rollback */
+        char failed_phase[32];            /* the one that led to the rollback */
         unsigned round;                   /* of the phase, 0 where it has none */
         uint64_t round_bytes, round_base; /* to be moved in it (0 unknown); counter at its begin */
         uint64_t file_bytes;              /* of all trees, when the pre-flight measured them */

@@ -38,7 +38,7 @@ static int start_round(struct source_side *x, size_t i, enum files_round kind, s
         struct session *s = x->session;
         struct source_tree *tree = &x->trees[i];
         struct message *m = message_new(MSG_FILES_ROUND);
-        int fd;
+        int fd = -1;
 
         tree->side = x;
         tree->ended = false;

@@ -43,7 +43,7 @@ static bool find_mount(const char *mounts, bool v2, const char *controller, char
 
         if (!mounts[0])
                 return false;
-        AUTO_FILE FILE *f = fmemopen((void *)(uintptr_t)mounts, strlen(mounts), "r");
+        AUTO_FILE FILE *f = fmemopen((char *)mounts, strlen(mounts), "r");
         while (f && !found && getmntent_r(f, &entry, buffer, sizeof(buffer))) {
                 if (strcmp(entry.mnt_type, v2 ? "cgroup2" : "cgroup") != 0)
                         continue;

@@ -91,7 +91,7 @@ static void verify_files(const struct findings *f, const json_t *info, const jso
                             path ? path : "a file");
                 }
         }
-        json_object_foreach((json_t *)(uintptr_t)json_object_get(info, "files"), key, list)
+        json_object_foreach(json_object_get(info, "files"), key, list)
         {
                 json_array_foreach(list, i, entry)
                 {
