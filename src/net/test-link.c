@@ -30,10 +30,12 @@ static void send_round(struct link *link, uint32_t round, bool from_source)
 
         message_put_u32(m, FIELD_ROUND, round);
         message_put_u32(m, FIELD_TREE, 0);
-        if (from_source)
+        if (from_source) {
                 put_source_fields(m, round);
-        else
+        } else {
+                message_put_u32(m, FIELD_STREAM, round);
                 message_put_u32(m, FIELD_STATUS, 0);
+        }
         assert_int_equal(link_send(link, m), 0);
 }
 

@@ -54,12 +54,6 @@ int network_rename(const char *from, const char *to, struct error *err);
 /* Remove an interface of ours if it (still) exists. */
 int network_delete(const char *name, struct error *err);
 
-/*
- * Restored IPv6 addresses are tentative until duplicate detection has run (a second or more), although the workload has
- * held them all along: make them valid at once, inside the namespace of `pid`.
- */
-int network_settle(pid_t pid, struct error *err);
-
 /* The addresses of `pid`'s network, "192.0.2.5/24 2001:db8::5/64 …" without loopback and link-local; caller frees. */
 int network_addresses(pid_t pid, char **ret, struct error *err);
 

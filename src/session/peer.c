@@ -20,6 +20,7 @@ struct stream {
         uint32_t number;
         enum purpose purpose;
         bool open, lost;
+        bool closing; /* nobody needs it any more, but its last bytes may still be on their way */
         struct error loss;
 };
 
@@ -299,7 +300,10 @@ static void stream_down(struct link *link, const struct error *err, void *contex
         stream->lost = true;
         stream->open = false;
         stream->loss = *err;
-        retire(stream->session->peer, &stream->link);
+        if (stream->closing)
+                stream_free(stream->session->peer, stream);
+        else
+                retire(stream->session->peer, &stream->link);
 }
 
 static void stream_bulk(struct link *link, const struct bulk_frame *frame, const void *data, void *context)
@@ -487,7 +491,13 @@ int peer_stream(struct session *s, uint32_t number, int *ret_fd, struct error *e
 
 void peer_stream_close(struct session *s, uint32_t number)
 {
-        stream_free(s->peer, stream_find(s->peer, number));
+        struct stream *stream = stream_find(s->peer, number);
+
+        /* The process at our end is gone; phaul-net ends the connection when all of it has arrived. */
+        if (stream && stream->link)
+                stream->closing = true;
+        else
+                stream_free(s->peer, stream);
 }
 
 int peer_bulk(struct session *s, uint32_t number, const struct peer_bulk_handlers *handlers, void *context,

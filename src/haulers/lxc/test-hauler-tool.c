@@ -8,7 +8,7 @@
  *      lxc-hauler-tool dump NAME IMAGES                          by CRIU, which leaves the tasks dead
  *      lxc-hauler-tool release NAME DIRECTORY
  *      lxc-hauler-tool target NAME DESCRIPTION IMAGES SOCKET RECORD
- *                     then lines of standard input: verify prepare restore ports settle attach publish go no alive wait
+ *                     then lines of standard input: verify prepare restore ports attach publish go no alive wait
  *      lxc-hauler-tool discard WHAT NAME
  *      lxc-hauler-tool record FILE WORD                          append to a record file, made when there is none
  */
@@ -176,8 +176,6 @@ static int step(const struct hauler *h, const char *word, char **argv, struct lo
                         r = complain("restore", -EIO, &progress->err);
                 else
                         (void)printf("held %d\n", (int)w->init_pid);
-        } else if (strcmp(word, "settle") == 0) {
-                r = network_settle(w->init_pid, err);
         } else if (strcmp(word, "ports") == 0) {
                 r = n_ports = h->ports(w, ports, 16, err);
                 for (int i = 0; i < n_ports; i++)
