@@ -19,11 +19,7 @@ help:
 
 configure:
 	@tools/setup build
-	@[ -e build/native/build.ninja ] || meson setup build/native --prefix='$(PREFIX)' --sysconfdir='$(SYSCONFDIR)' \
-		--localstatedir=/var >/dev/null
-	@printf 'prefix %s\nsysconfdir %s\n' '$(PREFIX)' '$(SYSCONFDIR)' | cmp -s - $(CONFIGURED) || { \
-		meson configure build/native --prefix='$(PREFIX)' --sysconfdir='$(SYSCONFDIR)' >/dev/null && \
-		printf 'prefix %s\nsysconfdir %s\n' '$(PREFIX)' '$(SYSCONFDIR)' >$(CONFIGURED); }
+	@tools/configure '$(PREFIX)' '$(SYSCONFDIR)'
 
 build: configure
 	@ninja -C build/native --quiet
