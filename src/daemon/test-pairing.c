@@ -92,7 +92,7 @@ static void both_learn_who_the_other_is(void **state)
         /* People type in lower case and with other separators. */
         (void)snprintf(typed, sizeof(typed), " %s ", f->offer.code);
         for (char *c = typed; *c; c++)
-                *c = *c == '-' ? ' ' : (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
+                *c = (char)(*c == '-' ? ' ' : *c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
         if (run_to_proof(f, &r, typed, 2000, &err) < 0)
                 fail_msg("%s", err.text);
         assert_int_equal(exchange_accept(r.b, &f->offer, 2000, r.proof, &r.seen_by_b, &err), 0);

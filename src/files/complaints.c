@@ -26,7 +26,7 @@ void line_feed(struct line_reader *r, const char *data, size_t size, line_fn fn,
                 if (data[i] == '\n' || data[i] == '\r')
                         line_end(r, fn, context);
                 else if (r->used < sizeof(r->line) - 1)
-                        r->line[r->used++] = data[i] ? data[i] : '?';
+                        r->line[r->used++] = (char)(data[i] ? data[i] : '?');
         }
 }
 
@@ -94,7 +94,7 @@ static void join(const struct complaints *c, char *text, size_t size)
                         text[used++] = *p;
                 for (; *line && used + 1 < size; line++) {
                         unsigned char b = (unsigned char)*line;
-                        text[used++] = b < 32 || b == 127 || (b > 127 && !plain) ? '?' : *line;
+                        text[used++] = (char)(b < 32 || b == 127 || (b > 127 && !plain) ? '?' : *line);
                 }
         }
         text[used] = '\0';

@@ -227,11 +227,8 @@ int journal_create(const char *path, struct journal **ret, struct error *err)
                 return error_errno(err, errno, "cannot create the record %s", path);
 
         /* A file system that cannot do it is no reason not to migrate; one that is full already is. */
-        if (flock(journal->fd, LOCK_EX | LOCK_NB) < 0)
-                r = -errno;
-        else if (fallocate(journal->fd, FALLOC_FL_KEEP_SIZE, 0, RESERVED) < 0 && errno == ENOSPC)
-                r = -ENOSPC;
-        else if (fsync(journal->fd) < 0)
+        if (flock(journal->fd, LOCK_EX | LOCK_NB) < 0 ||
+            (fallocate(journal->fd, FALLOC_FL_KEEP_SIZE, 0, RESERVED) < 0 && errno == ENOSPC) || fsync(journal->fd) < 0)
                 r = -errno;
         else
                 r = sync_directory_of(path);

@@ -299,7 +299,7 @@ static bool last_word_over(void *context)
 void target_linger(struct target_side *x, const struct error *failure)
 {
         struct session *s = x->session;
-        bool told = target_tell(s, failure) == 0;
+        bool told = target_tell(s, failure) == 0 || x->told;
 
         /* Once told, a source that hangs up has heard. One that asks later makes phauld start us again, on the record. */
         for (;;) {

@@ -36,7 +36,7 @@ static void discard(struct target_side *x, struct error *failure)
                 target_insist(s, EVENT_FAILED);
         if (s->state == TARGET_DISCARDING) {
                 if (!was_starting)
-                        (void)target_tell(s, failure);
+                        x->told = target_tell(s, failure) == 0;
                 session_phase(s, "rollback");
                 if (target_discard(x, &err) < 0)
                         session_log(s, "error", "not everything could be removed: %s", err.text);

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Scenarios: one site for all tests of a run, clean before each."""
 
 import os
@@ -23,6 +24,7 @@ def site(whole_site):
     whole_site.paired()
     yield whole_site
     whole_site.clean()
+    assert not whole_site.sanitizer_findings()
 
 
 @pytest.hookimpl(hookwrapper=True)

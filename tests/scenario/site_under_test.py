@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Two paired hosts with phauld in a lab, and what scenarios do with them."""
 
 import contextlib
@@ -191,6 +192,12 @@ class Site:
                          if h.get("state") == "reachable"]
                 if other not in known:
                     self.pair(one, other)
+
+    def sanitizer_findings(self):
+        """What ASan and UBSan said in any log of a phaul built with them."""
+        command = ("grep -rhE -A 20 'ERROR: (Address|Leak)Sanitizer|runtime error:' /var/log/phauld.log "
+                   "/var/lib/phaul/migrations/*/log 2>/dev/null | head -n 60")
+        return "".join(host.run("sh", "-c", command, check=False).stdout for host in self.hosts.values())
 
     # -- what must not be left
 

@@ -96,15 +96,17 @@ def test_list_show_watch_and_ps(shop):
 
 
 def test_a_failure_names_phase_host_and_criu(site):
-    """CRIU's own words reach the person: here an open device that it cannot dump."""
-    script = "import os,time; os.mknod('/root/kmsg', 0o20600, os.makedev(1, 11)); f = os.open('/root/kmsg', os.O_RDONLY); time.sleep(999)"
-    site["alpha"].container("kmsg", ["/usr/bin/python3", "-c", script], ip="10.77.0.61/24")
-    eventually(lambda: "kmsg" in site["alpha"].run("sh", "-c", "ls -l /proc/$(lxc-info -p -H -n kmsg)/fd", check=False).stdout)
-    done = site.migrate("alpha", "lxc/kmsg", "beta", check=False)
+    """CRIU's own words reach the person: here a userfaultfd, which it cannot dump."""
+    major, minor = (int(n, 16) for n in site["alpha"].run("stat", "-c", "%t %T", "/dev/userfaultfd").stdout.split())
+    script = (f"import os,fcntl,time; os.mknod('/root/u', 0o20600, os.makedev({major}, {minor})); "
+              "f = os.open('/root/u', os.O_RDWR); u = fcntl.ioctl(f, 0xAA00, 0); os.close(f); time.sleep(999)")
+    site["alpha"].container("uffd", ["/usr/bin/python3", "-c", script], ip="10.77.0.61/24")
+    eventually(lambda: "userfaultfd" in site["alpha"].run("sh", "-c", "ls -l /proc/$(lxc-info -p -H -n uffd)/fd", check=False).stdout)
+    done = site.migrate("alpha", "lxc/uffd", "beta", check=False)
     report = json.loads(done.stdout)
     assert done.returncode == 1 and report["result"] == "failed" and report["owner"] == "source"
     assert "Error (criu/" in report["reason"], report["reason"]
-    assert report["failure"]["phase"] == "freeze" and site.runs("alpha", "kmsg")
+    assert report["failure"]["phase"] == "freeze" and site.runs("alpha", "uffd")
 
 
 def test_unknown_things_are_not_found(shop):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Before the commit any failure leaves the container running as it was, with its connections, and the target clean."""
 
 import time

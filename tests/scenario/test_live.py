@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The main job: a container with a live service moves, and its client notices nothing but a short pause."""
 
 import json

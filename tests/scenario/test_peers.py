@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Only a paired host gets anywhere, and garbage is dropped."""
 
 import pytest

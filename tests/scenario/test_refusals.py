@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What cannot work is refused before anything is touched, and what is malformed before anything is asked."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """phauld may die at any time; sessions may die; the record decides how each migration ends."""
 
 import time

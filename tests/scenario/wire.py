@@ -16,21 +16,27 @@ from pathlib import Path
 PORT = 12345
 CONTROL, STREAM, BULK, QUERY, PAIR = 1, 2, 3, 4, 5
 MESSAGE_FRAME, BULK_FRAME, STREAM_FRAME = 1, 2, 3
-TYPES = {"HELLO": 1, "WELCOME": 2, "REFUSE": 3, "PING": 4, "PONG": 5, "OFFER": 16, "VERDICT": 17, "PREPARE": 18, "READY": 19,
-         "FILES_ROUND": 20, "FILES_DONE": 21, "STATE_OPEN": 22, "STATE_END": 23, "PREPARED": 24, "COMMIT": 25, "RUNNING": 26,
-         "ABORTED": 27, "DISCARDED": 28, "RESUME": 29, "STATE": 30, "LOST": 31, "RELEASED": 32, "QUERY": 64, "ANSWER": 65,
-         "PAIR_OPEN": 80, "PAIR_OFFER": 81, "PAIR_PROOF": 82, "PAIR_DONE": 83}
-NAMES = {number: name for name, number in TYPES.items()}
-TAGS = {name: tag + 1 for tag, name in enumerate(
-    "version_min version_max version software purpose migration token kind text workload_kind workload_id target_id description "
-    "memory_bytes file_bytes file_count item grade round tree stream last bytes pages status state what argument body certificate "
-    "nonce proof name port options milliseconds round_kind".split())}
-FIELDS = {tag: name for name, tag in TAGS.items()}
-U64 = {"memory_bytes", "file_bytes", "file_count", "bytes", "pages", "milliseconds"}
-BINARY = {"token", "nonce", "proof"}
-TEXT = {"software", "migration", "kind", "text", "workload_kind", "workload_id", "target_id", "description", "item", "grade", "state",
-        "what", "argument", "body", "certificate", "name", "options"}
 CLONE_NEWNET = 0x40000000
+
+
+def _tables():
+    """(types of messages, tags of fields, kinds of values) as the tables of PROTOCOL.md have them."""
+    types, tags, kinds = {}, {}, {}
+    for line in (Path(__file__).resolve().parents[2] / "PROTOCOL.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 4 and cells[2] in ("C", "A", "both") and cells[1][:1].isdigit():
+            types.update(zip(cells[0].split(", "), map(int, cells[1].split(", "))))
+        elif len(cells) == 7:
+            for name, tag, value in (cells[:3], cells[4:]):
+                if tag.isdigit():
+                    tags[name], kinds[name] = int(tag), value.split(",")[0]
+    return types, tags, kinds
+
+
+TYPES, TAGS, KINDS = _tables()
+NAMES = {number: name for name, number in TYPES.items()}
+FIELDS = {tag: name for name, tag in TAGS.items()}
+REPEATED = {"item", "argument"}
 
 
 def inside(host, make):
@@ -59,13 +65,13 @@ def frame(body, kind=MESSAGE_FRAME):
     return struct.pack(">IB3x", len(body), kind) + body
 
 
-def encode(name, **fields):
+def encode(name, /, **fields):
     """A message. Numbers, text and bytes as they are; a list repeats its field."""
     body = struct.pack(">HH", TYPES[name], 0)
     for field, value in fields.items():
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, int):
-                one = struct.pack(">Q" if field in U64 else ">I", one)
+                one = struct.pack(">Q" if KINDS[field] == "u64" else ">I", one)
             elif isinstance(one, str):
                 one = one.encode()
             body += struct.pack(">HI", TAGS[field], len(one)) + one
@@ -83,12 +89,12 @@ def decode(body):
         assert len(value) == size
         at += 6 + size
         field = FIELDS[tag]
-        if field in TEXT:
+        if KINDS[field] == "text":
             value = value.decode()
-        elif field not in BINARY:
-            assert size == (8 if field in U64 else 4), field
+        elif KINDS[field] in ("u32", "u64"):
+            assert size == int(KINDS[field][1:]) // 8, field
             value = int.from_bytes(value, "big")
-        if field in ("item", "argument"):
+        if field in REPEATED:
             fields.setdefault(field, []).append(value)
         else:
             assert field not in fields, field
@@ -162,7 +168,7 @@ class Wire:
     def close(self):
         self.tls.close()
 
-    def send(self, name, **fields):
+    def send(self, name, /, **fields):
         self.tls.sendall(frame(encode(name, **fields)))
 
     def hello(self, purpose, low=1, high=1, **fields):
