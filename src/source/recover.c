@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "source/freezer.h"
 #include "source/source.h"
 
 #define CRIU_LEAVES_MS 3000
@@ -63,6 +64,20 @@ static int replay(const char *record, const json_t *entry, void *context)
         return 0;
 }
 
+/* After a reboot of the host pid and interfaces may belong to somebody else. */
+static bool still_there(const struct workload *w)
+{
+        AUTO_FREE pid_t *pids = NULL;
+        size_t n = 0;
+
+        if (freezer_pids(w->freezer, &pids, &n, NULL) < 0)
+                return false;
+        for (size_t i = 0; i < n; i++)
+                if (pids[i] == w->init_pid)
+                        return true;
+        return false;
+}
+
 int source_recover(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -76,6 +91,11 @@ int source_recover(struct source_side *x, struct error *err)
         int r = journal_each(s->journal, replay, x);
         if (r < 0)
                 return error_errno(err, -r, "cannot use the record %s", s->paths.record);
+
+        if (x->frozen_since_us && !still_there(&s->workload)) {
+                s->workload.init_pid = 0;
+                x->n_ports = 0;
+        }
 
         /* Our CRIU, if it was at work, lost its socket with us and is undoing its dump: let it finish before we thaw.
          */

@@ -77,7 +77,7 @@ static void network_back(struct source_side *x)
                         session_log(s, "error", "%s", err.text);
         if (x->n_ports > 0 && network_announce(s->workload.init_pid, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
-        if (network_hooks(NETWORK_STAYED, &hook, &err) < 0)
+        if (s->workload.init_pid && network_hooks(NETWORK_STAYED, &hook, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
 }
 

@@ -112,6 +112,9 @@ int source_run(struct session *s)
         struct error failure = {0};
         int r;
 
+        /* Told and done: whatever bears the name of the workload now is another one. */
+        if (s->finished)
+                return 0;
         if (s->recovering) {
                 r = source_recover(&x, &failure);
                 if (r == 0 && s->state == SOURCE_COMMITTED)
