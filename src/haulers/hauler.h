@@ -86,8 +86,8 @@ struct hauler {
         int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
 
         /* Right before COMMIT, while frozen: from now on nobody may start it on this host, not even its autostart after
-         * a reboot; durable when it returns. And back, after an abort; also when it was never disarmed. Fast, repeatable,
-         * both need no more than id and description. */
+         * a reboot; durable when it returns. And back, after an abort; also when it was never disarmed. Fast,
+         * repeatable, both need no more than id and description. */
         int (*disarm)(struct workload *w, struct error *err);
         int (*rearm)(struct workload *w, struct error *err);
 

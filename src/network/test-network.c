@@ -127,8 +127,7 @@ static char *inside6(const struct scene *scene, const char *what)
 {
         char *text = NULL;
 
-        assert_int_equal(inside_run(scene->container, 5000, show_inside, (char *)what, &text, NULL, NULL),
-                         0);
+        assert_int_equal(inside_run(scene->container, 5000, show_inside, (char *)what, &text, NULL, NULL), 0);
         return text;
 }
 

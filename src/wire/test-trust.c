@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <openssl/ec.h>
 #include <openssl/x509_vfy.h>
 #include <stdio.h>
@@ -238,7 +239,7 @@ static void credentials_are_a_leaf_of_a_day_and_the_living_peers(void **state)
 {
         char *a = make_host("alpha"), *b = make_host("beta");
         char fa[FINGERPRINT_LENGTH + 1], fb[FINGERPRINT_LENGTH + 1], path[256];
-        char *pa = self(a, fa), *pb = self(b, fb), *expired = craft(-20 * DAY, -10 * DAY, false), *json = NULL;
+        char *pa = self(a, fa), *pb = self(b, fb), *expired = craft(-20 * DAY, -10 * DAY, false);
         struct credentials *c = NULL, *again = NULL;
         struct error err = {0};
         int64_t until;
@@ -246,11 +247,11 @@ static void credentials_are_a_leaf_of_a_day_and_the_living_peers(void **state)
         (void)state;
         assert_int_equal(add(a, "beta", pb, NULL), 0);
         /* One that expired after it was paired: listed, but no anchor. */
-        assert_true(asprintf(&json, "{\"address\":\"x\",\"port\":1,\"paired_ms\":1,\"certificate\":\"") > 0);
-        char *text = calloc(1, strlen(json) + 2 * strlen(expired) + 8), *w = text + sprintf(text, "%s", json);
-        for (const char *p = expired; *p; p++)
-                w += *p == '\n' ? sprintf(w, "\\n") : sprintf(w, "%c", *p);
-        (void)sprintf(w, "\"}");
+        json_t *old =
+                json_pack("{s:s, s:i, s:i, s:s}", "address", "x", "port", 1, "paired_ms", 1, "certificate", expired);
+        char *text = json_dumps(old, 0);
+        json_decref(old);
+        assert_non_null(text);
         (void)snprintf(path, sizeof(path), "%s/peers/old.json", a);
         assert_int_equal(fd_write_file(AT_FDCWD, path, text, strlen(text), 0600), 0);
 
@@ -268,7 +269,6 @@ static void credentials_are_a_leaf_of_a_day_and_the_living_peers(void **state)
 
         credentials_free(c);
         credentials_free(again);
-        free(json);
         free(text);
         free(expired);
         free(pa);
