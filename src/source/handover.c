@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "session/hooks.h"
 #include "session/peer.h"
 #include "source/freezer.h"
 #include "source/source.h"
@@ -184,23 +185,6 @@ int source_release(struct source_side *x, struct error *err)
         return s->hauler->release(&s->workload, s->paths.released, err);
 }
 
-static void leave_network(struct session *s)
-{
-        struct error err = {0};
-        struct network_hook_context hook = {
-                .kind = s->request.kind,
-                .id = s->request.id,
-                .name = s->request.name,
-                .peer = s->request.peer,
-                .pid = s->workload.init_pid,
-                .directory = s->paths.hooks,
-                .actions = (const char *const *)s->actions,
-        };
-
-        if (network_hooks(NETWORK_LEAVING, &hook, &err) < 0)
-                session_log(s, "warning", "%s", err.text);
-}
-
 int source_handover(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -221,7 +205,7 @@ int source_handover(struct source_side *x, struct error *err)
         if (r < 0)
                 return r;
         (void)tell_commit(s);
-        leave_network(s);
+        session_hooks(s, NETWORK_LEAVING);
 
         session_phase(s, "resume");
         return source_settle(x, err);

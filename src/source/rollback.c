@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "session/hooks.h"
 #include "session/peer.h"
 #include "source/freezer.h"
 #include "source/source.h"
@@ -62,23 +63,14 @@ static void network_back(struct source_side *x)
 {
         struct session *s = x->session;
         struct error err = {0};
-        struct network_hook_context hook = {
-                .kind = s->request.kind,
-                .id = s->request.id,
-                .name = s->request.name,
-                .peer = s->request.peer,
-                .pid = s->workload.init_pid,
-                .directory = s->paths.hooks,
-                .actions = (const char *const *)s->actions,
-        };
 
         for (size_t i = 0; i < x->n_ports; i++)
                 if (network_unlock(&x->ports[i], &err) < 0)
                         session_log(s, "error", "%s", err.text);
         if (x->n_ports > 0 && network_announce(s->workload.init_pid, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
-        if (s->workload.init_pid && network_hooks(NETWORK_STAYED, &hook, &err) < 0)
-                session_log(s, "warning", "%s", err.text);
+        if (s->workload.init_pid)
+                session_hooks(s, NETWORK_STAYED);
 }
 
 void source_rollback(struct source_side *x)

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "network/network.h"
 #include "session/ask.h"
+#include "session/hooks.h"
 #include "session/peer.h"
 #include "session/protocol.h"
 #include "target/target.h"
@@ -98,20 +99,10 @@ static bool is_alive(struct target_side *x, struct error *err)
 static void arrive(struct session *s)
 {
         struct error err = {0};
-        struct network_hook_context hook = {
-                .kind = s->request.kind,
-                .id = s->request.id,
-                .name = s->request.target_name,
-                .peer = s->request.peer,
-                .pid = s->workload.init_pid,
-                .directory = s->paths.hooks,
-                .actions = (const char *const *)s->actions,
-        };
 
         if (network_announce(s->workload.init_pid, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
-        if (network_hooks(NETWORK_ARRIVED, &hook, &err) < 0)
-                session_log(s, "warning", "%s", err.text);
+        session_hooks(s, NETWORK_ARRIVED);
 }
 
 /*
