@@ -145,7 +145,8 @@ class Host:
     def spawn(self, log, *argv, env=None):
         """Start a daemon whose output goes to the file log in the host; returns its pid there."""
         script = 'echo $$; log=$1; shift; exec "$@" </dev/null >>"$log" 2>&1'
-        return int(self.run("setsid", "--fork", "sh", "-c", script, "spawn", log, *argv, env=env).stdout)
+        # Whoever runs us in the background of a script, or under nohup, has some signals ignored.
+        return int(self.run("env", "--default-signal", "setsid", "--fork", "sh", "-c", script, "spawn", log, *argv, env=env).stdout)
 
     def workload(self, name, program, *argv):
         """Start one of the lab's programs, its output to /var/log/NAME.log in the host; returns its pid there."""
