@@ -92,7 +92,7 @@ struct record_down {
 
 /* Slots of the ring: first those the owner fills, then those phaul-net fills. */
 #define RING_SIZE ((size_t)2 * BULK_SLOTS * BULK_MAX)
-#define RING_SEND(slot) ((size_t)(slot)*BULK_MAX)
+#define RING_SEND(slot) (BULK_MAX * (size_t)(slot))
 #define RING_RECEIVE(slot) ((size_t)(BULK_SLOTS + (slot)) * BULK_MAX)
 
 /* Room asked for both ends of the record socket; the kernel counts double, with its own overhead. */
