@@ -250,8 +250,12 @@ int migration_settle(struct migration *m)
                 m->check = true;
         if (!m->about && !m->source_side) /* phauld was away when the offer came */
                 m->about = json_incref(report);
-        if (!property(m, "kind") || !property(m, "name"))
-                m->check = true; /* a connection that never offered anything: as little to be kept as of a check */
+        if (!property(m, "kind") || !property(m, "name")) {
+                /* A connection that never offered anything: as little is kept as of a check, so it is said here. */
+                m->check = true;
+                log_warning("migration %s: %s offered nothing: %s", m->id, text_of(m->request, "peer") ?: "?",
+                            text_of(report, "reason") ?: "no reason given");
+        }
 
         if (!m->check) {
                 json_t *document = migration_document(m);

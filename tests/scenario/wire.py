@@ -227,10 +227,15 @@ class Acceptor:
         self.port = self.listener.getsockname()[1]
 
     def accept(self, seconds=15):
+        """The next connection that is alive: others asked how we are while nobody was listening, and left."""
         self.listener.settimeout(seconds)
-        plain, _ = self.listener.accept()
-        plain.settimeout(seconds)
-        return Wire(self.context.wrap_socket(plain, server_side=True))
+        while True:
+            plain, _ = self.listener.accept()
+            plain.settimeout(seconds)
+            try:
+                return Wire(self.context.wrap_socket(plain, server_side=True))
+            except OSError:
+                plain.close()
 
     def serve(self, story):
         """story(wire) of the next connection, in a thread; join() the result."""
@@ -244,7 +249,8 @@ class Acceptor:
 
 def pair(site, host, identity, name, port, code):
     """Become a paired host of `host` that is called `name` there."""
-    code = code.upper().replace("-", "")
+    code = code.upper().replace("-", "").translate(str.maketrans("ILO", "110"))
+    code = "-".join(code[at:at + 5] for at in range(0, len(code), 5))
     wire = Wire.connect(site, host, identity.leaf())
     wire.hello(PAIR)
     wire.expect("WELCOME")
