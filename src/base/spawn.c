@@ -224,8 +224,9 @@ int spawn_capture(const struct spawn_options *options, int timeout_ms, size_t li
                 if (poll(&p, 1, now < deadline ? (int)(deadline - now) : 0) == 0)
                         r = -ETIMEDOUT;
         }
+        /* In a session of its own also what it has started. It is not reaped yet, so the number is still its own. */
         if (r < 0)
-                (void)kill(pid, SIGKILL);
+                (void)kill(options->new_session ? -pid : pid, SIGKILL);
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return error_errno(err, errno, "cannot wait for %s", options->argv[0]);

@@ -174,6 +174,9 @@ int target_receive(struct target_side *x, struct error *err)
                         break;
                 case MSG_STATE_END:
                         return close_state(x, err);
+                case MSG_ABORTED:
+                        r = error_set_kind(err, ERROR_CANCELLED, ECANCELED, "%s took it back", s->request.peer);
+                        break;
                 default:
                         r = error_set(err, EPROTO, "%s sent %s out of turn", s->request.peer,
                                       message_type_name(m->type));
