@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a person and a script see: progress, results, events, history."""
 
 import json
