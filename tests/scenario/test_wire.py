@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Another program speaks the wire, as PROTOCOL.md describes it: well, badly, and with bad intentions."""
 
 import json
@@ -291,7 +292,7 @@ def test_out_of_turn(beta, alpha, name):
     wire.send(name)
     wire.expect("DISCARDED")
     wire.close()
-    beta.says({"PREPARE": "that was not offered", "STATE_END": "never began"}.get(name, f"sent {name} out of turn"))
+    beta.says({"PREPARE": "that was not offered", "STATE_END": "never began", "ABORTED": "took it back"}.get(name, f"sent {name} out of turn"))
     beta.says("offered nothing")
     assert beta.site.api(beta.host, "GET", f"/migrations/{migration}")[0] == 404, "what was never offered is no migration"
 
@@ -447,6 +448,23 @@ def test_an_offer_for_another_migration(beta, alpha):
 # -- real offers, from a real container
 
 
+def be_told(gamma, wire):
+    """Until the source has said that it aborted, on this connection or one it makes for that, and has heard DISCARDED."""
+    while True:
+        try:
+            while True:
+                name, fields = wire.next(5)
+                if name == "HELLO":
+                    wire.send("WELCOME", version=1)
+                elif name == "ABORTED" or (name == "RESUME" and fields["state"] == "aborted"):
+                    wire.send("DISCARDED")
+                    wire.last_words(5)
+                    return
+        except (EOFError, OSError):
+            wire.close()
+            wire = gamma.acceptor.accept()
+
+
 @pytest.fixture(scope="module")
 def offered(tidy, gamma):
     """What alpha offers of a container; gamma, which is asked, keeps it and says no."""
@@ -460,7 +478,7 @@ def offered(tidy, gamma):
         heard.append(wire.expect("OFFER"))
         item = {"id": "mood", "host": "gamma", "grade": "error", "reason": "not today"}
         wire.send("VERDICT", grade="error", item=[json.dumps(item)])
-        wire.last_words()
+        be_told(gamma, wire)
 
     teller = gamma.acceptor.serve(story)
     done = whole_site["alpha"].run("phaul", "migrate", "lxc/shop", "gamma", check=False)
@@ -546,7 +564,7 @@ def test_a_target_that_cheats(tidy, gamma):
             for name in lie or []:
                 more = {"READY": {"token": bytes(16)}, "VERDICT": {"grade": "ok", "item": item}}.get(name, {})
                 wire.send(name, **more)
-            wire.last_words(3)
+            be_told(gamma, wire)
 
         teller = gamma.acceptor.serve(story)
         done = tidy["alpha"].run("phaul", "migrate", "lxc/shop", "gamma", check=False)

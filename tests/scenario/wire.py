@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The wire of PROTOCOL.md as another program speaks it: nothing of phaul's own code is used here."""
 
 import ctypes
