@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 
 int fd_write_all(int fd, const void *data, size_t size)
 {
@@ -45,6 +47,48 @@ ssize_t fd_read_full(int fd, void *data, size_t size)
                 done += (size_t)n;
         }
         return (ssize_t)done;
+}
+
+ssize_t fd_read_until(int fd, void *data, size_t size, uint64_t deadline_ms)
+{
+        size_t used = 0;
+
+        while (used < size) {
+                uint64_t now = clock_ms();
+                struct pollfd p = {.fd = fd, .events = POLLIN};
+
+                if (now >= deadline_ms)
+                        return -ETIMEDOUT;
+                int r = poll(&p, 1, deadline_ms - now < INT_MAX ? (int)(deadline_ms - now) : INT_MAX);
+                if (r < 0 && errno != EINTR)
+                        return -errno;
+                if (r <= 0)
+                        continue;
+                ssize_t n = read(fd, (char *)data + used, size - used);
+                if (n < 0 && errno != EINTR && errno != EAGAIN)
+                        return -errno;
+                if (n == 0)
+                        break;
+                if (n > 0)
+                        used += (size_t)n;
+        }
+        return (ssize_t)used;
+}
+
+int fd_open_regular(int dir_fd, const char *path, off_t *ret_size)
+{
+        struct stat st;
+
+        AUTO_FD int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        if (fd < 0)
+                return -errno;
+        if (fstat(fd, &st) < 0)
+                return -errno;
+        if (!S_ISREG(st.st_mode))
+                return -EINVAL;
+        if (ret_size)
+                *ret_size = st.st_size;
+        return TAKE_FD(fd);
 }
 
 int fd_read_file(int dir_fd, const char *path, size_t limit, char **ret, size_t *ret_size)

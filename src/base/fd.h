@@ -15,6 +15,15 @@ int fd_write_all(int fd, const void *data, size_t size);
 /* Read until `size` bytes or end of file; the number read, or negative errno. */
 ssize_t fd_read_full(int fd, void *data, size_t size);
 
+/* The same, but no longer than until `deadline_ms` (clock_ms()): -ETIMEDOUT then. */
+ssize_t fd_read_until(int fd, void *data, size_t size, uint64_t deadline_ms);
+
+/*
+ * Open an existing file to read it; -EINVAL for what is not a regular one: no link is followed, no FIFO waited for.
+ * *ret_size may be NULL. The descriptor is close-on-exec.
+ */
+int fd_open_regular(int dir_fd, const char *path, off_t *ret_size);
+
 /* A whole file as a NUL-terminated string of at most `limit` bytes (-EFBIG beyond). Caller frees *ret. */
 int fd_read_file(int dir_fd, const char *path, size_t limit, char **ret, size_t *ret_size);
 

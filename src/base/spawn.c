@@ -158,31 +158,17 @@ int spawn(const struct spawn_options *options, pid_t *ret_pid, int *ret_pidfd, s
 static int collect(int fd, uint64_t deadline, char *output, size_t limit)
 {
         char waste[4096];
-        size_t used = 0;
 
-        for (;;) {
-                uint64_t now = clock_ms();
-                struct pollfd p = {.fd = fd, .events = POLLIN};
-
-                if (now >= deadline)
-                        return -ETIMEDOUT;
-                int r = poll(&p, 1, (int)(deadline - now));
-                if (r < 0 && errno != EINTR)
-                        return -errno;
-                if (r <= 0)
-                        continue;
-
-                bool full = used == limit;
-                ssize_t n = read(fd, full ? waste : output + used, full ? sizeof(waste) : limit - used);
-                if (n < 0 && errno != EINTR)
-                        return -errno;
-                if (n == 0)
-                        break;
-                if (n > 0 && !full)
-                        used += (size_t)n;
-        }
-        output[used] = '\0';
-        return 0;
+        ssize_t n = fd_read_until(fd, output, limit, deadline);
+        if (n < 0)
+                return (int)n;
+        output[n] = '\0';
+        if ((size_t)n < limit)
+                return 0;
+        do
+                n = fd_read_until(fd, waste, sizeof(waste), deadline);
+        while (n == (ssize_t)sizeof(waste));
+        return n < 0 ? (int)n : 0;
 }
 
 int spawn_capture(const struct spawn_options *options, int timeout_ms, size_t limit, char **ret_output,

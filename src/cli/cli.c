@@ -200,6 +200,19 @@ int cli_check_id(const char *id, struct error *err)
                               name_quote(id, quoted, sizeof(quoted)), ID_LENGTH);
 }
 
+int cli_id_argument(struct cli *cli, int argc, char **argv, const char **ret, struct error *err)
+{
+        char **rest;
+        int n;
+
+        int r = cli_options(cli, argc, argv, NULL, 1, 1, &rest, &n, err);
+        if (r == 0)
+                r = cli_check_id(rest[0], err);
+        if (r == 0)
+                *ret = rest[0];
+        return r;
+}
+
 const char *cli_text(const json_t *object, const char *key)
 {
         const char *text = json_string_value(json_object_get(object, key));

@@ -65,6 +65,9 @@ int cli_options(struct cli *cli, int argc, char **argv, const struct cli_option 
 int cli_check_host(const char *name, struct error *err);
 int cli_check_id(const char *id, struct error *err);
 
+/* For verbs without options of their own whose one argument is the id of a migration; *ret is part of argv. */
+int cli_id_argument(struct cli *cli, int argc, char **argv, const char **ret, struct error *err);
+
 /* A member that is a string; "" when it is not there. Control characters are the printer's business (cli_safe()). */
 const char *cli_text(const json_t *object, const char *key);
 

@@ -5,20 +5,18 @@
 
 int verb_forget(struct cli *cli, int argc, char **argv, struct error *err)
 {
-        char **rest, path[64];
-        int n;
+        const char *id = NULL;
+        char path[64];
 
-        int r = cli_options(cli, argc, argv, NULL, 1, 1, &rest, &n, err);
-        if (r == 0)
-                r = cli_check_id(rest[0], err);
+        int r = cli_id_argument(cli, argc, argv, &id, err);
         if (r < 0)
                 return r;
-        (void)snprintf(path, sizeof(path), "/released/%s", rest[0]);
+        (void)snprintf(path, sizeof(path), "/released/%s", id);
         r = cli_call(cli, "DELETE", path, NULL, NULL, err);
         if (r < 0)
                 return r;
         if (cli->json) {
-                json_t *o = json_pack("{s:s}", "forgotten", rest[0]);
+                json_t *o = json_pack("{s:s}", "forgotten", id);
                 r = cli_print_json(o, err);
                 json_decref(o);
         } else

@@ -65,16 +65,14 @@ static void print(const json_t *m)
 
 int verb_show(struct cli *cli, int argc, char **argv, struct error *err)
 {
-        char **rest, path[64];
+        const char *id = NULL;
+        char path[64];
         json_t *m = NULL;
-        int n;
 
-        int r = cli_options(cli, argc, argv, NULL, 1, 1, &rest, &n, err);
-        if (r == 0)
-                r = cli_check_id(rest[0], err);
+        int r = cli_id_argument(cli, argc, argv, &id, err);
         if (r < 0)
                 return r;
-        (void)snprintf(path, sizeof(path), "/migrations/%s", rest[0]);
+        (void)snprintf(path, sizeof(path), "/migrations/%s", id);
         r = cli_call(cli, "GET", path, NULL, &m, err);
         if (r < 0)
                 return r;

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/name.h"
 #include "criu/criu.h"
 #include "criu/log.h"
@@ -117,18 +116,12 @@ int criu_log_tail(FILE *log, char *ret, size_t size)
 
 int criu_log_errors(int dir_fd, const char *file, char *ret, size_t size)
 {
-        struct stat st;
-
         if (size == 0)
                 return -EINVAL;
         ret[0] = '\0';
-        AUTO_FD int fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        AUTO_FD int fd = fd_open_regular(dir_fd, file, NULL);
         if (fd < 0)
-                return -errno;
-        if (fstat(fd, &st) < 0)
-                return -errno;
-        if (!S_ISREG(st.st_mode))
-                return -EINVAL;
+                return fd;
         AUTO_FILE FILE *log = fdopen(fd, "re");
         if (!log)
                 return -errno;

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "memory/image_stream.h"
 
 _Static_assert((uint64_t)PAGE_BATCH_MAX *PAGE_BYTES <= BULK_MAX, "a batch of pages fits into a slot");
@@ -194,27 +195,23 @@ static int list_files(struct image_sender *s)
 static int send_name(struct image_sender *s)
 {
         const char *name = s->names[s->next];
-        struct stat st;
+        off_t size = 0;
 
-        AUTO_FD int fd = openat(s->images_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        AUTO_FD int fd = fd_open_regular(s->images_fd, name, &size);
         if (fd < 0)
-                return -errno;
-        if (fstat(fd, &st) < 0)
-                return -errno;
-        if (!S_ISREG(st.st_mode))
-                return -EINVAL;
+                return fd;
         const struct bulk_frame frame = {
                 .type = BULK_FILE_NAME,
                 .size = (uint32_t)strlen(name),
                 .object = s->next + 1,
-                .count = (uint64_t)st.st_size,
+                .count = (uint64_t)size,
         };
         memcpy(s->slot, name, frame.size);
         int r = send_slot(s, &frame);
         if (r < 0)
                 return r;
         s->next++;
-        s->size = (uint64_t)st.st_size;
+        s->size = (uint64_t)size;
         s->position = 0;
         s->file = TAKE_FD(fd);
         return 0;

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -59,36 +58,9 @@ static _Noreturn void child(int netns_fd, int out, inside_fn fn, void *context)
         _exit(0);
 }
 
-/* Read up to `size` bytes until the deadline (clock_ms()); fewer only at end of file. */
-static ssize_t read_until(int fd, void *data, size_t size, uint64_t deadline)
-{
-        size_t used = 0;
-
-        while (used < size) {
-                uint64_t now = clock_ms();
-                struct pollfd p = {.fd = fd, .events = POLLIN};
-
-                if (now >= deadline)
-                        return -ETIMEDOUT;
-                int r = poll(&p, 1, (int)(deadline - now));
-                if (r < 0 && errno != EINTR)
-                        return -errno;
-                if (r <= 0)
-                        continue;
-                ssize_t n = read(fd, (char *)data + used, size - used);
-                if (n < 0 && errno != EINTR)
-                        return -errno;
-                if (n == 0)
-                        break;
-                if (n > 0)
-                        used += (size_t)n;
-        }
-        return (ssize_t)used;
-}
-
 static int collect(int fd, uint64_t deadline, struct inside_result *result, char **ret)
 {
-        ssize_t n = read_until(fd, result, sizeof(*result), deadline);
+        ssize_t n = fd_read_until(fd, result, sizeof(*result), deadline);
 
         if (n < 0)
                 return (int)n;
@@ -97,7 +69,7 @@ static int collect(int fd, uint64_t deadline, struct inside_result *result, char
         AUTO_FREE char *output = malloc(result->size + 1);
         if (!output)
                 return -ENOMEM;
-        n = read_until(fd, output, result->size, deadline);
+        n = fd_read_until(fd, output, result->size, deadline);
         if (n < 0)
                 return (int)n;
         if ((size_t)n != result->size)

@@ -292,7 +292,7 @@ void target_linger(struct target_side *x, const struct error *failure)
         struct session *s = x->session;
         bool told = target_tell(s, failure) == 0 || x->told;
 
-        /* Once told, a source that hangs up has heard. One that asks later makes phauld start us again, on the record. */
+        /* Once told, a source that hangs up has heard. One that asks later makes phauld start us again, on record. */
         for (;;) {
                 struct last_word l = {.session = s, .until_ms = clock_ms() + (told ? 0 : SESSION_LINGER_MS)};
                 (void)session_wait(s, WAIT_THROUGH, last_word_over, &l, 0, "lingering", NULL);

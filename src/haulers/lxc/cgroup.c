@@ -14,12 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cgroup.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
 
-#define DEPTH_MAX 32
-#define TASKS_MAX (1 << 20)
 #define HIERARCHIES_MAX 32
 
 /* ------------------------------------------------------------------------------------------------------ where it is */
@@ -84,134 +83,34 @@ int lxc_freezer_find(const char *mounts, const json_t *cgroups, char **ret, bool
 
 /* ------------------------------------------------------------------------------------------------------------ tasks */
 
-struct tasks {
-        pid_t *pids;
-        size_t n, room;
-};
-
-static int add_task(struct tasks *tasks, pid_t pid)
-{
-        for (size_t i = tasks->n > 64 ? tasks->n - 64 : 0; i < tasks->n; i++)
-                if (tasks->pids[i] == pid)
-                        return 0;
-        if (tasks->n == tasks->room) {
-                size_t room = tasks->room ? tasks->room * 2 : 64;
-                pid_t *more = room <= TASKS_MAX ? realloc(tasks->pids, room * sizeof(*more)) : NULL;
-                if (!more)
-                        return -ENOMEM;
-                tasks->pids = more;
-                tasks->room = room;
-        }
-        tasks->pids[tasks->n++] = pid;
-        return 0;
-}
-
-static int add_list(struct tasks *tasks, int dir_fd, const char *file)
-{
-        AUTO_FREE char *text = NULL;
-
-        int r = fd_read_file(dir_fd, file, 16 << 20, &text, NULL);
-        if (r < 0)
-                return r == -ENOENT || r == -ENODEV || r == -ESRCH || r == -EOPNOTSUPP ? 0 : r;
-        for (char *p = text, *end; r == 0; p = end) {
-                long pid = strtol(p, &end, 10);
-                if (end == p)
-                        break;
-                if (pid > 0)
-                        r = add_task(tasks, (pid_t)pid);
-        }
-        return r;
-}
-
-/* Call `fn` for the directory and each below it, deepest first. */
-static int walk(int parent, const char *name, int depth, int (*fn)(int parent, const char *name, int fd, void *context),
-                void *context)
-{
-        struct dirent *entry;
-
-        if (depth > DEPTH_MAX)
-                return -ELOOP;
-        int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (fd < 0)
-                return errno == ENOENT ? 0 : -errno;
-        AUTO_DIR DIR *dir = fdopendir(fd);
-        if (!dir) {
-                (void)close(fd);
-                return -ENOMEM;
-        }
-        int r = 0;
-        while (r == 0 && (entry = readdir(dir)))
-                if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
-                        r = walk(fd, entry->d_name, depth + 1, fn, context);
-        return r == 0 ? fn(parent, name, fd, context) : r;
-}
-
-static int add_directory(int parent, const char *name, int fd, void *context)
-{
-        (void)parent;
-        (void)name;
-        return add_list(context, fd, "cgroup.procs");
-}
-
-static int remove_directory(int parent, const char *name, int fd, void *context)
-{
-        (void)fd;
-        (void)context;
-        return unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
-}
-
-int lxc_cgroup_tasks(const char *directory, pid_t **ret, size_t *ret_n)
-{
-        struct tasks tasks = {0};
-
-        int r = walk(AT_FDCWD, directory, 0, add_directory, &tasks);
-        if (r < 0) {
-                free(tasks.pids);
-                return r;
-        }
-        *ret = tasks.pids;
-        *ret_n = tasks.n;
-        return 0;
-}
-
 uint64_t lxc_cgroup_memory(const char *directory)
 {
-        AUTO_FREE pid_t *pids = NULL;
+        struct pid_list tasks = {0};
         uint64_t total = 0;
-        size_t n = 0;
 
-        if (lxc_cgroup_tasks(directory, &pids, &n) < 0)
-                return 0;
-        for (size_t i = 0; i < n; i++) {
+        if (cgroup_add_tasks(&tasks, directory) < 0)
+                tasks.n = 0;
+        for (size_t i = 0; i < tasks.n; i++) {
                 AUTO_FREE char *text = NULL;
                 char path[64];
-                (void)snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)pids[i]);
+                (void)snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)tasks.pids[i]);
                 if (fd_read_file(AT_FDCWD, path, 8192, &text, NULL) < 0)
                         continue;
                 const char *pss = strstr(text, "\nPss:");
                 if (pss)
                         total += strtoull(pss + 5, NULL, 10) * 1024;
         }
+        free(tasks.pids);
         return total;
 }
 
 /* ---------------------------------------------------------------------------------------------------------- freezer */
 
-static int write_in(const char *directory, const char *file, const char *text)
-{
-        AUTO_FREE char *path = lxc_format("%s/%s", directory, file);
-
-        if (!path)
-                return -ENOMEM;
-        AUTO_FD int fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (fd < 0)
-                return errno == ENOENT ? 0 : -errno;
-        return fd_write_all(fd, text, strlen(text));
-}
-
 int lxc_cgroup_thaw(const char *directory, bool v2)
 {
-        return v2 ? write_in(directory, "cgroup.freeze", "0") : write_in(directory, "freezer.state", "THAWED");
+        int r = v2 ? cgroup_write(directory, "cgroup.freeze", "0") : cgroup_write(directory, "freezer.state", "THAWED");
+
+        return r == -ENOENT ? 0 : r;
 }
 
 int lxc_cgroup_frozen(const char *directory, bool v2)
@@ -272,7 +171,7 @@ static int each_directory(const char *name, each_fn fn, void *context)
 }
 
 struct inhabitants {
-        struct tasks payload, monitor;
+        struct pid_list payload, monitor;
 };
 
 static int add_inhabitants(const char *directory, bool v2, bool monitor, void *context)
@@ -280,7 +179,7 @@ static int add_inhabitants(const char *directory, bool v2, bool monitor, void *c
         struct inhabitants *all = context;
 
         (void)v2;
-        return walk(AT_FDCWD, directory, 0, add_directory, monitor ? &all->monitor : &all->payload);
+        return cgroup_add_tasks(monitor ? &all->monitor : &all->payload, directory);
 }
 
 bool lxc_cgroup_populated(const char *name, bool monitor)
@@ -338,7 +237,7 @@ pid_t lxc_find_init(const char *name)
 }
 
 /* phaul-lxc restore NAME, which liblxc's monitor is a child of and called like until it has entered its cgroup. */
-static int add_restorers(const char *name, struct tasks *tasks)
+static int add_restorers(const char *name, struct pid_list *tasks)
 {
         struct dirent *entry;
         int r = 0;
@@ -358,13 +257,13 @@ static int add_restorers(const char *name, struct tasks *tasks)
                 size_t n = strlen(text);
                 if (n >= 10 && strcmp(text + n - 10, "/phaul-lxc") == 0 && which < text + size &&
                     strcmp(verb, "restore") == 0 && strcmp(which, name) == 0)
-                        r = add_task(tasks, (pid_t)strtol(entry->d_name, NULL, 10));
+                        r = pid_list_add(tasks, (pid_t)strtol(entry->d_name, NULL, 10));
         }
         return r;
 }
 
 /* Children of the monitor: CRIU, which has left our cgroups for the root, and tasks that are in no cgroup yet. */
-static int add_children(struct tasks *tasks)
+static int add_children(struct pid_list *tasks)
 {
         size_t parents = tasks->n;
         int r = 0;
@@ -373,7 +272,7 @@ static int add_children(struct tasks *tasks)
                 char path[64];
                 (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)tasks->pids[i],
                                (int)tasks->pids[i]);
-                r = add_list(tasks, AT_FDCWD, path);
+                r = pid_list_add_file(tasks, AT_FDCWD, path);
         }
         return r;
 }
@@ -395,7 +294,7 @@ static int remove_tree(const char *directory, bool v2, bool monitor, void *conte
         (void)v2;
         (void)monitor;
         (void)context;
-        return walk(AT_FDCWD, directory, 0, remove_directory, NULL);
+        return cgroup_remove(directory);
 }
 
 int lxc_cgroup_kill(const char *name, int timeout_ms, struct error *err)

@@ -66,9 +66,6 @@ const char *lxc_network_name(const json_t *network, size_t position, char buffer
 /* The freezer of a container from the text of /proc/mounts and inspect's "cgroups"; caller frees *ret. */
 int lxc_freezer_find(const char *mounts, const json_t *cgroups, char **ret, bool *ret_v2, struct error *err);
 
-/* All tasks in a cgroup and below; caller frees *ret. A directory that is gone has none. */
-int lxc_cgroup_tasks(const char *directory, pid_t **ret, size_t *ret_n);
-
 /* Let it run, if it exists. */
 int lxc_cgroup_thaw(const char *directory, bool v2);
 
