@@ -129,6 +129,7 @@ int event_reader_new(struct events *e, bool resume, uint64_t last_id, const char
         (void)snprintf(r->migration, sizeof(r->migration), "%s", migration ? migration : "");
         /* An id from the future was never given out by us: nothing can be resumed, the reader starts now. */
         r->position = resume && last_id < e->next ? last_id + 1 : e->next;
+        r->beat = true; /* a first comment at once: without a byte of the body the headers would wait, too */
         r->next = e->readers;
         e->readers = r;
         *ret = r;

@@ -12,7 +12,7 @@
 #include "daemon/problem.h"
 
 #define HEADERS_MEMORY (32U * 1024) /* request line and headers, with their parsed form */
-#define IDLE_SECONDS 60U
+#define IDLE_SECONDS 15U /* of a client that has something to say; who waits for us, or for events, may wait */
 
 struct http {
         struct loop *loop;

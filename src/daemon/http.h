@@ -16,7 +16,7 @@
  * bodies within limits and hands each request to one handler, which answers now or later. One thread.
  */
 #define HTTP_BODY_MAX (64U * 1024)
-#define HTTP_CONNECTIONS_MAX 200
+#define HTTP_CONNECTIONS_MAX 512
 #define HTTP_HEARTBEAT_MS 15000
 
 struct http;
