@@ -227,19 +227,22 @@ class Ear:
     def __init__(self, site):
         self.socket = inside(site.client, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
         inside(site.client, lambda: self.socket.bind(("eth0", 0)))
-        self.frames = []
+        self.socket.settimeout(0.1)
+        self.frames, self.over = [], False
         self.thread = threading.Thread(target=self._listen, daemon=True)
         self.thread.start()
 
     def _listen(self):
-        with contextlib.suppress(OSError):
-            while data := self.socket.recv(2048):
-                self.frames.append(data)
+        while not self.over:
+            with contextlib.suppress(TimeoutError):
+                self.frames.append(self.socket.recv(2048))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
+        self.over = True
+        self.thread.join()
         self.socket.close()
 
     def arp(self, mac):
