@@ -54,6 +54,7 @@ def test_link_cut(site, shop, phase):
     assert result["result"] == "failed" and result["owner"] == "source", result
     assert "beta" in result["reason"]
     site["beta"].heal()
+    site.let_go()
     eventually(lambda: not site.pid_of(site["beta"], "phaul-session"), 90, "the target's session")
     shop()
 
@@ -77,6 +78,7 @@ def test_criu_dies_while_it_dumps(site, shop):
     result = site.result("alpha", identity)
     assert result["result"] == "failed" and result["owner"] == "source", result
     site["beta"].heal()
+    site.let_go()
     eventually(lambda: not site.pid_of(site["beta"], "phaul-session"), 90, "the target's session")
     shop()
 
