@@ -33,6 +33,7 @@ class Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
+        self.plain = self.sock  # http.client forgets it when the answer has no end
 
 
 def ask(host, method, path, body=None, headers=None, timeout=30):
@@ -136,6 +137,8 @@ class Events:
         return [name for _, name, _ in list(self.seen)]
 
     def close(self):
+        self.connection.plain.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+        eventually(lambda: self.ended, 5, "the end of the stream")
         self.connection.close()
 
 

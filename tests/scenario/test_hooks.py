@@ -44,6 +44,8 @@ def shop(site):
     for host in site.hosts.values():
         write(host, f"{HOOKS}/50-note", f"#!/bin/sh\nenv | grep ^PHAUL_ | sort | tr '\\n' '|' >> {NOTES}\necho >> {NOTES}\n", "755")
     site.redis("alpha", "shop", IP, ip6=f"{IP6}/64")
+    # A fresh address is tentative for a second, and such a one is nobody's to announce.
+    eventually(lambda: site.client.run("ping", "-c1", "-W1", IP6, check=False).returncode == 0, what="the IPv6 address")
     yield site
     sweep()
 

@@ -463,7 +463,7 @@ def be_told(gamma, wire):
                     return
         except (EOFError, OSError):
             wire.close()
-            wire = gamma.acceptor.accept()
+            wire = gamma.acceptor.accept(10)
 
 
 @pytest.fixture(scope="module")
