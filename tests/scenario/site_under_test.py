@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -15,6 +16,7 @@ from simlab import Lab  # noqa: E402
 
 PROGRAMS = "/usr/local/lib/phaul-lab"
 SOCKET = "/run/phaul/phauld.sock"
+FULL = bool(os.environ.get("PHAUL_TEST_FULL"))  # make test-full: every combination
 
 
 def eventually(condition, seconds=20, what="it"):
