@@ -45,7 +45,7 @@ def _locked(sanitize):
 
 
 def _build(folder, sanitize, log):
-    options = ["--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var", "-Dtests=true"]
+    options = ["--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var", "-Dtests=true", "-Dfault_points=true"]
     if sanitize:  # instrumented code makes gcc warn of what cannot happen; the plain build is the one that must be clean
         options += ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Dwerror=false"]
 
@@ -53,10 +53,11 @@ def _build(folder, sanitize, log):
         chamber.enter(image.host_image(), argv, binds=[f"{TREE}:/src:ro", f"{folder}:/build"], cwd="/build",
                       log=log)
 
-    made_with = folder / "image"  # objects know nothing of a library that changed under the same path
-    if not made_with.exists() or made_with.read_text() != str(image.host_image()):
+    made_with = folder / "made-with"  # objects know nothing of a library that changed under the same path
+    wanted = "\n".join([str(image.host_image()), *options])
+    if not made_with.exists() or made_with.read_text() != wanted:
         step("meson", "setup", *(["--wipe"] if (folder / "build.ninja").exists() else []), *options, "/build", "/src")
-        made_with.write_text(str(image.host_image()))
+        made_with.write_text(wanted)
     say(f"compiling into {folder}")
     step("ninja")
     step("sh", "-ec", "rm -rf stage.new && DESTDIR=/build/stage.new meson install --no-rebuild --quiet"
