@@ -46,7 +46,7 @@ class Terminal:
 
 def test_the_last_line_says_it_all(shop):
     done = shop["alpha"].run("phaul", "migrate", "lxc/shop", "beta")
-    assert re.fullmatch(r"migrated lxc/shop alpha -> beta in [\d.]+ s, downtime \d+ ms, [\d.]+ [kMG]?B sent, \d+ rounds?",
+    assert re.fullmatch(r"migrated lxc/shop alpha -> beta in [\d.]+ s, downtime (\d+ ms|[\d.]+ s), [\d.]+ [kMG]?B sent, \d+ rounds?",
                         done.stdout.strip().splitlines()[-1]), done.stdout
     assert "files" in done.stderr and "freeze" in done.stderr
 

@@ -87,9 +87,9 @@ def test_disk_full_on_the_target_in_the_middle(site, shop):
     beta = site["beta"]
     beta.run("sh", "-c", "mkdir -p /var/lib/lxc && mount -t tmpfs -o size=700m tmpfs /var/lib/lxc")
     try:
-        identity = site.migrating("alpha", "lxc/shop", "beta")
-        assert site.wait_phase("alpha", identity, "files")
+        identity = site.migrating_held("source", "files")
         beta.run("sh", "-c", "head -c 690M /dev/zero > /var/lib/lxc/.fill", check=False)
+        site.let_go()
         result = site.result("alpha", identity)
         assert result["result"] == "failed" and "No space left" in result["reason"], result
         eventually(lambda: not site.pid_of(beta, "phaul-session"), 90, "the target's session")
