@@ -104,12 +104,11 @@ def test_no_room_for_files(shop):
 
 
 def test_already_migrating(shop):
-    shop["beta"].slow("50mbit")
-    identity = shop.migrating("alpha", "lxc/shop", "beta")
+    identity = shop.migrating_held("source", "files")
     refused(shop, "lxc/shop", "beta", text="already")
     shop["alpha"].run("phaul", "cancel", identity)
     assert shop.result("alpha", identity)["result"] == "cancelled"
-    shop["beta"].slow("none")
+    shop.let_go()
     eventually(lambda: not shop.pid_of(shop["beta"], "phaul-session"), 90)
 
 
