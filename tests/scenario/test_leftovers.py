@@ -25,7 +25,7 @@ def link(name):
     except OSError as error:
         return error.strerror
 def kind(target):
-    return re.sub(r"^((socket|pipe|anon_inode|mnt|net|pid):)\[?[0-9a-z]*\]?$", r"\1", target) if not target.startswith("anon_inode:[") else target
+    return re.sub(r"^(socket|pipe|mnt|net|pid):\[[0-9]*\]$", r"\1:", target)
 status = dict(line.split(":", 1) for line in read("status").splitlines())
 wanted = "Umask Uid Gid Groups NStgid NSpgid NSsid Threads SigQ SigPnd ShdPnd SigBlk SigIgn SigCgt CapInh CapPrm CapEff CapBnd CapAmb " \
          "NoNewPrivs Seccomp Seccomp_filters Speculation_Store_Bypass Cpus_allowed_list Mems_allowed_list THP_enabled".split()
@@ -154,7 +154,8 @@ def test_the_monitor_has_nothing_of_ours(site):
     # liblxc keeps the cgroups of the container and the status of its init open; anything else has to be usual.
     usual = {target for target, _ in plain["descriptors"].values()}
     more = [target for target, _ in ours["descriptors"].values()
-            if target not in usual and not re.fullmatch(r"/sys/fs/cgroup(/.*/lxc.(monitor|payload).shop|/[a-z]+)?|/proc/[0-9]+/status", target)]
+            if target not in usual
+            and not re.fullmatch(r"/sys/fs/cgroup(/.*/lxc.(monitor|payload).shop|/[a-z]+)?|/proc/[0-9]+/status", target)]
     assert not more, f"descriptors that a monitor does not have otherwise: {more}"
     for kind in ("socket:", "pipe:"):
         counts = [sum(target == kind for target, _ in seen["descriptors"].values()) for seen in (ours, plain)]
@@ -223,8 +224,9 @@ def test_images_are_roots_alone(site):
     """The private tmpfs of a migration cannot be read by anybody else."""
     site.redis("alpha", "shop", IP)
     identity = site.migrating_held("source", "commit")
-    listing = site["beta"].run("find", "/run/phaul/images", "-maxdepth", "1", "-mindepth", "1", "-printf", "%m %u %p\n").stdout.split("\n")
-    assert any(identity in line for line in listing) and all(line.startswith("700 root") for line in listing if line), listing
+    found = site["beta"].run("find", "/run/phaul/images", "-maxdepth", "1", "-mindepth", "1", "-printf", "%m %u %p\n").stdout
+    listing = found.splitlines()
+    assert any(identity in line for line in listing) and all(line.startswith("700 root") for line in listing), listing
     denied = site["beta"].run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "sh", "-c",
                               f"ls /run/phaul/images/{identity}-target", check=False)
     assert denied.returncode != 0 and "denied" in denied.stderr
