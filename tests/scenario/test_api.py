@@ -328,7 +328,8 @@ def raw(host, data, seconds=1):
 
 @pytest.mark.parametrize("data", [
     b"hello\r\n\r\n", secrets.token_bytes(5000), b"GET /api/v1/host\r\n\r\n", b"GET " + b"/" * 100000 + b" HTTP/1.1\r\n\r\n",
-    b"GET /api/v1/host HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 20000 + b"\r\n", b"POST /api/v1/migrations HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"GET /api/v1/host HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 20000 + b"\r\n",
+    b"POST /api/v1/migrations HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     b"POST /api/v1/migrations HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n{}",
     b"POST /api/v1/migrations HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n{}",
     b"POST /api/v1/migrations HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{", b"GET /api/v1/%00host HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -355,7 +356,8 @@ def test_a_chunked_body_is_limited_as_well(whole_site):
 def test_three_hundred_connections(site, what):
     """A careless program of the group cannot keep another user out."""
     alpha = site["alpha"]
-    text = {"silent": b"", "half a request": b"GET /api/v1/host HT", "event streams": b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n"}[what]
+    text = {"silent": b"", "half a request": b"GET /api/v1/host HT",
+            "event streams": b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n"}[what]
     crowd = []
     try:
         for _ in range(300):

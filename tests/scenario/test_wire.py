@@ -293,7 +293,8 @@ def test_out_of_turn(beta, alpha, name):
     wire.send(name)
     wire.expect("DISCARDED")
     wire.close()
-    beta.says({"PREPARE": "that was not offered", "STATE_END": "never began", "ABORTED": "took it back"}.get(name, f"sent {name} out of turn"))
+    known = {"PREPARE": "that was not offered", "STATE_END": "never began", "ABORTED": "took it back"}
+    beta.says(known.get(name, f"sent {name} out of turn"))
     beta.says("offered nothing")
     assert beta.site.api(beta.host, "GET", f"/migrations/{migration}")[0] == 404, "what was never offered is no migration"
 
