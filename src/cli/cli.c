@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/order.h"
+
 static int verb_help(struct cli *cli, int argc, char **argv, struct error *err);
 static int verb_version(struct cli *cli, int argc, char **argv, struct error *err);
 
@@ -13,7 +15,7 @@ const struct verb verbs[] = {
         {"hosts", "", "paired hosts and their state", verb_hosts},
         {"pair", "--offer | ADDRESS[:PORT] [--name NAME] --code-file FILE|-", "pair with another host", verb_pair},
         {"unpair", "HOST", "trust a host no longer", verb_unpair},
-        {"check", "KIND/ID HOST [--dst-id NAME]", "would a migration work? Touches nothing", verb_check},
+        {"check", "KIND/ID HOST [OPTION]...", "would a migration work? Touches nothing", verb_check},
         {"migrate", "KIND/ID HOST [OPTION]...", "migrate while it runs", verb_migrate},
         {"list", "[--limit N]", "migrations, the youngest first", verb_list},
         {"show", "ID", "one migration, with its log", verb_show},
@@ -25,13 +27,9 @@ const struct verb verbs[] = {
         {NULL, NULL, NULL, NULL},
 };
 
-static const char migrate_options[] = "Options of migrate:\n"
-                                      "  --dst-id NAME      name on the other host (default: the same)\n"
-                                      "  --dry-run          only check\n"
-                                      "  --detach           print the id and do not wait\n"
-                                      "  --timeout SECONDS  give up and go on here when not committed by then\n"
-                                      "  --bandwidth RATE   bytes per second, such as 100M\n"
-                                      "  --via ADDRESS      another address of the host, for the transfer\n";
+static const char dst_id_option[] = "  --dst-id NAME          name on the other host (default: the same)\n";
+static const char migrate_options[] = "  --dry-run              only check\n"
+                                      "  --detach               print the id and do not wait\n";
 
 static const struct verb *find_verb(const char *name)
 {
@@ -68,8 +66,10 @@ static int verb_help(struct cli *cli, int argc, char **argv, struct error *err)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "there is no verb '%s'",
                                       name_quote(rest[0], quoted, sizeof(quoted)));
         (void)printf("Usage: phaul %s %s\n%s.\n", v->name, v->arguments, v->summary);
-        if (v->run == verb_migrate)
-                (void)printf("\n%s", migrate_options);
+        if (v->run == verb_migrate || v->run == verb_check) {
+                (void)printf("\nOptions:\n%s%s", dst_id_option, v->run == verb_migrate ? migrate_options : "");
+                order_print_options();
+        }
         return 0;
 }
 

@@ -5,19 +5,122 @@
 #include <stdio.h>
 #include <string.h>
 
-int order_body(const char *workload, const char *host, const char *dst_id, json_t **ret, struct error *err)
+#include "cli/text.h"
+#include "migration/options.h"
+
+#define OPTIONS_MAX 48
+#define FLAG_MAX 32
+
+/* What the command line said of each option of the table. */
+struct said {
+        char flag[FLAG_MAX];
+        const char *text;
+        bool is_set;
+};
+
+static int value_of(const struct option_info *info, const struct said *said, json_t **ret, struct error *err)
+{
+        char flag[FLAG_MAX + 2];
+        int64_t n = 0;
+        int r = 0;
+
+        (void)snprintf(flag, sizeof(flag), "--%s", said->flag);
+        if (info->type == OPTION_FLAG) {
+                *ret = json_true();
+        } else if (info->type == OPTION_NUMBER) {
+                r = text_parse_number(flag, said->text, (int64_t)info->min, (int64_t)info->max, &n, err);
+                *ret = r == 0 ? json_integer(n) : NULL;
+        } else if (info->type == OPTION_RATE) {
+                r = text_parse_rate(said->text, &n, err);
+                *ret = r == 0 ? json_integer(n) : NULL;
+        } else {
+                *ret = json_string(said->text);
+                if (!*ret)
+                        r = error_set_kind(err, ERROR_USAGE, EINVAL, "%s: not UTF-8", flag);
+        }
+        return r;
+}
+
+static int collect(const struct said *said, const char *kind, json_t **ret, struct error *err)
+{
+        struct migration_options checked;
+        json_t *options = json_object();
+        int r = options ? 0 : error_set(err, ENOMEM, "out of memory");
+
+        for (size_t i = 0; r == 0 && migration_option_table[i].key; i++) {
+                const struct option_info *info = &migration_option_table[i];
+                json_t *value = NULL;
+                if (!said[i].text && !said[i].is_set)
+                        continue;
+                r = value_of(info, &said[i], &value, err);
+                if (r == 0 && json_object_set_new(options, info->key, value) < 0)
+                        r = error_set(err, ENOMEM, "out of memory");
+        }
+        if (r == 0)
+                r = migration_options_parse(options, kind, &checked, err);
+        if (r < 0)
+                json_decref(options);
+        else
+                *ret = options;
+        return r;
+}
+
+static int body_of(char **rest, const char *dst_id, const struct said *said, json_t **ret, struct error *err)
 {
         char kind[NAME_MAX_LENGTH + 1], id[NAME_MAX_LENGTH + 1];
+        json_t *options = NULL;
 
-        int r = workload_parse(workload, kind, id, err);
+        int r = workload_parse(rest[0], kind, id, err);
         if (r == 0)
-                r = cli_check_host(host, err);
+                r = cli_check_host(rest[1], err);
         if (r == 0 && dst_id)
                 r = cli_check_host(dst_id, err);
+        if (r == 0)
+                r = collect(said, kind, &options, err);
         if (r < 0)
                 return r;
-        *ret = json_pack("{s:s, s:s, s:s, s:s*}", "kind", kind, "id", id, "host", host, "target_id", dst_id);
+        *ret = json_pack("{s:s, s:s, s:s, s:s*, s:o}", "kind", kind, "id", id, "host", rest[1], "target_id", dst_id,
+                         "options", options);
         return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+int order_parse(struct cli *cli, int argc, char **argv, const struct cli_option *own, json_t **ret, struct error *err)
+{
+        struct said said[OPTIONS_MAX] = {0};
+        struct cli_option options[OPTIONS_MAX + 8];
+        const char *dst_id = NULL;
+        char **rest;
+        size_t n = 0;
+        int n_rest;
+
+        options[n++] = (struct cli_option){.name = "dst-id", .value = &dst_id};
+        for (; own && own->name && n < 8; own++)
+                options[n++] = *own;
+        for (size_t i = 0; migration_option_table[i].key && i < OPTIONS_MAX - 1; i++) {
+                const struct option_info *info = &migration_option_table[i];
+                struct cli_option *o = &options[n++];
+                *o = (struct cli_option){.name = migration_option_flag(info, said[i].flag, sizeof(said[i].flag))};
+                if (info->type == OPTION_FLAG)
+                        o->flag = &said[i].is_set;
+                else
+                        o->value = &said[i].text;
+        }
+        options[n] = (struct cli_option){.name = NULL};
+
+        int r = cli_options(cli, argc, argv, options, 2, 2, &rest, &n_rest, err);
+        return r < 0 ? r : body_of(rest, dst_id, said, ret, err);
+}
+
+void order_print_options(void)
+{
+        char flag[FLAG_MAX], left[64];
+
+        for (const struct option_info *info = migration_option_table; info->key; info++) {
+                (void)snprintf(left, sizeof(left), "--%s%s%s", migration_option_flag(info, flag, sizeof(flag)),
+                               info->argument ? " " : "", info->argument ? info->argument : "");
+                (void)printf("  %-22s %s%s%s%s\n", left, info->help, info->kinds ? " (" : "",
+                             info->kinds ? info->kinds : "", info->kinds ? ")" : "");
+        }
 }
 
 static void print_items(const json_t *items)

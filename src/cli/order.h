@@ -3,8 +3,14 @@
 
 #include "cli/cli.h"
 
-/* What `check` and `migrate` share. The body of the request, all names checked. */
-int order_body(const char *workload, const char *host, const char *dst_id, json_t **ret, struct error *err);
+/*
+ * What `check` and `migrate` share: KIND/ID HOST, --dst-id and all options of a migration (migration/options.h), beside
+ * the verb's `own` ones. The body of the request with everything checked in *ret.
+ */
+int order_parse(struct cli *cli, int argc, char **argv, const struct cli_option *own, json_t **ret, struct error *err);
+
+/* The options of a migration, one line each, for people. */
+void order_print_options(void);
 
 /* Run the pre-flight and print it: the exit code. */
 int order_check(struct cli *cli, const json_t *body, struct error *err);

@@ -159,20 +159,40 @@ static void options_may_stand_anywhere(void **state)
 /* Bad names never get as far as a request. */
 static void names_are_checked_first(void **state)
 {
-        static const char *const wrong[][3] = {
-                {"web", "beta", NULL},     {"lxc/", "beta", NULL},     {"lxc/../x", "beta", NULL},
-                {"lxc/a b", "beta", NULL}, {"LXC/web", "beta", NULL},  {"lxc/web", "be/ta", NULL},
-                {"lxc/web", "-o", NULL},   {"lxc/web", "beta", "a;b"},
+        static char *const wrong[][5] = {
+                {W("web"), W("beta")},
+                {W("lxc/"), W("beta")},
+                {W("lxc/../x"), W("beta")},
+                {W("lxc/a b"), W("beta")},
+                {W("LXC/web"), W("beta")},
+                {W("lxc/web"), W("be/ta")},
+                {W("lxc/web"), W("-o")},
+                {W("lxc/web"), W("beta"), W("--dst-id"), W("a;b")},
+                {W("lxc/web"), W("beta"), W("--via"), W("beta")},
+                {W("lxc/web"), W("beta"), W("--timeout"), W("never")},
+                {W("lxc/web"), W("beta"), W("--bandwidth=1")},
         };
+        char *right[] = {W("check"),       W("lxc/web"), W("--dst-id"), W("web2"),
+                         W("--bandwidth"), W("2M"),      W("beta"),     NULL};
+        struct cli cli = {0};
         struct error err = {0};
         json_t *body = NULL;
 
         (void)state;
         for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
-                assert_true(order_body(wrong[i][0], wrong[i][1], wrong[i][2], &body, &err) < 0);
+                char *argv[7] = {W("check")};
+                int n = 1;
+                for (; n < 6 && wrong[i][n - 1]; n++)
+                        argv[n] = wrong[i][n - 1];
+                assert_true(order_parse(&cli, n, argv, NULL, &body, &err) < 0);
                 assert_int_equal(err.kind, ERROR_USAGE);
         }
-        assert_int_equal(order_body("lxc/web", "beta", "web2", &body, &err), 0);
+        assert_int_equal(order_parse(&cli, 7, right, NULL, &body, &err), 0);
+        char *text = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
+        assert_string_equal(text,
+                            "{\"host\":\"beta\",\"id\":\"web\",\"kind\":\"lxc\",\"options\":{\"bandwidth\":2000000},"
+                            "\"target_id\":\"web2\"}");
+        free(text);
         json_decref(body);
 }
 

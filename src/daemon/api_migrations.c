@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "daemon/api.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "daemon/migrations.h"
+#include "migration/options.h"
 
 #define KEY_MAX 128
 #define LIST_DEFAULT 100
@@ -26,33 +26,11 @@ static int check_name(const char *what, const char *name, struct error *err)
                               name_quote(name, quoted, sizeof(quoted)));
 }
 
-static int check_options(json_t *options, struct error *err)
-{
-        const char *mode = NULL, *via = NULL;
-        json_int_t bandwidth = 1000, timeout = 1;
-        json_error_t where;
-        unsigned char address[16];
-
-        if (!options)
-                return 0;
-        if (json_unpack_ex(options, &where, JSON_STRICT, "{s?s, s?I, s?I, s?s}", "mode", &mode, "bandwidth", &bandwidth,
-                           "timeout_s", &timeout, "via", &via) < 0)
-                return error_set_kind(err, ERROR_USAGE, EINVAL, "options: %s", where.text);
-        if (mode && strcmp(mode, "live") != 0)
-                return error_set_kind(err, ERROR_USAGE, EINVAL, "options: the only mode is \"live\"");
-        if (bandwidth < 1000 || bandwidth > 1000000000000LL)
-                return error_set_kind(err, ERROR_USAGE, EINVAL, "options: bandwidth is in bytes per second, from 1000");
-        if (timeout < 1 || timeout > 604800)
-                return error_set_kind(err, ERROR_USAGE, EINVAL, "options: timeout_s is from 1 to 604800");
-        if (via && inet_pton(AF_INET, via, address) != 1 && inet_pton(AF_INET6, via, address) != 1)
-                return error_set_kind(err, ERROR_USAGE, EINVAL, "options: via is not a numeric address");
-        return 0;
-}
-
 /* Strings point into `body`. */
 static int parse_order(json_t *body, bool check, struct migration_order *ret, struct error *err)
 {
         struct migration_order o = {.check = check};
+        struct migration_options options;
         json_error_t where;
         char quoted[64];
 
@@ -68,7 +46,7 @@ static int parse_order(json_t *body, bool check, struct migration_order *ret, st
         if (r == 0 && o.target_name)
                 r = check_name("target_id", o.target_name, err);
         if (r == 0)
-                r = check_options(o.options, err);
+                r = migration_options_parse(o.options, o.kind, &options, err);
         if (r == 0)
                 *ret = o;
         return r;

@@ -167,7 +167,7 @@ json_t *migration_document(const struct migration *m)
         put_text(o, "target_name", property(m, "target_name"));
         put_text(o, "source", m->source_side ? self : peer);
         put_text(o, "target", m->source_side ? peer : self);
-        put_text(o, "mode", m->check ? "check" : "live");
+        put_text(o, "mode", m->check ? "check" : property(m, "mode"));
         put_text(o, "state", m->ended ? "ended" : m->attention[0] ? "attention" : m->state);
         put_text(o, "phase", m->phase);
         put_copy(o, "created_ms", json_object_get(m->request, "created_ms"));

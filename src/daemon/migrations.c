@@ -318,7 +318,12 @@ int migrations_order(struct migrations *all, const struct migration_order *order
         if (r < 0)
                 return error_errno(err, -r, "no random numbers");
 
-        json_t *request = base_request(all->daemon, ret_id, "source", order->check ? "check" : "live", &peer);
+        const char *mode = json_string_value(json_object_get(order->options, "mode"));
+        json_t *request = base_request(all->daemon, ret_id, "source",
+                                       order->check ? "check"
+                                       : mode       ? mode
+                                                    : "live",
+                                       &peer);
         json_t *options = order->options ? json_deep_copy(order->options) : json_object();
         if (config->bandwidth && !json_object_get(options, "bandwidth"))
                 (void)json_object_set_new(options, "bandwidth", json_integer((json_int_t)config->bandwidth));

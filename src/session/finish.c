@@ -42,7 +42,8 @@ int session_report_open(struct session *s, struct error *err)
                                      &s->report);
         if (r < 0)
                 return error_errno(err, -r, "cannot make a report");
-        (void)snprintf(s->report->mode, sizeof(s->report->mode), "%s", q->check_only ? "check" : "live");
+        (void)snprintf(s->report->mode, sizeof(s->report->mode), "%s",
+                       q->check_only ? "check" : migration_mode_name(q->options.mode));
         return migration_report_phase(s->report, s->phase[0] ? s->phase : NULL, clock_ms(), 0);
 }
 
@@ -95,8 +96,9 @@ void session_phase(struct session *s, const char *phase)
 /* Without an offer there is nothing to report of but that it came to nothing. */
 static json_t *bare_report(const struct session *s, const struct error *failure)
 {
-        return json_pack("{s:s, s:s, s:s, s:s, s:s}", "id", s->request.id, "mode", "live", "result", "failed", "owner",
-                         "source", "reason", failure ? failure->text : "nothing was offered");
+        return json_pack("{s:s, s:s, s:s, s:s, s:s}", "id", s->request.id, "mode",
+                         migration_mode_name(s->request.options.mode), "result", "failed", "owner", "source", "reason",
+                         failure ? failure->text : "nothing was offered");
 }
 
 static json_t *make_report(struct session *s, const struct error *failure, const char *failed_host)

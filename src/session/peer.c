@@ -157,14 +157,14 @@ int peer_dial(struct session *s, enum purpose purpose, uint32_t number, const st
 
         const bool data = purpose == PURPOSE_STREAM || purpose == PURPOSE_BULK;
         struct link_connect_options options = {
-                .address = s->request.via[0] ? s->request.via : host.address,
+                .address = s->request.options.via[0] ? s->request.options.via : host.address,
                 .port = host.port,
                 .purpose = purpose,
                 .migration = s->request.id,
                 .token = data ? s->token : NULL,
                 .stream = number,
                 .expect = s->request.peer_fingerprint,
-                .bytes_per_second = data ? s->request.bandwidth : 0,
+                .bytes_per_second = data ? s->request.options.bandwidth : 0,
         };
         return link_connect(s->loop, &environment, credentials, &options, handlers, context, ret, err);
 }

@@ -13,10 +13,10 @@
  *                 session reports as "log" events is also written there, so that nothing is lost while phauld is away
  *
  * request.json:
- *   {"id": ID, "side": "source" | "target", "mode": "live" | "check", "created_ms": N, "self": OWN NAME,
+ *   {"id": ID, "side": "source" | "target", "mode": MODE | "check", "created_ms": N, "self": OWN NAME,
  *    "peer": HOST NAME, "peer_fingerprint": HEX, "peer_address": TEXT, "peer_port": N,
  *    "kind": KIND, "name": NAME, "target_name": NAME,
- *    "options": {"bandwidth": BYTES/S, "timeout_s": N, "via": ADDRESS},  each optional
+ *    "options": {…},                      as in migration/options.h
  *    "actions": [TEXT...], "hook_directory": PATH (optional),
  *    "state_dir": DIR, "runtime_dir": DIR, "config_dir": DIR, "libexec_dir": DIR,
  *    "idempotency_key": TEXT, "idempotency_hash": TEXT}                  phauld's own; optional

@@ -19,19 +19,6 @@ static int copy_text(const json_t *object, const char *key, char *ret, size_t si
         return text && snprintf(ret, size, "%s", text) < (int)size ? 0 : -EINVAL;
 }
 
-static int parse_options(const json_t *options, struct session_request *r)
-{
-        const json_t *bandwidth = json_object_get(options, "bandwidth");
-        const json_t *timeout = json_object_get(options, "timeout_s");
-        json_int_t bytes = json_integer_value(bandwidth), seconds = json_integer_value(timeout);
-
-        if (bytes < 0 || seconds < 0 || seconds > 365L * 86400)
-                return -EINVAL;
-        r->bandwidth = (uint64_t)bytes;
-        r->timeout_ms = (uint64_t)seconds * 1000;
-        return copy_text(options, "via", r->via, sizeof(r->via), "");
-}
-
 static int parse_actions(const json_t *list, char ***ret)
 {
         size_t n = json_array_size(list);
@@ -78,7 +65,7 @@ static int parse(const json_t *o, struct session_request *r, struct session_plac
         bad |= copy_text(o, "state_dir", places->state, sizeof(places->state), "/var/lib/phaul");
         bad |= copy_text(o, "hook_directory", places->hooks, sizeof(places->hooks), "");
         bad |= copy_text(o, "libexec_dir", places->libexec, sizeof(places->libexec), PHAUL_LIBEXECDIR);
-        bad |= parse_options(json_object_get(o, "options"), r);
+        bad |= migration_options_parse(json_object_get(o, "options"), source ? r->kind : NULL, &r->options, NULL);
         if (bad || !id_is_valid(r->id) || !name_is_valid(r->peer) || strlen(r->peer_fingerprint) != FINGERPRINT_LENGTH)
                 return -EINVAL;
         if (source && (!kind_is_valid(r->kind) || !name_is_valid(r->name) || !name_is_valid(r->target_name)))
@@ -86,8 +73,6 @@ static int parse(const json_t *o, struct session_request *r, struct session_plac
         if (!source && strcmp(side, "target") != 0)
                 return -EINVAL;
         r->side = source ? SIDE_SOURCE : SIDE_TARGET;
-        if (strcmp(mode, "live") != 0 && strcmp(mode, "check") != 0)
-                return -EINVAL;
         r->check_only = strcmp(mode, "check") == 0;
         return parse_actions(json_object_get(o, "actions"), ret_actions);
 }

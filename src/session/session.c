@@ -146,9 +146,9 @@ static int interruption(struct session *s, struct error *err)
 {
         if (s->cancel_requested)
                 return error_set_kind(err, ERROR_CANCELLED, ECANCELED, "cancelled");
-        if (s->request.timeout_ms && clock_ms() - s->started_ms > s->request.timeout_ms)
+        if (s->request.options.timeout_s && clock_ms() - s->started_ms > s->request.options.timeout_s * 1000)
                 return error_set(err, ETIMEDOUT, "not done within the %llu s that were allowed",
-                                 (unsigned long long)s->request.timeout_ms / 1000);
+                                 (unsigned long long)s->request.options.timeout_s);
         int r = session_far_failure(s, peer_first(s), err);
         if (r < 0)
                 return r;

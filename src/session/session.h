@@ -11,6 +11,7 @@
 #include "loop/loop.h"
 #include "migration/handover.h"
 #include "migration/journal.h"
+#include "migration/options.h"
 #include "migration/progress.h"
 #include "migration/report.h"
 #include "wire/link.h"
@@ -34,9 +35,7 @@ struct session_request {
         char self[NAME_MAX_LENGTH + 1];        /* this host, as the other knows it */
         char peer_fingerprint[FINGERPRINT_LENGTH + 1];
         bool check_only;
-        uint64_t bandwidth;  /* bytes per second for memory and files together, 0: no cap */
-        uint64_t timeout_ms; /* abort when not committed by then, 0: none */
-        char via[256];       /* address to use instead of the paired one, "" for none */
+        struct migration_options options; /* on the target from the offer on */
 };
 
 struct session_paths {

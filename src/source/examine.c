@@ -26,8 +26,16 @@ static int measure(struct session *s, uint64_t *ret_bytes, uint64_t *ret_inodes,
 
 static int offer(struct session *s, uint64_t bytes, uint64_t inodes, struct error *err)
 {
-        struct message *m = message_new(MSG_OFFER);
+        json_t *object = migration_options_json(&s->request.options);
 
+        if (s->request.check_only)
+                (void)json_object_set_new(object, "check", json_true());
+        AUTO_FREE char *options = object ? json_dumps(object, JSON_COMPACT) : NULL;
+        json_decref(object);
+        if (!options)
+                return error_set(err, ENOMEM, "out of memory");
+
+        struct message *m = message_new(MSG_OFFER);
         message_put_text(m, FIELD_MIGRATION, s->request.id);
         message_put_text(m, FIELD_WORKLOAD_KIND, s->request.kind);
         message_put_text(m, FIELD_WORKLOAD_ID, s->request.name);
@@ -36,7 +44,7 @@ static int offer(struct session *s, uint64_t bytes, uint64_t inodes, struct erro
         message_put_u64(m, FIELD_MEMORY_BYTES, s->workload.memory_bytes);
         message_put_u64(m, FIELD_FILE_BYTES, bytes);
         message_put_u64(m, FIELD_FILE_COUNT, inodes);
-        message_put_text(m, FIELD_OPTIONS, s->request.check_only ? "{\"check\":true}" : "{}");
+        message_put_text(m, FIELD_OPTIONS, options);
         return peer_send(s, m, err);
 }
 

@@ -57,7 +57,7 @@ static int start_round(struct source_side *x, size_t i, enum files_round kind, s
                 .path = s->workload.trees[i].source,
                 .round = kind,
                 .since = tree->mark,
-                .bytes_per_second = s->request.bandwidth,
+                .bytes_per_second = s->request.options.bandwidth,
         };
         return files_send(s->loop, &options, fd, tree_done, tree, &tree->job, err);
 }

@@ -74,6 +74,19 @@ static int examine_disk(const struct target_side *x, struct verdict *v, struct e
         return 0;
 }
 
+/* The options of the migration, and "check" beside them. */
+static int read_options(struct session_request *q, const char *text, struct error *err)
+{
+        json_t *object = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+
+        q->check_only = json_is_true(json_object_get(object, "check"));
+        (void)json_object_del(object, "check");
+        int r = object ? migration_options_parse(object, q->kind, &q->options, err)
+                       : error_set(err, EBADMSG, "%s offers options that are not JSON", q->peer);
+        json_decref(object);
+        return r;
+}
+
 static int read_offer(struct target_side *x, const struct message *m, struct error *err)
 {
         struct session_request *q = &x->session->request;
@@ -92,12 +105,7 @@ static int read_offer(struct target_side *x, const struct message *m, struct err
         (void)snprintf(q->kind, sizeof(q->kind), "%s", kind);
         (void)snprintf(q->name, sizeof(q->name), "%s", name);
         (void)snprintf(q->target_name, sizeof(q->target_name), "%s", target);
-        if (message_dup_text(m, FIELD_OPTIONS, &options) == 0) {
-                json_t *o = json_loads(options, JSON_REJECT_DUPLICATES, NULL);
-                q->check_only = json_is_true(json_object_get(o, "check"));
-                json_decref(o);
-        }
-        return 0;
+        return message_dup_text(m, FIELD_OPTIONS, &options) == 0 ? read_options(q, options, err) : 0;
 }
 
 /* What a later process of this migration needs to know of it; the name is not ours yet, only asked for. */
@@ -131,7 +139,7 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
                 return r;
         control_event(s, json_pack("{s:s, s:s, s:s, s:s, s:s}", "event", "about", "kind", s->request.kind, "name",
                                    s->request.name, "target_name", s->request.target_name, "mode",
-                                   s->request.check_only ? "check" : "live"));
+                                   s->request.check_only ? "check" : migration_mode_name(s->request.options.mode)));
 
         s->hauler = hauler_find(s->request.kind);
         if (!s->hauler)

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+/*
+ * What a person may ask of a migration beyond "this, there". One table says it for all: the API's `options` object, the
+ * flags of `phaul migrate`, request.json, and the offer on the wire. Whoever adds an option adds a member here, a row
+ * in options.c, a property in docs/openapi.yaml and a line in phaul(1).
+ */
+enum migration_mode { MODE_LIVE };
+
+struct migration_options {
+        enum migration_mode mode;
+        uint64_t bandwidth; /* bytes per second for memory and files together, 0: no cap */
+        uint64_t timeout_s; /* abort when not committed by then, 0: none */
+        char via[64];       /* numeric address to use instead of the paired one, "" for none */
+};
+
+enum option_type {
+        OPTION_FLAG,    /* bool */
+        OPTION_NUMBER,  /* uint64_t from min to max */
+        OPTION_RATE,    /* the same, bytes per second; people may write 100M */
+        OPTION_WORD,    /* int: the place in `words` */
+        OPTION_ADDRESS, /* char[]: numeric IPv4 or IPv6 */
+        OPTION_PATH,    /* char[]: absolute, without "." and ".." and control characters */
+};
+
+struct option_info {
+        const char *key;      /* in JSON; with '-' for '_' the flag of the command line, unless `flag` is set */
+        const char *flag;     /* without dashes */
+        const char *argument; /* "SECONDS"; NULL for a flag */
+        const char *help;     /* one line for people */
+        enum option_type type;
+        uint64_t min, max;
+        const char *const *words; /* NULL-terminated */
+        const char *kinds;        /* kinds it makes sense for, "lxc pid"; NULL: all */
+        size_t offset, size;      /* of the member */
+};
+
+/* All options, ended by a NULL key. */
+extern const struct option_info migration_option_table[];
+
+/* The flag of the command line, without dashes: "timeout", "no-start". Returns `buffer`. */
+const char *migration_option_flag(const struct option_info *info, char *buffer, size_t size);
+
+/*
+ * From the API's object (NULL: none). Everything is checked: a key that is not known, not for this kind (NULL: any), or
+ * a value out of range is ERROR_USAGE, and *ret is untouched.
+ */
+int migration_options_parse(const json_t *object, const char *kind, struct migration_options *ret, struct error *err);
+
+/* The object again, without what is as by default. New reference; NULL when out of memory. */
+json_t *migration_options_json(const struct migration_options *options);
+
+const char *migration_mode_name(enum migration_mode mode);
