@@ -91,7 +91,8 @@ static int listen_http(struct daemon *d, struct error *err)
                 return error_errno(err, saved, "cannot listen at %s", at.sun_path);
         if (options.group != (gid_t)-1 && chown(at.sun_path, 0, options.group) < 0)
                 log_warning("cannot give %s to group phaul: %s", at.sun_path, strerrordesc_np(errno));
-        /* As long a queue as the kernel gives: on a Unix socket a full one refuses whoever does not wait, libcurl too. */
+        /* As long a queue as the kernel gives: on a Unix socket a full one refuses whoever does not wait, libcurl too.
+         */
         if (chmod(at.sun_path, 0660) < 0 || listen(fd, SOMAXCONN) < 0)
                 return error_errno(err, errno, "cannot listen at %s", at.sun_path);
         return http_new(d->loop, TAKE_FD(fd), &options, api_handle, d, &d->http, err);

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "criu/criu.h"
 #include "loop/loop.h"
+#include "migration/options.h"
 
 /*
  * The contract between the engine and a kind of workload. The engine (source/, target/) knows phases, memory, files and
@@ -31,7 +32,8 @@ struct hauler_tree {
 /* What the engine needs to know of a workload; filled by examine() on the source, by verify() on the target. */
 struct workload {
         const struct hauler *hauler;
-        char *id;          /* name on this host */
+        const struct migration_options *options; /* what was asked for; borrowed, set before any hook is called */
+        char *id;                                /* name on this host */
         char *description; /* JSON for the far hauler: configuration, networks, … (source fills, target reads) */
         pid_t init_pid;    /* root of the task tree; 0 while it does not exist */
         char *freezer;     /* cgroup directory whose freezer holds all tasks, absolute; survives CRIU's death */

@@ -58,6 +58,7 @@ static int examine_here(struct session *s, struct verdict *v, struct error *err)
         if (!s->hauler)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "this host does not know workloads of kind '%s'",
                                       s->request.kind);
+        s->workload.options = &s->request.options;
         int r = s->hauler->examine(s->request.name, &s->workload, verdict_report, v, err);
         if (r < 0)
                 return r;

@@ -85,6 +85,7 @@ int source_recover(struct source_side *x, struct error *err)
         s->hauler = s->workload.hauler = hauler_find(s->request.kind);
         if (!s->hauler)
                 return error_set(err, EINVAL, "this host does not know workloads of kind %s any more", s->request.kind);
+        s->workload.options = &s->request.options;
         s->workload.id = strdup(s->request.name);
         if (!s->workload.id)
                 return error_set(err, ENOMEM, "out of memory");

@@ -112,8 +112,9 @@ static int read_offer(struct target_side *x, const struct message *m, struct err
 static int record_offer(struct target_side *x, struct error *err)
 {
         const struct session_request *q = &x->session->request;
-        json_t *fields = json_pack("{s:s, s:s, s:s, s:s}", "kind", q->kind, "name", q->name, "target_name",
-                                   q->target_name, "description", x->description);
+        json_t *fields =
+                json_pack("{s:s, s:s, s:s, s:s, s:o}", "kind", q->kind, "name", q->name, "target_name", q->target_name,
+                          "description", x->description, "options", migration_options_json(&q->options));
 
         if (!fields)
                 return error_set(err, ENOMEM, "out of memory");
@@ -142,6 +143,7 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
                                    s->request.check_only ? "check" : migration_mode_name(s->request.options.mode)));
 
         s->hauler = hauler_find(s->request.kind);
+        s->workload.options = &s->request.options;
         if (!s->hauler)
                 verdict_report("kind", GRADE_ERROR, "this host does not know workloads of this kind", &v);
         else if (s->hauler->verify(s->request.target_name, x->description, &s->workload, verdict_report, &v, &no) < 0)
@@ -180,6 +182,8 @@ static int recall_entry(const char *record, const json_t *entry, void *context)
         const char *target = json_string_value(json_object_get(entry, "target_name"));
         if (!description || !kind_is_valid(kind) || !name_is_valid(name) || !name_is_valid(target))
                 return -EBADMSG;
+        if (migration_options_parse(json_object_get(entry, "options"), kind, &q->options, NULL) < 0)
+                return -EBADMSG;
         (void)snprintf(q->kind, sizeof(q->kind), "%s", kind);
         (void)snprintf(q->name, sizeof(q->name), "%s", name);
         (void)snprintf(q->target_name, sizeof(q->target_name), "%s", target);
@@ -209,6 +213,7 @@ int target_recall(struct target_side *x, struct error *err)
         s->hauler = hauler_find(s->request.kind);
         if (!s->hauler)
                 return error_set(err, EINVAL, "this host does not know workloads of kind %s any more", s->request.kind);
+        s->workload.options = &s->request.options;
         pid_t init = s->workload.init_pid;
         r = s->hauler->verify(s->request.target_name, x->description, &s->workload, recall_finding, NULL, err);
         if (init)

@@ -205,7 +205,7 @@ static int fill(struct workload *w, struct lxc_private *p, struct error *err)
 
 int lxc_examine(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err)
 {
-        *w = (struct workload){.hauler = &lxc_hauler};
+        *w = (struct workload){.hauler = &lxc_hauler, .options = w->options};
         if (!name_is_valid(id))
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "that is not the name of a container");
         struct lxc_private *p = calloc(1, sizeof(*p));

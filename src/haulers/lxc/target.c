@@ -221,7 +221,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
         const char *config = NULL;
         struct error why = {0};
 
-        *w = (struct workload){.hauler = &lxc_hauler};
+        *w = (struct workload){.hauler = &lxc_hauler, .options = w->options};
         if (!name_is_valid(id))
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "that is not the name of a container");
         struct lxc_private *p = calloc(1, sizeof(*p));
