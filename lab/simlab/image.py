@@ -73,7 +73,7 @@ def _apt_settings():
     return "".join(f"{line}\n" for line in lines if line.startswith(wanted))
 
 
-def _bootstrap(root, packages, log, newer=()):
+def bootstrap(root, packages, log, newer=()):
     """A minimal Debian plus packages in root; no service is started, no documentation unpacked."""
     mirror, keyring = _apt_source()
     debs = CACHE / "debs"
@@ -124,21 +124,22 @@ def _install_newer(root, packages, apt, mirror, log):
 
 
 def _build_host(root, log):
-    _bootstrap(root, HOST_PACKAGES, log, newer=FROM_NEWER)
-    _strip(root)
+    bootstrap(root, HOST_PACKAGES, log, newer=FROM_NEWER)
+    strip(root)
     for mount_point in ("src", "build"):  # of compilations inside the image
         (root / mount_point).mkdir()
 
 
 def _build_guest(root, log):
-    _bootstrap(root, GUEST_PACKAGES, log)
-    _strip(root)
+    bootstrap(root, GUEST_PACKAGES, log)
+    strip(root)
     for folder in ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/log", "var/lib/dpkg/info"):
         shutil.rmtree(root / folder, ignore_errors=True)
     (root / "var/log").mkdir()
 
 
-def _strip(root):
+def strip(root):
+    """Remove what apt and debootstrap leave, and what must differ between machines."""
     for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/log/*.log", "etc/machine-id"):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
