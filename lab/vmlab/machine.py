@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One virtual machine: its disk, its life, and commands in it."""
 
+import hashlib
 import os
 import shlex
 import subprocess
@@ -35,6 +36,9 @@ class Machine:
     def address(self):
         return net.ipv4(self.number)
 
+    def _identity(self):
+        return hashlib.sha256(f"phaul-vm/{self.lab.name}/{self.name}".encode()).hexdigest()[:32]
+
     # Life
 
     def make_disk(self):
@@ -47,7 +51,7 @@ class Machine:
             raise LabError(f"{self.name} is up")
         tcg = accelerator() == "tcg"
         append = ("root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 systemd.show_status=no "
-                  "systemd.unified_cgroup_hierarchy=1 fsck.mode=skip")
+                  f"fsck.mode=skip systemd.hostname={self.name} systemd.machine_id={self._identity()}")
         command = ["qemu-system-x86_64", "-name", f"{self.lab.name}-{self.name}", "-nodefaults", "-no-user-config",
                    "-display", "none", "-machine", "q35", "-accel", "tcg,thread=multi" if tcg else "kvm",
                    "-cpu", "max,la57=off,pku=off" if tcg else "host", "-smp", "1", "-m", "1024",

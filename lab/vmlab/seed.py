@@ -2,7 +2,6 @@
 """What makes one machine differ from the next: a tar archive, its second disk, that it unpacks over / at its first boot."""
 
 import io
-import os
 import tarfile
 
 from . import net, source
@@ -24,7 +23,6 @@ def write(path, machine, neighbours, key, tree, programs):
     hosts = "".join(f"{net.ipv4(n)}\t{name}\n" for name, n in neighbours)
     files = {
         "etc/hostname": f"{machine.name}\n",
-        "etc/machine-id": os.urandom(16).hex() + "\n",
         "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n" + hosts,
         "etc/systemd/network/10-br0.netdev": _NETDEV.format(mac=net.mac(machine.number)),
         "etc/systemd/network/20-eth0.network": "[Match]\nName=eth0\n\n[Network]\nBridge=br0\n",
