@@ -77,7 +77,7 @@ def _exec(options):
 
 def _redis(options):
     """make and start an LXC container with Redis in a machine"""
-    VmLab(options.lab).redis(options.machine, name=options.name, ip=options.ip)
+    VmLab(options.lab).redis(options.machine, options.name, ip=options.ip)
 
 
 def _crash(options):

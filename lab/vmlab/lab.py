@@ -97,9 +97,9 @@ class VmLab:
         command = net.enter(self.name, "python3", program, *argv[1:])
         return subprocess.Popen(command, **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True, **options})
 
-    def redis(self, name, **options):
+    def redis(self, machine, name, **options):
         """A container with Redis in one of the machines; see container.create()."""
-        container.create(self[name], **options)
+        container.create(self[machine], name, **options)
 
     @staticmethod
     def names():
