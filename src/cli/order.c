@@ -24,7 +24,7 @@ static int value_of(const struct option_info *info, const struct said *said, jso
         int64_t n = 0;
         int r = 0;
 
-        (void)snprintf(flag, sizeof(flag), "--%s", said->flag);
+        (void)snprintf(flag, sizeof(flag), "--%.*s", FLAG_MAX - 1, said->flag);
         if (info->type == OPTION_FLAG) {
                 *ret = json_true();
         } else if (info->type == OPTION_NUMBER) {
