@@ -118,7 +118,7 @@ static void write_json_line(FILE *out, const char *line, size_t size)
         json_decref(value);
 }
 
-void bundle_json_lines(struct bundle *b, const char *name, const char *path)
+void bundle_json_file(struct bundle *b, const char *name, const char *path)
 {
         AUTO_FREE char *text = NULL;
         char *result = NULL;
@@ -127,6 +127,12 @@ void bundle_json_lines(struct bundle *b, const char *name, const char *path)
         int r = bundle_read(path, &text);
         if (r < 0) {
                 bundle_miss(b, path, strerrordesc_np(-r));
+                return;
+        }
+        json_t *whole = json_loads(text, 0, NULL);
+        if (whole) {
+                bundle_json(b, name, whole);
+                json_decref(whole);
                 return;
         }
         FILE *out = open_memstream(&result, &size);

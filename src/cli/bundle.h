@@ -33,8 +33,8 @@ void bundle_json(struct bundle *b, const char *name, json_t *value); /* changes 
 typedef char *(*bundle_redact_fn)(const char *text);
 void bundle_file(struct bundle *b, const char *name, const char *path, bundle_redact_fn redact);
 
-/* One JSON document per line. */
-void bundle_json_lines(struct bundle *b, const char *name, const char *path);
+/* A file that is a JSON document, or one on each line. */
+void bundle_json_file(struct bundle *b, const char *name, const char *path);
 
 /* What a program prints, both streams, after its command line, and how it ended. */
 void bundle_command(struct bundle *b, const char *name, const char *const *argv);

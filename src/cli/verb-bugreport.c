@@ -237,7 +237,7 @@ static void add_migration(struct bundle *b, const char *id)
         for (size_t i = 0; i < sizeof(documents) / sizeof(documents[0]); i++) {
                 (void)snprintf(name, sizeof(name), "migrations/%.8s/%s", id, documents[i]);
                 (void)snprintf(path, sizeof(path), STATE_DIR "/migrations/%s/%s", id, documents[i]);
-                bundle_json_lines(b, name, path);
+                bundle_json_file(b, name, path);
         }
         (void)snprintf(name, sizeof(name), "migrations/%.8s/log", id);
         (void)snprintf(path, sizeof(path), STATE_DIR "/migrations/%s/log", id);
