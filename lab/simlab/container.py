@@ -36,8 +36,8 @@ def create(host, name, command, ip=None, ip6=None, mac=None, backing="dir", link
     if backing == "overlay":
         (inside / "overlay/delta").mkdir(parents=True)
         (inside / "rootfs").mkdir()
-        for folder in ("overlay", "overlay/delta"):
-            os.chown(inside / folder, idmap, idmap)
+        for part in ("overlay", "overlay/delta"):
+            os.chown(inside / part, idmap, idmap)
         where = f"overlay:{folder}/lower:{folder}/overlay/delta"
     else:
         where = f"dir:{folder}/rootfs"
