@@ -22,6 +22,8 @@ const struct verb verbs[] = {
         {"watch", "[ID]", "events as they happen, or one migration until its end", verb_watch},
         {"cancel", "ID", "take a migration back, until it is committed", verb_cancel},
         {"forget", "ID", "remove what a migrated container left behind here", verb_forget},
+        {"bugreport", "[--output FILE|-]", "gather what helps to understand a failure, without secrets",
+         verb_bugreport},
         {"version", "", "version of this program and of phauld", verb_version},
         {"help", "[VERB]", "this text", verb_help},
         {NULL, NULL, NULL, NULL},
@@ -45,7 +47,7 @@ static void print_usage(FILE *out)
                     "Live migration of containers between hosts. Every verb knows --json.\n\n",
                     out);
         for (const struct verb *v = verbs; v->name; v++)
-                (void)fprintf(out, "  %-8s %s\n", v->name, v->summary);
+                (void)fprintf(out, "  %-9s %s\n", v->name, v->summary);
         (void)fputs("\n`phaul help VERB` and phaul(1) tell more.\n", out);
 }
 

@@ -25,6 +25,7 @@ struct verb {
 };
 extern const struct verb verbs[]; /* ends with a NULL name */
 
+int verb_bugreport(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_cancel(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_check(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_forget(struct cli *cli, int argc, char **argv, struct error *err);

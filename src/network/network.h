@@ -57,6 +57,9 @@ int network_delete(const char *name, struct error *err);
 /* The addresses of `pid`'s network, "192.0.2.5/24 2001:db8::5/64 …" without loopback and link-local; caller frees. */
 int network_addresses(pid_t pid, char **ret, struct error *err);
 
+/* Move interface `name` from the network namespace of `pid` into ours, where it is down. */
+int network_bring_over(pid_t pid, const char *name, struct error *err);
+
 /* Gratuitous ARP and unsolicited neighbour advertisement for every address of every port, sent from inside. */
 int network_announce(pid_t pid, struct error *err);
 

@@ -232,15 +232,18 @@ static bool images_settled(void *context)
         return x->images_sent;
 }
 
-static int send_images(struct source_side *x, struct error *err)
+/* Begun before the last pass over the files and finished after it: the one waits for disks, the other for the link. */
+static int start_images(struct source_side *x, struct error *err)
 {
-        struct session *s = x->session;
-
         int r = image_sender_files(x->sender, x->images_fd, images_sent, x);
-        if (r == 0)
-                r = session_wait(s, WAIT_INTERRUPTIBLE, images_settled, x, 0, "sending the images", err);
-        else
-                return error_errno(err, -r, "cannot send the images");
+
+        return r < 0 ? error_errno(err, -r, "cannot send the images") : 0;
+}
+
+static int finish_images(struct source_side *x, struct error *err)
+{
+        int r = session_wait(x->session, WAIT_INTERRUPTIBLE, images_settled, x, 0, "sending the images", err);
+
         if (r == 0 && x->images_result < 0)
                 r = error_errno(err, -x->images_result, "cannot send the images");
         return r;
@@ -262,8 +265,10 @@ int source_freeze(struct source_side *x, struct error *err)
                 return r;
 
         session_phase(s, "state");
-        r = source_files_last(x, err);
+        r = start_images(x, err);
         if (r == 0)
-                r = send_images(x, err);
+                r = source_files_last(x, err);
+        if (r == 0)
+                r = finish_images(x, err);
         return r < 0 ? r : peer_send_simple(s, MSG_STATE_END, err);
 }

@@ -42,8 +42,10 @@ static int refuse_config(const json_t *info, struct error *err)
         const json_t *rootfs = json_object_get(info, "rootfs");
         const char *backing = lxc_string(rootfs, "backing");
 
-        if (json_array_size(json_object_get(info, "idmaps")))
-                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "unprivileged containers cannot be migrated yet");
+        uid_t uid;
+        gid_t gid;
+        if (lxc_is_idmapped(info) && lxc_idmap_root(info, &uid, &gid, err) < 0)
+                return -EOPNOTSUPP;
         if (strcmp(backing, "dir") != 0 && strcmp(backing, "overlay") != 0)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                       "the root file system '%.256s' is neither a directory nor an overlay of them",

@@ -61,6 +61,28 @@ int lxc_config_rewrite(const char *text, const char *rootfs, char **ret, struct 
 /* The name liblxc gives to network `position` (counted, not the index in its key) of verify's or inspect's list. */
 const char *lxc_network_name(const json_t *network, size_t position, char buffer[static 16]);
 
+/* ---------------------------------------------------------------------------------------------------------- idmap.c */
+
+/* Containers with a user namespace (lxc.idmap), "unprivileged" ones; `info` is inspect's or verify's. */
+bool lxc_is_idmapped(const json_t *info);
+
+struct lxc_idmap {
+        char kind; /* u, g, or b for both */
+        uint32_t inside, outside, count;
+};
+
+/* What root of the container is outside. */
+int lxc_idmap_root(const json_t *info, uid_t *ret_uid, gid_t *ret_gid, struct error *err);
+
+/* Target, before the restore: the images in the directory are for the container's root to read. Not mapped: nothing. */
+int lxc_idmap_images(const json_t *info, const char *images, struct error *err);
+
+/*
+ * Will liblxc be able to set these maps up here? Where newuidmap and newgidmap are installed it goes through them, also
+ * as root, and those give out what /etc/subuid and /etc/subgid say. `text`: why, or why not.
+ */
+bool lxc_idmap_allowed(const json_t *info, char *text, size_t size);
+
 /* --------------------------------------------------------------------------------------------------------- cgroup.c */
 
 /* The freezer of a container from the text of /proc/mounts and inspect's "cgroups"; caller frees *ret. */

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/spawn.h"
+#include "network/network.h"
 
 /*
  * Three processes: phaul-lxc restore (our child), which forks liblxc's monitor, which forks CRIU, which runs the hold
@@ -28,6 +29,8 @@ struct hauler_restore {
         const struct hauler_restore_handlers *handlers;
         void *context;
         int listener, connection, output;
+        pid_t hold_pid;        /* of the hold program */
+        struct error networks; /* why they could not be brought over */
         struct source *on_listener, *on_connection, *on_child;
         char *socket_path, *images;
         bool announced, finished;
@@ -59,6 +62,8 @@ static void finished(pid_t pid, int status, void *context)
                 pid_t init = (pid_t)json_integer_value(json_object_get(answer, "init_pid"));
                 if (init > 0)
                         r->workload->init_pid = init;
+        } else if (r->networks.kind != ERROR_NONE) {
+                err = r->networks;
         } else {
                 const char *text = lxc_string(answer, "error");
                 bool said = criu_errors(r, criu, sizeof(criu)) >= 0 && criu[0];
@@ -92,6 +97,27 @@ static bool belongs_to(pid_t pid, const char *name)
         return hit && strchr("/\n", hit[strlen(wanted)]);
 }
 
+/* Out of the namespace that CRIU was given, and that goes away with it. One that is here already was brought before. */
+static int bring_networks_over(struct hauler_restore *r, struct error *err)
+{
+        const struct lxc_private *p = r->workload->private_data;
+        const json_t *network;
+        char name[16];
+        size_t i;
+        int result = 0;
+
+        if (!lxc_is_idmapped(p->info))
+                return 0;
+        json_array_foreach(json_object_get(p->info, "networks"), i, network)
+        {
+                unsigned index = (unsigned)json_integer_value(json_object_get(network, "index"));
+                lxc_veth_name(p->token, index, name);
+                if (result == 0 && strcmp(lxc_string(network, "type"), "veth") == 0 && !network_interface_exists(name))
+                        result = network_bring_over(r->hold_pid, name, err);
+        }
+        return result;
+}
+
 static void on_connection(int fd, uint32_t events, void *context)
 {
         struct hauler_restore *r = context;
@@ -113,7 +139,9 @@ static void on_connection(int fd, uint32_t events, void *context)
                 return;
         }
         r->workload->init_pid = (pid_t)pid;
-        if (!r->announced) {
+        if (!r->announced && bring_networks_over(r, &r->networks) < 0) {
+                (void)lxc_restore_verdict(r, false);
+        } else if (!r->announced) {
                 r->announced = true;
                 r->handlers->held(r, r->context);
         }
@@ -132,6 +160,7 @@ static void on_listener(int fd, uint32_t events, void *context)
         drop_connection(r);
         if (loop_add_io(r->loop, connection, EPOLLIN, on_connection, r, &r->on_connection) == 0)
                 r->connection = TAKE_FD(connection);
+        r->hold_pid = peer.pid;
 }
 
 static int listen_at(struct hauler_restore *r, struct error *err)
@@ -156,7 +185,7 @@ static int start(struct hauler_restore *r, const char *record, struct error *err
         AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
         AUTO_FREE char *overlay = lxc_format("overlay:%s/lower:%s/upper:%s/work", p->base, p->base, p->base);
         char program[256], hold[256], changes[LXC_NETWORKS_MAX][32], name[16];
-        const char *argv[10 + LXC_NETWORKS_MAX + 2] = {
+        const char *argv[10 + LXC_NETWORKS_MAX + 3] = {
                 lxc_program("phaul-lxc", program, sizeof(program)),
                 "restore",
                 r->workload->id,
@@ -187,6 +216,8 @@ static int start(struct hauler_restore *r, const char *record, struct error *err
         }
         if (p->overlay)
                 argv[n++] = overlay;
+        if (lxc_is_idmapped(p->info) && used)
+                argv[n++] = "apart";
 
         if (pipe2(pipe_fds, O_CLOEXEC) < 0)
                 return error_errno(err, errno, "cannot make a pipe");
@@ -219,6 +250,9 @@ int lxc_restore(struct loop *loop, struct workload *w, const char *images, const
         r->socket_path = strdup(hold_socket);
         r->images = strdup(images);
         int result = r->socket_path && r->images ? listen_at(r, err) : error_set(err, ENOMEM, "out of memory");
+        const struct lxc_private *p = w->private_data;
+        if (result == 0)
+                result = lxc_idmap_images(p->info, images, err);
         if (result == 0)
                 result = start(r, record, err);
         if (result < 0) {

@@ -177,6 +177,16 @@ static void verify_cgroups(const struct findings *f, const char *id, const struc
                 say(f, "cgroup", GRADE_OK, "cgroups can be made");
 }
 
+static void verify_ids(const struct findings *f, const struct lxc_private *p)
+{
+        char text[512];
+
+        if (lxc_is_idmapped(p->info)) {
+                bool ok = lxc_idmap_allowed(p->info, text, sizeof(text));
+                say(f, "ids", ok ? GRADE_OK : GRADE_ERROR, "%s", text);
+        }
+}
+
 /* liblxc reads a file, so it gets one. */
 static int load_config(const char *id, struct lxc_private *p, struct error *err)
 {
@@ -254,6 +264,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
                         verify_files(&f, p->info, d);
                         verify_networks(&f, p);
                         verify_cgroups(&f, id, p, lxc_string(path, "cgroup_pattern"));
+                        verify_ids(&f, p);
                 }
         }
         json_decref(d);
@@ -280,6 +291,23 @@ static int make_directory(const char *base, const char *name, mode_t mode, struc
         return mkdir(path, mode) < 0 ? error_errno(err, errno, "cannot make %s", path) : 0;
 }
 
+/* liblxc looks for the root file system, and makes an overlay, with the ids of a mapped container. */
+static int give_to_container(const struct lxc_private *p, struct error *err)
+{
+        AUTO_FREE char *work = lxc_format("%s/work", p->base);
+        uid_t uid;
+        gid_t gid;
+
+        if (!lxc_is_idmapped(p->info))
+                return 0;
+        int r = lxc_idmap_root(p->info, &uid, &gid, err);
+        if (r < 0 || !work)
+                return work ? r : error_set(err, ENOMEM, "out of memory");
+        if (chown(p->base, (uid_t)-1, gid) < 0 || chmod(p->base, 0710) < 0 || (p->overlay && chown(work, uid, gid) < 0))
+                return error_errno(err, errno, "cannot give %s to the container", p->base);
+        return 0;
+}
+
 static int make_files(const struct lxc_private *p, struct error *err)
 {
         AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
@@ -297,6 +325,8 @@ static int make_files(const struct lxc_private *p, struct error *err)
         /* An overlay is mounted there for the restore; liblxc wants the directory as well. */
         if (r == 0)
                 r = make_directory(p->base, "rootfs", 0755, err);
+        if (r == 0)
+                r = give_to_container(p, err);
         if (r < 0)
                 return r;
         r = fd_write_file(AT_FDCWD, config, p->config, strlen(p->config), 0640);

@@ -43,6 +43,41 @@ static void configuration_is_rewritten(void **state)
         assert_int_equal(lxc_config_rewrite("", "dir:/x\nlxc.hook.start = /bin/evil", &out, NULL), -EINVAL);
 }
 
+/* What root of a container is outside, from maps in any order. */
+static void mapped_ids(void **state)
+{
+        static const struct {
+                const char *maps;
+                int result;
+                uid_t uid;
+                gid_t gid;
+        } cases[] = {
+                {"[\"u 0 100000 65536\",\"g 0 200000 65536\"]", 0, 100000, 200000},
+                {"[\"u 1000 1000 1\",\"g 5 5 1\",\"b 0 300000 1000\"]", 0, 300000, 300000},
+                {"[\"u 0 100000 65536\"]", -EOPNOTSUPP, 0, 0},
+                {"[\"u 1 100000 65536\",\"g 0 100000 65536\"]", -EOPNOTSUPP, 0, 0},
+                {"[\"u 0 4294967290 65536\",\"g 0 100000 65536\"]", -EOPNOTSUPP, 0, 0},
+                {"[\"nonsense\"]", -EOPNOTSUPP, 0, 0},
+        };
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                json_t *info = json_pack("{s:o}", "idmaps", json_loads(cases[i].maps, 0, NULL));
+                struct error err = {0};
+                uid_t uid = 0;
+                gid_t gid = 0;
+                assert_true(lxc_is_idmapped(info));
+                assert_int_equal(lxc_idmap_root(info, &uid, &gid, &err), cases[i].result);
+                assert_int_equal(uid, cases[i].uid);
+                assert_int_equal(gid, cases[i].gid);
+                assert_int_equal(err.kind, cases[i].result ? ERROR_REFUSED : ERROR_NONE);
+                json_decref(info);
+        }
+        json_t *none = json_pack("{s:[]}", "idmaps");
+        assert_false(lxc_is_idmapped(none));
+        json_decref(none);
+}
+
 static void expect_freezer(const char *mounts, const char *cgroups, const char *path, bool v2)
 {
         AUTO_FREE char *found = NULL;
@@ -119,6 +154,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(configuration_is_rewritten),
+                cmocka_unit_test(mapped_ids),
                 cmocka_unit_test(freezer_is_found),
                 cmocka_unit_test(networks_are_named_as_liblxc_does),
                 cmocka_unit_test(strange_leftovers_are_refused),

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/name.h"
+#include "base/spawn.h"
 
 /*
  * A restore by liblxc: it forks what becomes the container's monitor, which forks CRIU. The monitor lives as long as
@@ -32,6 +34,7 @@ struct restore {
         char *mountpoint; /* of the overlay; NULL: none */
         char *log;
         char **changes; /* veth:N=NAME */
+        bool apart;     /* CRIU gets a network namespace of its own */
         int n_changes;
 };
 
@@ -81,9 +84,12 @@ static int write_criu_options(const struct restore *r, char **ret_path, struct e
 
 static bool clean_environment(const struct restore *r, const char *criu_options)
 {
+        char path[PATH_MAX];
+        const char *directory = secure_getenv("PHAUL_LIBEXECDIR");
+
+        (void)snprintf(path, sizeof(path), "%s/apart:" SPAWN_PATH, directory ? directory : PHAUL_LIBEXECDIR);
         /* HOME: CRIU would read somebody's ~/.criu; a directory that does not exist has none. */
-        return clearenv() == 0 &&
-               setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1) == 0 &&
+        return clearenv() == 0 && setenv("PATH", r->apart ? path : SPAWN_PATH, 1) == 0 &&
                setenv("HOME", "/nonexistent", 1) == 0 && setenv("LANG", "C.UTF-8", 1) == 0 &&
                setenv("CRIU_CONFIG_FILE", criu_options, 1) == 0 && setenv("PHAUL_HOLD_SOCKET", r->socket, 1) == 0 &&
                setenv("PHAUL_RECORD", r->record, 1) == 0;
@@ -258,6 +264,10 @@ int verb_restore(int argc, char **argv, json_t **ret, struct error *err)
                 return result;
         if (asprintf(&r.log, "%s/%s/phaul.log", r.lxcpath, r.name) < 0)
                 return error_set(err, ENOMEM, "out of memory");
+        if (r.n_changes && strcmp(r.changes[r.n_changes - 1], "apart") == 0) {
+                r.apart = true;
+                r.n_changes--;
+        }
         if (r.n_changes && strncmp(r.changes[r.n_changes - 1], "overlay:", 8) == 0)
                 result = mount_overlay(&r, r.changes[--r.n_changes] + 8, err);
         if (result == 0)
