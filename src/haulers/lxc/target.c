@@ -135,7 +135,7 @@ static bool address_taken(const char *lxcpath, const char *address)
         return taken;
 }
 
-static void verify_networks(const struct findings *f, const struct lxc_private *p)
+static void verify_networks(const struct findings *f, const struct lxc_private *p, bool restart)
 {
         const json_t *network;
         size_t i;
@@ -147,8 +147,13 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
 
                 if (strcmp(type, "empty") == 0)
                         continue;
-                if (strcmp(type, "veth") != 0)
+                if (strcmp(type, "veth") != 0 && restart)
+                        say(f, "bridge", GRADE_WARNING, "whether a network of type '%.32s' can be made here is not known",
+                            type);
+                else if (strcmp(type, "veth") != 0)
                         say(f, "bridge", GRADE_ERROR, "a network of type '%.32s' cannot be restored", type);
+                else if (restart && !bridge[0])
+                        say(f, "bridge", GRADE_OK, "an interface is on no bridge");
                 else if (!network_bridge_exists(bridge))
                         say(f, "bridge", GRADE_ERROR, "there is no bridge '%.32s' here", bridge);
                 else if (network_bridge_delays(bridge))
@@ -252,7 +257,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
                 } else {
                         say(&f, "config", GRADE_OK, "the configuration loads");
                         verify_files(&f, p->info, d);
-                        verify_networks(&f, p);
+                        verify_networks(&f, p, w->options && w->options->mode == MODE_RESTART);
                         verify_cgroups(&f, id, p, lxc_string(path, "cgroup_pattern"));
                 }
         }
