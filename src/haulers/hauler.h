@@ -72,7 +72,8 @@ struct hauler_restore_handlers {
 
 /* A stop or start that runs in the background. */
 struct hauler_change;
-/* The end of it, once: err->kind ERROR_NONE on success. `orderly` (stop): it went down by itself, nothing was killed. */
+/* The end of it, once: err->kind ERROR_NONE on success. `orderly` (stop): it went down by itself, nothing was killed.
+ */
 typedef void (*hauler_changed_fn)(bool orderly, const struct error *err, void *context);
 
 struct hauler {
@@ -115,8 +116,9 @@ struct hauler {
         int (*stop)(struct loop *loop, struct workload *w, unsigned limit_s, hauler_changed_fn done, void *context,
                     struct hauler_change **ret, struct error *err);
 
-        /* Either side: start it as its own tools would; it has to be defined (rearm(), publish()). One that runs is left
-         * alone: success. It inherits nothing of ours. Whether it got anywhere is alive()'s and put_down()'s to say. */
+        /* Either side: start it as its own tools would; it has to be defined (rearm(), publish()). One that runs is
+         * left alone: success. It inherits nothing of ours. Whether it got anywhere is alive()'s and put_down()'s to
+         * say. */
         int (*start)(struct loop *loop, struct workload *w, hauler_changed_fn done, void *context,
                      struct hauler_change **ret, struct error *err);
 

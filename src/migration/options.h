@@ -19,11 +19,11 @@ enum migration_mode { MODE_LIVE, MODE_RESTART };
 
 struct migration_options {
         enum migration_mode mode;
-        bool no_start;           /* restart: defined there, but left stopped; also set for a workload that is stopped here */
+        bool no_start; /* restart: defined there, but left stopped; also set for a workload that is stopped here */
         uint64_t stop_timeout_s; /* restart: how long its own shutdown may take, 0: MIGRATION_STOP_TIMEOUT_S */
-        uint64_t bandwidth; /* bytes per second for memory and files together, 0: no cap */
-        uint64_t timeout_s; /* abort when not committed by then, 0: none */
-        char via[64];       /* numeric address to use instead of the paired one, "" for none */
+        uint64_t bandwidth;      /* bytes per second for memory and files together, 0: no cap */
+        uint64_t timeout_s;      /* abort when not committed by then, 0: none */
+        char via[64];            /* numeric address to use instead of the paired one, "" for none */
 };
 
 enum option_type {

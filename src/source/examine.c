@@ -62,9 +62,27 @@ static int examine_here(struct session *s, struct verdict *v, struct error *err)
         int r = s->hauler->examine(s->request.name, &s->workload, verdict_report, v, err);
         if (r < 0)
                 return r;
+        const bool restart = s->request.options.mode == MODE_RESTART;
+        if (restart && !s->hauler->stop)
+                return error_set_kind(
+                        err, ERROR_REFUSED, EOPNOTSUPP,
+                        "workloads of kind %s cannot be stopped and started, so they cannot be migrated in "
+                        "restart mode",
+                        s->request.kind);
+        /* What is stopped here is not started there: people who move it would be surprised. */
+        if (restart && !s->workload.init_pid)
+                s->request.options.no_start = true;
         if (s->workload.n_trees > SOURCE_TREES_MAX)
                 return error_set_kind(err, ERROR_REFUSED, E2BIG, "%s/%s has more than %d file trees", s->request.kind,
                                       s->request.name, SOURCE_TREES_MAX);
+        if (restart) {
+                verdict_report("mode", GRADE_OK,
+                               !s->workload.init_pid         ? "it is stopped here, and will be there"
+                               : s->request.options.no_start ? "it will be stopped here, and not started there"
+                                                             : "it will be stopped here and started there",
+                               v);
+                return 0;
+        }
         if (criu_usable(version, &criu) < 0)
                 verdict_report("criu", GRADE_ERROR, criu.text, v);
         else

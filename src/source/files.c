@@ -197,7 +197,8 @@ int source_files_last(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
 
-        int r = add_mapped(x, err);
+        /* Stopped, nobody maps anything any more. */
+        int r = s->request.options.mode == MODE_RESTART ? 0 : add_mapped(x, err);
         if (r < 0)
                 return r;
         for (size_t i = 0; i < s->workload.n_trees; i++) {

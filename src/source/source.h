@@ -49,6 +49,9 @@ struct source_side {
         struct error criu_error;
         struct error lock_error;
         uint64_t frozen_since_us; /* monotonic; 0 while it runs */
+
+        bool stopping, stopped; /* restart mode: it was asked to go down; it is down, nothing of it lives */
+        bool not_started;       /* and could not be started again */
 };
 
 /* The whole life of the sending session; returns when nothing is left to be done. The exit status of the process. */
@@ -63,6 +66,10 @@ int source_files_arm(struct source_side *x, struct error *err);
 int source_files_last(struct source_side *x, struct error *err);
 /* Freeze, dump, send what is left. Afterwards the target has everything and restores. */
 int source_freeze(struct source_side *x, struct error *err);
+/* The same in restart mode: stop, send what changed since the last round. */
+int source_stop(struct source_side *x, struct error *err);
+/* Restart mode, after a failure: it runs here again, or *err says why not. */
+int source_start_again(struct source_side *x, struct error *err);
 /* From PREPARED on: commit, tell, hear, release. */
 int source_handover(struct source_side *x, struct error *err);
 /* Ask and tell until both sides have come to an end (after COMMIT, after an abort, after a crash). */

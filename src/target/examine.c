@@ -123,12 +123,24 @@ static int record_offer(struct target_side *x, struct error *err)
         return r;
 }
 
+/* What a restore needs beyond what a start does. */
+static void examine_restore(const struct target_side *x, struct verdict *v)
+{
+        struct error no = {0};
+        char version[32];
+
+        examine_memory(x, v);
+        if (criu_usable(version, &no) < 0)
+                verdict_report("criu", GRADE_ERROR, no.text, v);
+        else
+                verdict_report("criu", GRADE_OK, version, v);
+}
+
 int target_examine(struct target_side *x, const struct message *offer, struct error *err)
 {
         struct session *s = x->session;
         CLEANUP(verdict_done) struct verdict v = {.host = s->request.self};
         struct error no = {0};
-        char version[32];
 
         session_phase(s, "examine");
         int r = read_offer(x, offer, err);
@@ -146,15 +158,15 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
         s->workload.options = &s->request.options;
         if (!s->hauler)
                 verdict_report("kind", GRADE_ERROR, "this host does not know workloads of this kind", &v);
+        else if (s->request.options.mode == MODE_RESTART && !s->hauler->start)
+                verdict_report("mode", GRADE_ERROR, "workloads of this kind cannot be started here in restart mode",
+                               &v);
         else if (s->hauler->verify(s->request.target_name, x->description, &s->workload, verdict_report, &v, &no) < 0)
                 verdict_report("workload", GRADE_ERROR, no.text, &v);
         else if (examine_disk(x, &v, &no) < 0)
                 verdict_report("disk", GRADE_ERROR, no.text, &v);
-        examine_memory(x, &v);
-        if (criu_usable(version, &no) < 0)
-                verdict_report("criu", GRADE_ERROR, no.text, &v);
-        else
-                verdict_report("criu", GRADE_OK, version, &v);
+        if (s->request.options.mode != MODE_RESTART)
+                examine_restore(x, &v);
 
         struct message *answer = message_new(MSG_VERDICT);
         r = verdict_put_message(&v, answer);

@@ -42,6 +42,8 @@ struct target_side {
         int n_ports;
         bool held, restore_ended;
         struct error restore_error;
+        bool start_ended; /* restart mode */
+        struct error start_error;
 };
 
 /* The whole life of the receiving session. The exit status of the process. */

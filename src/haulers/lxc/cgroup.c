@@ -236,7 +236,8 @@ pid_t lxc_find_init(const char *name)
         return init;
 }
 
-/* phaul-lxc restore NAME (or start), which liblxc's monitor is a child of and called like until it has entered its cgroup. */
+/* phaul-lxc restore NAME (or start), which liblxc's monitor is a child of and called like until it has entered its
+ * cgroup. */
 static int add_restorers(const char *name, struct pid_list *tasks)
 {
         struct dirent *entry;

@@ -78,7 +78,9 @@ static void finished(pid_t pid, int status, void *context)
         } else {
                 const char *text = lxc_string(answer, "error");
                 (void)error_set(&c->err, EIO, "%s",
-                                text[0] ? text : c->stops ? "phaul-lxc stop died" : "phaul-lxc start died");
+                                text[0]    ? text
+                                : c->stops ? "phaul-lxc stop died"
+                                           : "phaul-lxc start died");
         }
         json_decref(answer);
         if (!c->stops) {

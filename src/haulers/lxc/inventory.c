@@ -31,9 +31,10 @@ static int refuse_state(const json_t *info, bool restart, struct error *err)
         if (restart && strcmp(state, "stopped") == 0)
                 return 0;
         if (strcmp(state, "running") != 0)
-                return error_set_kind(err, ERROR_REFUSED, EINVAL, "container '%s' is %s, only a running one%s can be migrated%s",
-                                      id, state, restart ? " or a stopped one" : "",
-                                      !restart && strcmp(state, "stopped") == 0 ? " live; --mode restart moves it" : "");
+                return error_set_kind(
+                        err, ERROR_REFUSED, EINVAL, "container '%s' is %s, only a running one%s can be migrated%s", id,
+                        state, restart ? " or a stopped one" : "",
+                        !restart && strcmp(state, "stopped") == 0 ? " live; --mode restart moves it" : "");
         if (json_integer_value(json_object_get(info, "init_pid")) <= 1)
                 return error_set_kind(err, ERROR_REFUSED, EINVAL, "container '%s' has no process", id);
         return 0;

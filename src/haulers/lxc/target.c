@@ -148,8 +148,8 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
                 if (strcmp(type, "empty") == 0)
                         continue;
                 if (strcmp(type, "veth") != 0 && restart)
-                        say(f, "bridge", GRADE_WARNING, "whether a network of type '%.32s' can be made here is not known",
-                            type);
+                        say(f, "bridge", GRADE_WARNING,
+                            "whether a network of type '%.32s' can be made here is not known", type);
                 else if (strcmp(type, "veth") != 0)
                         say(f, "bridge", GRADE_ERROR, "a network of type '%.32s' cannot be restored", type);
                 else if (restart && !bridge[0])

@@ -64,8 +64,12 @@ static bool clean_environment(void)
 /* Our log, and nothing else: that of the configuration would swallow what lxc_start_may_have_run() looks for. */
 static bool log_to(struct lxc_container *c, const char *name, const char *path)
 {
-        struct lxc_log log = {
-                .name = name, .lxcpath = lxc_path(), .file = path, .level = "INFO", .prefix = "phaul-lxc", .quiet = true};
+        struct lxc_log log = {.name = name,
+                              .lxcpath = lxc_path(),
+                              .file = path,
+                              .level = "INFO",
+                              .prefix = "phaul-lxc",
+                              .quiet = true};
 
         return lxc_log_init(&log) == 0 && access(path, W_OK) == 0 && c->set_config_item(c, "lxc.log.level", "INFO") &&
                c->set_config_item(c, "lxc.log.file", path);
