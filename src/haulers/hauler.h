@@ -46,7 +46,14 @@ struct workload {
 void workload_done(struct workload *w);
 
 /* One graded finding of a pre-flight. */
-enum grade { GRADE_OK, GRADE_WARNING, GRADE_ERROR };
+enum grade {
+        GRADE_OK,
+        GRADE_WARNING,
+        GRADE_ERROR,
+        /* An error that is a judgement: it may work all the same, and if it does not, it fails cleanly. People see an
+         * error; --force makes it a warning. Only ever handed to a report function. */
+        GRADE_JUDGED,
+};
 const char *grade_name(enum grade grade);
 /* Sink for findings: `item` is a stable word ("bridge", "name", "disk"). */
 typedef void (*hauler_report_fn)(const char *item, enum grade grade, const char *reason, void *context);

@@ -50,6 +50,9 @@ struct source_side {
         struct error lock_error;
         uint64_t frozen_since_us; /* monotonic; 0 while it runs */
 
+        struct files_probe probes[SOURCE_TREES_MAX]; /* of shared directories, while the pre-flight asks */
+        size_t n_probes;
+
         bool stopping, stopped; /* restart mode: it was asked to go down; it is down, nothing of it lives */
         bool not_started;       /* and could not be started again */
 };
@@ -59,6 +62,12 @@ int source_run(struct session *s);
 
 /* Pre-flight on both ends. ERROR_REFUSED when one of them says no. */
 int source_examine(struct source_side *x, struct error *err);
+/* Shared storage: write a probe into each tree, for the offer (NULL: *err); then see what became of them. `report`
+ * NULL: just remove them. */
+json_t *source_probes_write(struct source_side *x, struct error *err);
+void source_probes_end(struct source_side *x, hauler_report_fn report, void *context);
+/* What it has written is where the other host sees it. */
+int source_shared_sync(struct source_side *x, struct error *err);
 /* File rounds while the workload runs, until another one would not pay. */
 int source_files(struct source_side *x, struct error *err);
 /* The last round of every tree, ready to go the moment the tasks stand still; then the round itself. */

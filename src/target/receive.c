@@ -58,7 +58,7 @@ static int files_round(struct target_side *x, const struct message *m, struct er
         for (size_t i = 0; i < TARGET_JOBS_MAX && !job; i++)
                 if (!x->jobs[i].side)
                         job = &x->jobs[i];
-        if (!x->prepared || !job)
+        if (!x->prepared || !job || s->request.options.files == MOVE_SHARED)
                 return error_set(err, EPROTO, "%s sends files that are not due", s->request.peer);
         if (message_get_u32(m, FIELD_TREE, &job->tree) < 0 || message_get_u32(m, FIELD_STREAM, &job->stream) < 0 ||
             message_get_u32(m, FIELD_ROUND, &job->round) < 0 || message_get_u32(m, FIELD_ROUND_KIND, &kind) < 0 ||

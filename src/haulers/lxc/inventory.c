@@ -166,6 +166,13 @@ static char *describe(const json_t *info)
         (void)json_object_set(d, "networks", json_object_get(info, "networks"));
         (void)json_object_set(d, "rootfs", json_object_get(json_object_get(info, "rootfs"), "path"));
         (void)json_object_set(d, "backing", json_object_get(json_object_get(info, "rootfs"), "backing"));
+        const json_t *rootfs = json_object_get(info, "rootfs");
+        if (strcmp(lxc_string(rootfs, "backing"), "overlay") == 0)
+                (void)json_object_set_new(d, "trees",
+                                          json_pack("[O? O?]", json_array_get(json_object_get(rootfs, "lowers"), 0),
+                                                    json_object_get(rootfs, "upper")));
+        else
+                (void)json_object_set_new(d, "trees", json_pack("[O?]", json_object_get(rootfs, "path")));
         char *text = json_dumps(d, JSON_COMPACT);
         json_decref(d);
         return text;
@@ -203,6 +210,34 @@ static int fill(struct workload *w, struct lxc_private *p, struct error *err)
         w->description = describe(p->info);
         if (!p->lxcpath || !p->base || !w->description || fill_trees(w, p) < 0)
                 return error_set(err, ENOMEM, "out of memory");
+        return 0;
+}
+
+static bool lies_in(const char *path, const char *directory)
+{
+        const size_t n = strlen(directory);
+
+        return strncmp(path, directory, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
+/* Shared storage stays where it is when the container's own directory is put away here and made there. */
+static int refuse_shared(const struct workload *w, const struct lxc_private *p, bool restart, struct error *err)
+{
+        if (p->overlay && !restart)
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
+                                      "an overlay on shared storage cannot be mounted by both hosts at once, as a live "
+                                      "migration would; --mode restart can move it");
+        AUTO_FREE char *base = realpath(p->base, NULL);
+        for (size_t i = 0; i < w->n_trees; i++) {
+                AUTO_FREE char *tree = realpath(w->trees[i].source, NULL);
+                if (!tree || !base)
+                        return error_errno(err, errno, "cannot look at %s", w->trees[i].source);
+                if (lies_in(tree, base) || lies_in(w->trees[i].source, p->base))
+                        return error_set_kind(
+                                err, ERROR_REFUSED, EINVAL,
+                                "%s lies in %s, which is this host's own: shared storage has to be elsewhere",
+                                w->trees[i].source, p->base);
+        }
         return 0;
 }
 
@@ -245,5 +280,7 @@ int lxc_examine(const char *id, struct workload *w, hauler_report_fn report, voi
                 return r;
         report_config(p->info, restart, report, context);
         r = fill(w, p, err);
+        if (r == 0 && w->options && w->options->files == MOVE_SHARED)
+                r = refuse_shared(w, p, restart, err);
         return r < 0 || restart ? r : fill_freezer(w, p, err);
 }

@@ -163,7 +163,7 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
                 else
                         say(f, "bridge", GRADE_OK, "bridge %s exists", bridge);
                 if (address[0] && address_taken(p->lxcpath, address))
-                        say(f, "address", GRADE_ERROR, "another container here has the hardware address %.32s",
+                        say(f, "address", GRADE_JUDGED, "another container here has the hardware address %.32s",
                             address);
                 if (pair[0] && network_interface_exists(pair))
                         say(f, "interface", GRADE_WARNING, "the name %.32s of its interface is taken here", pair);
@@ -199,8 +199,54 @@ static int load_config(const char *id, struct lxc_private *p, struct error *err)
         return r;
 }
 
-static int target_paths(struct workload *w, struct lxc_private *p, const char *config, struct error *err)
+/* A path that the other host names, of storage both have: plain, and not where this host keeps its containers. */
+static bool is_plain(const char *path, const char *lxcpath)
 {
+        const size_t n = strlen(lxcpath);
+
+        if (path[0] != '/' || !path[1] || strpbrk(path, ":,\\\n") || strlen(path) > 2048 ||
+            (strncmp(path, lxcpath, n) == 0 && (path[n] == '/' || !path[n])))
+                return false;
+        for (const char *part = path; part; part = strchr(part, '/')) {
+                part++;
+                size_t length = strcspn(part, "/");
+                if ((length == 1 && part[0] == '.') || (length == 2 && memcmp(part, "..", 2) == 0))
+                        return false;
+        }
+        return true;
+}
+
+/* The trees stay where they are, so the configuration goes on to name them. */
+static int shared_paths(struct workload *w, struct lxc_private *p, const char *config, const json_t *description,
+                        struct error *err)
+{
+        const json_t *trees = json_object_get(description, "trees");
+        const size_t n = p->overlay ? 2 : 1;
+        const char *first = json_string_value(json_array_get(trees, 0)) ?: "";
+        const char *second = json_string_value(json_array_get(trees, 1)) ?: "";
+
+        if (json_array_size(trees) != n || !is_plain(first, p->lxcpath) || (n == 2 && !is_plain(second, p->lxcpath)))
+                return error_set_kind(err, ERROR_REFUSED, EINVAL,
+                                      "the shared directories have no plain paths outside of %s", p->lxcpath);
+        AUTO_FREE char *rootfs = n == 2 ? lxc_format("overlay:%s:%s", first, second) : lxc_format("dir:%s", first);
+        w->trees = calloc(2, sizeof(*w->trees));
+        if (!rootfs || !w->trees)
+                return error_set(err, ENOMEM, "out of memory");
+        w->n_trees = n;
+        for (size_t i = 0; i < n; i++) {
+                w->trees[i].label = strdup(n == 1 ? "rootfs" : i == 0 ? "lower" : "upper");
+                w->trees[i].target = strdup(i == 0 ? first : second);
+                if (!w->trees[i].label || !w->trees[i].target)
+                        return error_set(err, ENOMEM, "out of memory");
+        }
+        return lxc_config_rewrite(config, rootfs, &p->config, err);
+}
+
+static int target_paths(struct workload *w, struct lxc_private *p, const char *config, const json_t *description,
+                        struct error *err)
+{
+        if (w->options && w->options->files == MOVE_SHARED)
+                return shared_paths(w, p, config, description, err);
         AUTO_FREE char *rootfs = p->overlay ? lxc_format("overlay:%s/lower:%s/upper", p->base, p->base)
                                             : lxc_format("dir:%s/rootfs", p->base);
 
@@ -249,7 +295,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
         }
         say(&f, "kind", GRADE_OK, "LXC %s", lxc_string(path, "version"));
         p->base = lxc_format("%s/%s", p->lxcpath, id);
-        r = p->base ? target_paths(w, p, config, err) : error_set(err, ENOMEM, "out of memory");
+        r = p->base ? target_paths(w, p, config, d, err) : error_set(err, ENOMEM, "out of memory");
         if (r == 0) {
                 verify_name(&f, id, p);
                 if (load_config(id, p, &why) < 0) {
@@ -285,14 +331,14 @@ static int make_directory(const char *base, const char *name, mode_t mode, struc
         return mkdir(path, mode) < 0 ? error_errno(err, errno, "cannot make %s", path) : 0;
 }
 
-static int make_files(const struct lxc_private *p, struct error *err)
+static int make_files(const struct lxc_private *p, bool shared, struct error *err)
 {
         AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
         int r = 0;
 
         if (!config)
                 return error_set(err, ENOMEM, "out of memory");
-        if (p->overlay) {
+        if (p->overlay && !shared) {
                 r = make_directory(p->base, "lower", 0755, err);
                 if (r == 0)
                         r = make_directory(p->base, "upper", 0755, err);
@@ -300,7 +346,7 @@ static int make_files(const struct lxc_private *p, struct error *err)
                         r = make_directory(p->base, "work", 0700, err);
         }
         /* An overlay is mounted there for the restore; liblxc wants the directory as well. */
-        if (r == 0)
+        if (r == 0 && !shared)
                 r = make_directory(p->base, "rootfs", 0755, err);
         if (r < 0)
                 return r;
@@ -334,7 +380,7 @@ int lxc_prepare(struct workload *w, hauler_leftover_fn leftover, void *context, 
         AUTO_FD int fd = marker ? open(marker, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
         if (fd < 0)
                 return error_errno(err, marker ? errno : ENOMEM, "cannot mark %s", p->base);
-        return make_files(p, err);
+        return make_files(p, w->options && w->options->files == MOVE_SHARED, err);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- publish */
