@@ -46,6 +46,8 @@ def test_there_and_back_with_its_data(shop):
     assert report["mode"] == "restart" and report["result"] == "done" and report["owner"] == "target", report
     assert report["downtime_ms"] > 0 and {"files", "stop", "state", "resume"} <= {p["name"] for p in report["phases"]}
     assert shop.state("beta", "shop") == "RUNNING" and shop.state("alpha", "shop") is None
+    # liblxc's word that init began: by its absence a start that failed is known never to have run.
+    assert "Exec'ing" in shop["beta"].run("cat", "/var/lib/lxc/shop/phaul.log").stdout
     assert "shut down by itself" in shop["alpha"].run("phaul", "show", report["id"]).stdout
     has_its_data(shop)
     assert shop["alpha"].run("test", "-d", f"/var/lib/phaul/released/{report['id']}/rootfs", check=False).returncode == 0
@@ -80,7 +82,7 @@ def test_not_started(shop):
     has_its_data(shop)
 
 
-PHASES = ["files", "stop", "state", "restore", "commit"] if FULL else ["stop", "commit"]
+PHASES = ["files", "stop", "state", "restore", "commit"] if FULL else ["commit"]
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -99,7 +101,7 @@ def test_cancelled(shop, phase):
     runs_on_alpha_only(shop)
 
 
-KILLS = [("source", "state"), ("source", "commit"), ("target", "restore"), ("target", "resume"), ("source", "resume")]
+KILLS = [("source", "state"), ("target", "resume"), ("source", "resume")]
 
 
 @pytest.mark.parametrize("side,phase", [(side, phase) for side in ("source", "target") for phase in
@@ -146,6 +148,7 @@ def test_a_start_that_fails_there(shop):
     runs_on_alpha_only(shop)
 
 
+@pytest.mark.skipif(not FULL, reason="make test-full: every combination")
 def test_link_lost_while_it_is_down(shop):
     shop.hold("alpha", "source-state")
     identity = shop.migrating("alpha", "lxc/shop", "beta", "--mode", "restart")
