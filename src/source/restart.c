@@ -54,9 +54,10 @@ static int stop_it(struct source_side *x, enum session_wait_mode mode, struct er
         int r = s->hauler->stop(s->loop, &s->workload, (unsigned)limit, changed, &c, &job, err);
         if (r < 0)
                 return r;
-        const int interrupted = session_wait(s, mode, change_ended, &c, 0, "stopping", err);
+        const uint64_t wait_ms = limit * 1000 + STOP_MARGIN_MS;
+        const int interrupted = session_wait(s, mode, change_ended, &c, wait_ms, "stopping", err);
         struct error late = {0};
-        r = session_wait(s, WAIT_THROUGH, change_ended, &c, limit * 1000 + STOP_MARGIN_MS, "stopping", &late);
+        r = session_wait(s, WAIT_THROUGH, change_ended, &c, wait_ms, "stopping", &late);
         s->hauler->change_free(job);
         if (r < 0)
                 *err = late;

@@ -21,6 +21,7 @@
  */
 #define OUTPUT_MAX 65536
 #define LOOK_MS 20
+#define STOP_MARGIN_S 20
 #define MONITOR_MS 15000
 #define KILL_MS 10000
 #define START_LOG_MAX (4 << 20)
@@ -33,7 +34,7 @@ struct hauler_change {
         bool stops, orderly;
         pid_t pid; /* of phaul-lxc; 0 once reaped */
         int output;
-        struct source *on_child, *on_look;
+        struct source *on_child, *on_look, *on_limit;
         uint64_t deadline_ms;
         struct error err;
 };
@@ -112,6 +113,15 @@ static int begin(struct hauler_change *c, const char *const *argv, struct error 
         return r < 0 ? error_errno(err, -r, "cannot watch phaul-lxc") : 0;
 }
 
+/* A monitor that answers nobody keeps liblxc waiting for ever: then it ends here, and look() kills what is left. */
+static void limit_is_up(void *context)
+{
+        struct hauler_change *c = context;
+
+        if (c->pid > 0)
+                (void)kill(c->pid, SIGKILL);
+}
+
 static struct hauler_change *change_new(struct loop *loop, struct workload *w, hauler_changed_fn done, void *context)
 {
         struct hauler_change *c = calloc(1, sizeof(*c));
@@ -140,6 +150,9 @@ int lxc_stop(struct loop *loop, struct workload *w, unsigned limit_s, hauler_cha
         const char *const argv[] = {
                 lxc_program("phaul-lxc", program, sizeof(program)), "stop", w->id, config, limit, NULL};
         r = begin(c, argv, err);
+        if (r == 0 &&
+            loop_add_timer(loop, ((uint64_t)limit_s + STOP_MARGIN_S) * 1000, limit_is_up, c, &c->on_limit) < 0)
+                r = error_set(err, ENOMEM, "out of memory");
         if (r < 0)
                 lxc_change_free(c);
         else
@@ -181,6 +194,7 @@ void lxc_change_free(struct hauler_change *c)
                 return;
         source_free(c->on_child);
         source_free(c->on_look);
+        source_free(c->on_limit);
         if (c->pid > 0) {
                 (void)kill(c->pid, SIGKILL);
                 (void)waitpid(c->pid, NULL, 0);
