@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -185,6 +186,14 @@ class Host:
             self.run(*command(fd), pass_fds=[fd], timeout=None)
         finally:
             os.close(fd)
+
+    def share(self, place):
+        """Mount the lab's common directory at place: every host that does so sees the same files there."""
+        common = self.lab.disks / "shared"
+        common.mkdir(exist_ok=True)
+        if not self.pid:
+            raise LabError(f"{self.name} is down")
+        run(sys.executable, Path(__file__).with_name("share.py"), self.pid, common, place)
 
     # Its cable
 

@@ -131,10 +131,11 @@ static void print_items(const json_t *items)
 
         json_array_foreach(items, i, item)
         {
-                (void)printf("%-8s %-12s %-12s %s\n", cli_text(item, "grade"),
+                (void)printf("%-8s %-12s %-12s %s%s\n", cli_text(item, "grade"),
                              cli_safe(cli_text(item, "id"), id, sizeof(id)),
                              cli_safe(cli_text(item, "host"), host, sizeof(host)),
-                             cli_safe(cli_text(item, "reason"), reason, sizeof(reason)));
+                             cli_safe(cli_text(item, "reason"), reason, sizeof(reason)),
+                             json_is_true(json_object_get(item, "forcible")) ? " (--force goes on all the same)" : "");
         }
 }
 

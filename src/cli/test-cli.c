@@ -30,6 +30,9 @@ static void the_last_line_of_migrate(void **state)
         (void)json_object_set_new(r, "target_name", json_string("web2"));
         assert_string_equal(text_migrated(r, line, sizeof(line)),
                             "migrated lxc/web alpha -> beta as web2 in 2.31 s, downtime 143 ms, 268 MB sent, 1 round");
+        (void)json_object_set_new(r, "downtime_ms", json_null());
+        assert_string_equal(text_migrated(r, line, sizeof(line)),
+                            "migrated lxc/web alpha -> beta as web2 in 2.31 s, 268 MB sent, 1 round");
         json_decref(r);
 }
 

@@ -42,6 +42,7 @@ struct criu_dump_options {
         bool tcp_established, tcp_skip_in_flight, file_locks, link_remap, force_irmap, shell_job;
         bool external_mounts_auto, external_sharing, external_masters, manage_cgroups_full, orphan_pts_master;
         bool skip_network_lock; /* the caller holds a lock of its own (CRIU 3.19); else CRIU's default */
+        bool verbose;           /* debug messages in the log, too */
         uint32_t ghost_limit;   /* bytes; 0: CRIU's default of 1 MiB */
         uint32_t timeout_s;     /* CRIU's own limit for seizing; 0: default */
 };

@@ -10,6 +10,7 @@
 
 /* Errors, warnings and information. CRIU's level 4 writes a line per memory area, which costs downtime. */
 #define LOG_LEVEL_INFORMATION 3
+#define LOG_LEVEL_ALL 4
 
 /* A message per element and the array of pointers that protobuf-c wants to them. */
 struct lists {
@@ -114,7 +115,7 @@ int criu_request_dump(const struct criu_dump_options *options, int images_fd, in
         opts.work_dir_fd = work_fd;
         opts.log_file = (char *)options->log_file;
         opts.has_log_level = true;
-        opts.log_level = LOG_LEVEL_INFORMATION;
+        opts.log_level = options->verbose ? LOG_LEVEL_ALL : LOG_LEVEL_INFORMATION;
         opts.has_pid = true;
         opts.pid = options->pid;
         opts.has_notify_scripts = true;

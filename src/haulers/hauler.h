@@ -46,7 +46,14 @@ struct workload {
 void workload_done(struct workload *w);
 
 /* One graded finding of a pre-flight. */
-enum grade { GRADE_OK, GRADE_WARNING, GRADE_ERROR };
+enum grade {
+        GRADE_OK,
+        GRADE_WARNING,
+        GRADE_ERROR,
+        /* An error that is a judgement: it may work all the same, and if it does not, it fails cleanly. People see an
+         * error; --force makes it a warning. Only ever handed to a report function. */
+        GRADE_JUDGED,
+};
 const char *grade_name(enum grade grade);
 /* Sink for findings: `item` is a stable word ("bridge", "name", "disk"). */
 typedef void (*hauler_report_fn)(const char *item, enum grade grade, const char *reason, void *context);
@@ -69,6 +76,12 @@ struct hauler_restore_handlers {
         /* The end: err->kind ERROR_NONE when the restore program reported success after the release. Last callback. */
         void (*done)(struct hauler_restore *r, const struct error *err, void *context);
 };
+
+/* A stop or start that runs in the background. */
+struct hauler_change;
+/* The end of it, once: err->kind ERROR_NONE on success. `orderly` (stop): it went down by itself, nothing was killed.
+ */
+typedef void (*hauler_changed_fn)(bool orderly, const struct error *err, void *context);
 
 struct hauler {
         const char *kind;  /* "lxc" */
@@ -96,6 +109,31 @@ struct hauler {
         /* After RELEASED, tasks killed and thawed: the workload disappears from its runtime, will not start by itself,
          * its files go to `released` (a directory to be made). Repeatable after a crash. (blocks) */
         int (*release)(struct workload *w, const char *released, struct error *err);
+
+        /* -- restart mode: all of these, or the kind cannot be migrated in that mode ------------------------- */
+
+        /*
+         * In restart mode examine() takes a workload that is stopped, too (init_pid 0 then), needs no freezer, and does
+         * not refuse what only a checkpoint could not carry; verify() likewise. The order on the source: disarm(),
+         * stop(), last files, COMMIT, release(); after a failure rearm(), start().
+         */
+
+        /* Source: let it shut down by its own means, and kill what is left of it after `limit_s`. When done() says
+         * success no task of it lives and its files are at rest. Of one that is stopped: success. Repeatable. */
+        int (*stop)(struct loop *loop, struct workload *w, unsigned limit_s, hauler_changed_fn done, void *context,
+                    struct hauler_change **ret, struct error *err);
+
+        /* Either side: start it as its own tools would; it has to be defined (rearm(), publish()). One that runs is
+         * left alone: success. It inherits nothing of ours. Whether it got anywhere is alive()'s and put_down()'s to
+         * say. */
+        int (*start)(struct loop *loop, struct workload *w, hauler_changed_fn done, void *context,
+                     struct hauler_change **ret, struct error *err);
+
+        /* Ends what still goes on (a shutdown that was asked for is not taken back) without calling done(). */
+        void (*change_free)(struct hauler_change *c);
+
+        /* Either side, (blocks): 1 it is stopped, and defined so that it can be started; 0 not so. */
+        int (*stopped)(struct workload *w, struct error *err);
 
         /* -- target ------------------------------------------------------------------------------------------ */
 
@@ -129,7 +167,7 @@ struct hauler {
         /*
          * A copy that did not get through after the verdict: make sure that nothing of it lives, then say whether one
          * of its tasks may have executed an instruction. 0: certainly not, by the restore program's own word in
-         * `images`; 1: it may. When in doubt 1.
+         * `images` (restart mode: by what start() left behind); 1: it may. When in doubt 1.
          */
         int (*put_down)(struct workload *w, const char *images, struct error *err);
 

@@ -28,6 +28,7 @@ const char *grade_name(enum grade grade)
         case GRADE_WARNING:
                 return "warning";
         case GRADE_ERROR:
+        case GRADE_JUDGED:
                 return "error";
         }
         return "error";

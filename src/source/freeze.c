@@ -160,6 +160,7 @@ static int start_dump(struct source_side *x, struct error *err)
                 .tcp_established = true,
                 .file_locks = true,
                 .skip_network_lock = true,
+                .verbose = s->request.options.verbose,
         };
         int ends[2];
 

@@ -88,6 +88,12 @@ void source_rollback(struct source_side *x)
                         session_log(s, "error", "%s", err.text);
                 network_back(x);
         }
+        if (x->stopping && source_start_again(x, &err) < 0) {
+                x->not_started = true;
+                session_log(s, "error", "%s", err.text);
+        }
+        if (x->stopping && !x->not_started)
+                session_hooks(s, NETWORK_STAYED);
         if (s->workload.id && s->hauler->rearm(&s->workload, &err) < 0)
                 session_log(s, "error", "%s", err.text);
         image_sender_free(TAKE_PTR(x->sender));

@@ -58,7 +58,7 @@ static int files_round(struct target_side *x, const struct message *m, struct er
         for (size_t i = 0; i < TARGET_JOBS_MAX && !job; i++)
                 if (!x->jobs[i].side)
                         job = &x->jobs[i];
-        if (!x->prepared || !job)
+        if (!x->prepared || !job || s->request.options.files == MOVE_SHARED)
                 return error_set(err, EPROTO, "%s sends files that are not due", s->request.peer);
         if (message_get_u32(m, FIELD_TREE, &job->tree) < 0 || message_get_u32(m, FIELD_STREAM, &job->stream) < 0 ||
             message_get_u32(m, FIELD_ROUND, &job->round) < 0 || message_get_u32(m, FIELD_ROUND_KIND, &kind) < 0 ||
@@ -99,7 +99,8 @@ static int open_state(struct target_side *x, const struct message *m, struct err
         struct link *link;
         uint32_t number;
 
-        if (!x->prepared || x->receiver || message_get_u32(m, FIELD_STREAM, &number) < 0)
+        if (!x->prepared || x->receiver || s->request.options.mode == MODE_RESTART ||
+            message_get_u32(m, FIELD_STREAM, &number) < 0)
                 return error_set(err, EPROTO, "%s sends memory that is not due", s->request.peer);
         int r = session_images_make(s, ceiling, err);
         if (r < 0)
@@ -124,6 +125,8 @@ static int close_state(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
 
+        if (x->prepared && s->request.options.mode == MODE_RESTART)
+                return 0; /* no memory: it means that all files are here */
         if (!x->receiver)
                 return error_set(err, EPROTO, "%s ends a transfer that never began", s->request.peer);
         int r = session_wait(s, WAIT_INTERRUPTIBLE, state_settled, x, STATE_END_TIMEOUT_MS, "receiving memory", err);

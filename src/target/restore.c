@@ -83,8 +83,33 @@ static int record_held(struct session *s, struct error *err)
         return r;
 }
 
+static int files_durable(struct target_side *x, struct error *err)
+{
+        int r = session_wait(x->session, WAIT_INTERRUPTIBLE, sync_settled, x, SYNC_TIMEOUT_MS, "making files durable",
+                             err);
+
+        if (r == 0 && x->sync_status != 0)
+                r = error_set(err, EIO, "the files could not be made durable on %s", x->session->request.self);
+        return r;
+}
+
+/* In restart mode the copy is nothing but files, and held by having no definition that anybody could start. */
+static int await_files(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        session_phase(s, "restore");
+        int r = sync_start(x, err);
+        if (r == 0)
+                r = files_durable(x, err);
+        return r < 0 ? r : session_step(s, EVENT_HELD, NULL, NULL, err);
+}
+
 int target_restore(struct target_side *x, struct error *err)
 {
+        if (x->session->request.options.mode == MODE_RESTART)
+                return await_files(x, err);
+
         static const struct hauler_restore_handlers handlers = {.held = on_held, .done = on_restored};
         struct session *s = x->session;
 
@@ -109,8 +134,6 @@ int target_restore(struct target_side *x, struct error *err)
         if (r == 0)
                 r = record_held(s, err);
         if (r == 0)
-                r = session_wait(s, WAIT_INTERRUPTIBLE, sync_settled, x, SYNC_TIMEOUT_MS, "making files durable", err);
-        if (r == 0 && x->sync_status != 0)
-                r = error_set(err, EIO, "the files could not be made durable on %s", s->request.self);
+                r = files_durable(x, err);
         return r < 0 ? r : session_step(s, EVENT_HELD, NULL, NULL, err);
 }

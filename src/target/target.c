@@ -19,6 +19,7 @@ static void side_done(struct target_side *x)
         source_free(x->sync_source);
         if (x->images_fd >= 0)
                 (void)close(x->images_fd);
+        json_decref(x->probes);
         free(x->description);
 }
 

@@ -132,6 +132,12 @@ int lxc_ports(struct workload *w, struct hauler_port *ret, size_t max, struct er
 int lxc_publish(struct workload *w, struct error *err);
 int lxc_alive(struct workload *w, struct error *err);
 int lxc_put_down(struct workload *w, const char *images, struct error *err);
+int lxc_stop(struct loop *loop, struct workload *w, unsigned limit_s, hauler_changed_fn done, void *context,
+             struct hauler_change **ret, struct error *err);
+int lxc_start(struct loop *loop, struct workload *w, hauler_changed_fn done, void *context, struct hauler_change **ret,
+              struct error *err);
+void lxc_change_free(struct hauler_change *c);
+int lxc_stopped(struct workload *w, struct error *err);
 int lxc_discard(const char *what, const char *name, struct error *err);
 void lxc_done(struct workload *w);
 
@@ -140,3 +146,8 @@ pid_t lxc_find_init(const char *name);
 
 /* "phTOKENN": the name of veth `index` until it is attached. */
 void lxc_veth_name(const char *token, unsigned index, char buffer[static 16]);
+
+/* After a start on the target (restart mode) that failed, all of it killed: 0, init certainly never began; 1 it may. */
+int lxc_start_trace(const struct workload *w, struct error *err);
+/* The same of the text of liblxc's log. */
+bool lxc_start_may_have_run(const char *log);

@@ -135,7 +135,7 @@ static bool address_taken(const char *lxcpath, const char *address)
         return taken;
 }
 
-static void verify_networks(const struct findings *f, const struct lxc_private *p)
+static void verify_networks(const struct findings *f, const struct lxc_private *p, bool restart)
 {
         const json_t *network;
         size_t i;
@@ -147,8 +147,13 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
 
                 if (strcmp(type, "empty") == 0)
                         continue;
-                if (strcmp(type, "veth") != 0)
+                if (strcmp(type, "veth") != 0 && restart)
+                        say(f, "bridge", GRADE_WARNING,
+                            "whether a network of type '%.32s' can be made here is not known", type);
+                else if (strcmp(type, "veth") != 0)
                         say(f, "bridge", GRADE_ERROR, "a network of type '%.32s' cannot be restored", type);
+                else if (restart && !bridge[0])
+                        say(f, "bridge", GRADE_OK, "an interface is on no bridge");
                 else if (!network_bridge_exists(bridge))
                         say(f, "bridge", GRADE_ERROR, "there is no bridge '%.32s' here", bridge);
                 else if (network_bridge_delays(bridge))
@@ -158,7 +163,7 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
                 else
                         say(f, "bridge", GRADE_OK, "bridge %s exists", bridge);
                 if (address[0] && address_taken(p->lxcpath, address))
-                        say(f, "address", GRADE_ERROR, "another container here has the hardware address %.32s",
+                        say(f, "address", GRADE_JUDGED, "another container here has the hardware address %.32s",
                             address);
                 if (pair[0] && network_interface_exists(pair))
                         say(f, "interface", GRADE_WARNING, "the name %.32s of its interface is taken here", pair);
@@ -204,8 +209,54 @@ static int load_config(const char *id, struct lxc_private *p, struct error *err)
         return r;
 }
 
-static int target_paths(struct workload *w, struct lxc_private *p, const char *config, struct error *err)
+/* A path that the other host names, of storage both have: plain, and not where this host keeps its containers. */
+static bool is_plain(const char *path, const char *lxcpath)
 {
+        const size_t n = strlen(lxcpath);
+
+        if (path[0] != '/' || !path[1] || strpbrk(path, ":,\\\n") || strlen(path) > 2048 ||
+            (strncmp(path, lxcpath, n) == 0 && (path[n] == '/' || !path[n])))
+                return false;
+        for (const char *part = path; part; part = strchr(part, '/')) {
+                part++;
+                size_t length = strcspn(part, "/");
+                if ((length == 1 && part[0] == '.') || (length == 2 && memcmp(part, "..", 2) == 0))
+                        return false;
+        }
+        return true;
+}
+
+/* The trees stay where they are, so the configuration goes on to name them. */
+static int shared_paths(struct workload *w, struct lxc_private *p, const char *config, const json_t *description,
+                        struct error *err)
+{
+        const json_t *trees = json_object_get(description, "trees");
+        const size_t n = p->overlay ? 2 : 1;
+        const char *first = json_string_value(json_array_get(trees, 0)) ?: "";
+        const char *second = json_string_value(json_array_get(trees, 1)) ?: "";
+
+        if (json_array_size(trees) != n || !is_plain(first, p->lxcpath) || (n == 2 && !is_plain(second, p->lxcpath)))
+                return error_set_kind(err, ERROR_REFUSED, EINVAL,
+                                      "the shared directories have no plain paths outside of %s", p->lxcpath);
+        AUTO_FREE char *rootfs = n == 2 ? lxc_format("overlay:%s:%s", first, second) : lxc_format("dir:%s", first);
+        w->trees = calloc(2, sizeof(*w->trees));
+        if (!rootfs || !w->trees)
+                return error_set(err, ENOMEM, "out of memory");
+        w->n_trees = n;
+        for (size_t i = 0; i < n; i++) {
+                w->trees[i].label = strdup(n == 1 ? "rootfs" : i == 0 ? "lower" : "upper");
+                w->trees[i].target = strdup(i == 0 ? first : second);
+                if (!w->trees[i].label || !w->trees[i].target)
+                        return error_set(err, ENOMEM, "out of memory");
+        }
+        return lxc_config_rewrite(config, rootfs, &p->config, err);
+}
+
+static int target_paths(struct workload *w, struct lxc_private *p, const char *config, const json_t *description,
+                        struct error *err)
+{
+        if (w->options && w->options->files == MOVE_SHARED)
+                return shared_paths(w, p, config, description, err);
         AUTO_FREE char *rootfs = p->overlay ? lxc_format("overlay:%s/lower:%s/upper", p->base, p->base)
                                             : lxc_format("dir:%s/rootfs", p->base);
 
@@ -254,7 +305,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
         }
         say(&f, "kind", GRADE_OK, "LXC %s", lxc_string(path, "version"));
         p->base = lxc_format("%s/%s", p->lxcpath, id);
-        r = p->base ? target_paths(w, p, config, err) : error_set(err, ENOMEM, "out of memory");
+        r = p->base ? target_paths(w, p, config, d, err) : error_set(err, ENOMEM, "out of memory");
         if (r == 0) {
                 verify_name(&f, id, p);
                 if (load_config(id, p, &why) < 0) {
@@ -262,7 +313,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
                 } else {
                         say(&f, "config", GRADE_OK, "the configuration loads");
                         verify_files(&f, p->info, d);
-                        verify_networks(&f, p);
+                        verify_networks(&f, p, w->options && w->options->mode == MODE_RESTART);
                         verify_cgroups(&f, id, p, lxc_string(path, "cgroup_pattern"));
                         verify_ids(&f, p);
                 }
@@ -292,7 +343,7 @@ static int make_directory(const char *base, const char *name, mode_t mode, struc
 }
 
 /* liblxc looks for the root file system, and makes an overlay, with the ids of a mapped container. */
-static int give_to_container(const struct lxc_private *p, struct error *err)
+static int give_to_container(const struct lxc_private *p, bool shared, struct error *err)
 {
         AUTO_FREE char *work = lxc_format("%s/work", p->base);
         uid_t uid;
@@ -303,19 +354,20 @@ static int give_to_container(const struct lxc_private *p, struct error *err)
         int r = lxc_idmap_root(p->info, &uid, &gid, err);
         if (r < 0 || !work)
                 return work ? r : error_set(err, ENOMEM, "out of memory");
-        if (chown(p->base, (uid_t)-1, gid) < 0 || chmod(p->base, 0710) < 0 || (p->overlay && chown(work, uid, gid) < 0))
+        if (chown(p->base, (uid_t)-1, gid) < 0 || chmod(p->base, 0710) < 0 ||
+            (p->overlay && !shared && chown(work, uid, gid) < 0))
                 return error_errno(err, errno, "cannot give %s to the container", p->base);
         return 0;
 }
 
-static int make_files(const struct lxc_private *p, struct error *err)
+static int make_files(const struct lxc_private *p, bool shared, struct error *err)
 {
         AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
         int r = 0;
 
         if (!config)
                 return error_set(err, ENOMEM, "out of memory");
-        if (p->overlay) {
+        if (p->overlay && !shared) {
                 r = make_directory(p->base, "lower", 0755, err);
                 if (r == 0)
                         r = make_directory(p->base, "upper", 0755, err);
@@ -323,10 +375,10 @@ static int make_files(const struct lxc_private *p, struct error *err)
                         r = make_directory(p->base, "work", 0700, err);
         }
         /* An overlay is mounted there for the restore; liblxc wants the directory as well. */
-        if (r == 0)
+        if (r == 0 && !shared)
                 r = make_directory(p->base, "rootfs", 0755, err);
         if (r == 0)
-                r = give_to_container(p, err);
+                r = give_to_container(p, shared, err);
         if (r < 0)
                 return r;
         r = fd_write_file(AT_FDCWD, config, p->config, strlen(p->config), 0640);
@@ -359,7 +411,7 @@ int lxc_prepare(struct workload *w, hauler_leftover_fn leftover, void *context, 
         AUTO_FD int fd = marker ? open(marker, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
         if (fd < 0)
                 return error_errno(err, marker ? errno : ENOMEM, "cannot mark %s", p->base);
-        return make_files(p, err);
+        return make_files(p, w->options && w->options->files == MOVE_SHARED, err);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- publish */

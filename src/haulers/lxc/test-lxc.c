@@ -150,6 +150,20 @@ static void strange_leftovers_are_refused(void **state)
         assert_int_equal(lxc_discard("directory", "/var/lib/lxc/web#0123", &err), -EINVAL);
 }
 
+/* A start that failed: only liblxc's word that it failed before init began lets the original run again. */
+static void failed_starts_are_understood(void **state)
+{
+        (void)state;
+        assert_false(lxc_start_may_have_run(
+                "lxc web 2026 ERROR conf - ../src/lxc/conf.c:run_buffer:321 - Script exited with "
+                "status 1\n"));
+        assert_true(lxc_start_may_have_run(
+                "lxc web 2026 NOTICE start - ../src/lxc/start.c:start:2205 - Exec'ing "
+                "\"/sbin/init\"\nlxc web 2026 ERROR start - Received container state STOPPING\n"));
+        assert_true(lxc_start_may_have_run("lxc web 2026 INFO start - Initialized LSM\n"));
+        assert_true(lxc_start_may_have_run(""));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -158,6 +172,7 @@ int main(void)
                 cmocka_unit_test(freezer_is_found),
                 cmocka_unit_test(networks_are_named_as_liblxc_does),
                 cmocka_unit_test(strange_leftovers_are_refused),
+                cmocka_unit_test(failed_starts_are_understood),
         };
 
         return cmocka_run_group_tests_name("lxc", tests, NULL, NULL);

@@ -4,13 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,26 +35,6 @@ struct restore {
         bool apart;     /* CRIU gets a network namespace of its own */
         int n_changes;
 };
-
-/* The workload would live with whatever confines us: seccomp and no_new_privs cannot be taken off again. */
-static int refuse_confinement(struct error *err)
-{
-        static const char *const fields[] = {"NoNewPrivs:", "Seccomp:"};
-        AUTO_FREE char *ours = NULL, *first = NULL;
-
-        if (fd_read_file(AT_FDCWD, "/proc/self/status", 65536, &ours, NULL) < 0 ||
-            fd_read_file(AT_FDCWD, "/proc/1/status", 65536, &first, NULL) < 0)
-                return 0;
-        for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-                const char *a = strstr(ours, fields[i]), *b = strstr(first, fields[i]);
-                if (!a || !b || strcspn(a, "\n") != strcspn(b, "\n") || strncmp(a, b, strcspn(a, "\n")) != 0)
-                        return error_set(err, EPERM,
-                                         "this process is confined (%.*s, unlike process 1), and so would be the "
-                                         "container for ever",
-                                         a ? (int)strcspn(a, "\n") : 0, a ? a : "");
-        }
-        return 0;
-}
 
 static int write_criu_options(const struct restore *r, char **ret_path, struct error *err)
 {
@@ -125,33 +103,12 @@ static bool change_config(struct lxc_container *c, const struct restore *r)
 
 enum { WORKER_DONE = 0, WORKER_FAILED = 1, WORKER_BAD_CONFIG = 2 };
 
-/* CRIU restores a score of its own only where it is not 0, so ours would become the workload's. */
-static void forget_oom_score(void)
-{
-        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-        if (fd >= 0) {
-                (void)!write(fd, "0", 1);
-                (void)close(fd);
-        }
-}
-
 /* Never returns to our caller: it becomes, by fork, the monitor of the container. */
 static _Noreturn void worker(const struct restore *r, const char *criu_options)
 {
-        sigset_t none;
-
         /* Nothing of ours may stay: the monitor is as old as the container will get. */
-        (void)setsid();
-        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-        if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0)
+        if (!leave_everything() || !clean_environment(r, criu_options))
                 _exit(WORKER_FAILED);
-        if (syscall(SYS_close_range, 3U, ~0U, 0U) < 0 || !clean_environment(r, criu_options) || chdir("/") < 0)
-                _exit(WORKER_FAILED);
-        (void)umask(022);
-        forget_oom_score();
-        (void)sigemptyset(&none);
-        (void)sigprocmask(SIG_SETMASK, &none, NULL);
 
         struct lxc_log log = {.name = r->name,
                               .lxcpath = r->lxcpath,
@@ -173,23 +130,6 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
         _exit(result == 0 ? WORKER_DONE : WORKER_FAILED);
 }
 
-/* The last complaint in liblxc's log. */
-static void read_log(const char *path, char *text, size_t size)
-{
-        AUTO_FREE char *log = NULL;
-
-        text[0] = '\0';
-        if (fd_read_file(AT_FDCWD, path, 4 << 20, &log, NULL) < 0)
-                return;
-        for (char *at = log, *hit; (hit = strstr(at, " ERROR ")); at = hit + 1) {
-                const char *message = strstr(hit, " - ");
-                message = message ? message + 3 : hit + 7;
-                /* The first one is the cause, what follows are its consequences. */
-                (void)snprintf(text, size, "%.*s", (int)strcspn(message, "\n"), message);
-                return;
-        }
-}
-
 static int run_worker(const struct restore *r, struct error *err)
 {
         AUTO_FREE char *criu_options = NULL;
@@ -209,7 +149,7 @@ static int run_worker(const struct restore *r, struct error *err)
                         return error_errno(err, errno, "cannot wait for liblxc");
         if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_DONE)
                 return 0;
-        read_log(r->log, complaint, sizeof(complaint));
+        first_complaint(r->log, complaint, sizeof(complaint));
         if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_BAD_CONFIG)
                 return error_set(err, EINVAL, "liblxc cannot load the configuration: %s", complaint);
         return error_set(err, EIO, "liblxc could not restore '%s': %s", r->name, complaint);
