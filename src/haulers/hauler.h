@@ -87,6 +87,10 @@ struct hauler {
         /* Right before the freeze: what CRIU must be told. Strings in *options point into w->private_data. */
         int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
 
+        /* At the end of the dump, right after w->freezer came down, while CRIU waits: what else must be as it is at
+         * this moment. Files written to `images_fd` go to the target's image directory. Fast. NULL: nothing. */
+        int (*frozen)(struct workload *w, int images_fd, struct error *err);
+
         /* Right before COMMIT, while frozen: from now on nobody may start it on this host, not even its autostart after
          * a reboot; durable when it returns. And back, after an abort; also when it was never disarmed. Fast,
          * repeatable, both need no more than id and description. */
@@ -114,7 +118,7 @@ struct hauler {
                        struct hauler_restore **ret, struct error *err);
 
         /* Network ports of the restored copy to be attached at switchover: pairs (interface here, bridge).
-         * Fills up to `max`; returns the number. */
+         * Fills up to `max`; returns the number. NULL: it uses the network of the host itself. */
         int (*ports)(struct workload *w, struct hauler_port *ret, size_t max, struct error *err);
 
         /* After STARTING is durable, before the release of the hold: make it a defined member of its runtime. Fast. */

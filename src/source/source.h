@@ -49,6 +49,7 @@ struct source_side {
         struct error criu_error;
         struct error lock_error;
         uint64_t frozen_since_us; /* monotonic; 0 while it runs */
+        bool survived;            /* the rollback found tasks alive after a freeze */
 };
 
 /* The whole life of the sending session; returns when nothing is left to be done. The exit status of the process. */

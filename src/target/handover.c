@@ -23,7 +23,7 @@ int target_find_ports(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
 
-        int n = s->hauler->ports(&s->workload, x->ports, TARGET_PORTS_MAX, err);
+        int n = !s->hauler->ports ? 0 : s->hauler->ports(&s->workload, x->ports, TARGET_PORTS_MAX, err);
         x->n_ports = n < 0 ? 0 : n;
         return n < 0 ? n : 0;
 }
@@ -100,7 +100,7 @@ static void arrive(struct session *s)
 {
         struct error err = {0};
 
-        if (network_announce(s->workload.init_pid, &err) < 0)
+        if (s->hauler->ports && network_announce(s->workload.init_pid, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
         session_hooks(s, NETWORK_ARRIVED);
 }

@@ -16,6 +16,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/name.h"
+#include "haulers/unconfined.h"
 
 /*
  * A restore by liblxc: it forks what becomes the container's monitor, which forks CRIU. The monitor lives as long as
@@ -34,26 +35,6 @@ struct restore {
         char **changes; /* veth:N=NAME */
         int n_changes;
 };
-
-/* The workload would live with whatever confines us: seccomp and no_new_privs cannot be taken off again. */
-static int refuse_confinement(struct error *err)
-{
-        static const char *const fields[] = {"NoNewPrivs:", "Seccomp:"};
-        AUTO_FREE char *ours = NULL, *first = NULL;
-
-        if (fd_read_file(AT_FDCWD, "/proc/self/status", 65536, &ours, NULL) < 0 ||
-            fd_read_file(AT_FDCWD, "/proc/1/status", 65536, &first, NULL) < 0)
-                return 0;
-        for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-                const char *a = strstr(ours, fields[i]), *b = strstr(first, fields[i]);
-                if (!a || !b || strcspn(a, "\n") != strcspn(b, "\n") || strncmp(a, b, strcspn(a, "\n")) != 0)
-                        return error_set(err, EPERM,
-                                         "this process is confined (%.*s, unlike process 1), and so would be the "
-                                         "container for ever",
-                                         a ? (int)strcspn(a, "\n") : 0, a ? a : "");
-        }
-        return 0;
-}
 
 static int write_criu_options(const struct restore *r, char **ret_path, struct error *err)
 {
@@ -119,17 +100,6 @@ static bool change_config(struct lxc_container *c, const struct restore *r)
 
 enum { WORKER_DONE = 0, WORKER_FAILED = 1, WORKER_BAD_CONFIG = 2 };
 
-/* CRIU restores a score of its own only where it is not 0, so ours would become the workload's. */
-static void forget_oom_score(void)
-{
-        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-        if (fd >= 0) {
-                (void)!write(fd, "0", 1);
-                (void)close(fd);
-        }
-}
-
 /* Never returns to our caller: it becomes, by fork, the monitor of the container. */
 static _Noreturn void worker(const struct restore *r, const char *criu_options)
 {
@@ -143,7 +113,7 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
         if (syscall(SYS_close_range, 3U, ~0U, 0U) < 0 || !clean_environment(r, criu_options) || chdir("/") < 0)
                 _exit(WORKER_FAILED);
         (void)umask(022);
-        forget_oom_score();
+        unconfined_forget_oom_score();
         (void)sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
 
@@ -253,7 +223,7 @@ int verb_restore(int argc, char **argv, json_t **ret, struct error *err)
         for (int i = 1; i < 7; i++)
                 if (argv[i][0] != '/')
                         return error_set_kind(err, ERROR_USAGE, EINVAL, "'%s' is not an absolute path", argv[i]);
-        int result = refuse_confinement(err);
+        int result = unconfined_check(err);
         if (result < 0)
                 return result;
         if (asprintf(&r.log, "%s/%s/phaul.log", r.lxcpath, r.name) < 0)
