@@ -50,5 +50,6 @@ void workload_done(struct workload *w)
         free(w->id);
         free(w->description);
         free(w->freezer);
+        free(w->addresses);
         *w = (struct workload){0};
 }

@@ -11,6 +11,7 @@ void session_hooks(struct session *s, enum network_event event)
                 .peer = s->request.peer,
                 /* one in the host's network has no addresses of its own */
                 .pid = s->hauler && s->hauler->ports ? s->workload.init_pid : 0,
+                .addresses = s->workload.addresses,
                 .directory = s->paths.hooks,
                 .actions = (const char *const *)s->actions,
         };

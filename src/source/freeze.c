@@ -97,14 +97,16 @@ static int open_state(struct source_side *x, struct error *err)
 
 /* -- the dump ---------------------------------------------------------------------------------------------------- */
 
-static int lock_ports(struct source_side *x, struct error *err)
+static int lock_network(struct source_side *x, struct error *err)
 {
+        const struct hauler *hauler = x->session->hauler;
+
         for (size_t i = 0; i < x->n_ports; i++) {
                 int r = network_lock(&x->ports[i], err);
                 if (r < 0)
                         return r;
         }
-        return 0;
+        return hauler->network_lock ? hauler->network_lock(&x->session->workload, err) : 0;
 }
 
 /* On cgroup v1 CRIU could not let go of tasks that our freezer holds: what fails here leaves them thawed. */
@@ -134,7 +136,7 @@ static void on_notify(struct criu *criu, const char *point, void *context)
         if (x->aborting) {
                 r = -ECANCELED;
         } else if (strcmp(point, "network-lock") == 0) {
-                r = lock_ports(x, &x->lock_error);
+                r = lock_network(x, &x->lock_error);
         } else if (strcmp(point, "post-dump") == 0) {
                 r = freeze_at_end(x);
                 x->criu_at_end = r == 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "haulers/process/process.h"
+#include "haulers/process/connections.h"
+#include "haulers/process/files.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -155,13 +156,15 @@ static int examine_cgroups(struct look *l, struct error *err)
         return 0;
 }
 
-/* CRIU restores sessions by their leaders; one whose leader is outside needs somebody else's session. */
+/*
+ * CRIU restores a session by its leader. With shell_job all that hang on a session outside get the one of the new
+ * terminal; without it a leader must be in the tree.
+ */
 static int examine_sessions(const struct workload *w, struct look *l, struct error *err)
 {
-        (void)w;
         AUTO_FREE pid_t *groups = calloc(l->pids.n, sizeof(*groups));
         AUTO_FREE pid_t *sessions = calloc(l->pids.n, sizeof(*sessions));
-        size_t n = 0;
+        size_t n = 0, outside = 0;
 
         if (!groups || !sessions)
                 return error_set(err, ENOMEM, "out of memory");
@@ -169,15 +172,19 @@ static int examine_sessions(const struct workload *w, struct look *l, struct err
                 struct process_task task;
                 if (process_task_read(l->pids.pids[i], &task) < 0)
                         continue;
-                groups[n] = task.group;
-                sessions[n++] = task.session;
-                if (!process_set_has(&l->pids, task.session))
-                        process_say(&l->findings, "session", GRADE_ERROR,
-                                    "process %d belongs to session %d, whose leader is not in the tree", (int)task.pid,
-                                    (int)task.session);
+                outside += !process_set_has(&l->pids, task.session);
+                /* The numbers of a session outside are not carried over. */
+                groups[n] = process_set_has(&l->pids, task.group) ? task.group : task.pid;
+                sessions[n++] = process_set_has(&l->pids, task.session) ? task.session : task.pid;
         }
         process_set_make(TAKE_PTR(groups), n, &l->groups);
         process_set_make(TAKE_PTR(sessions), n, &l->sessions);
+        if (outside && !w->options->shell_job)
+                process_say(
+                        &l->findings, "session", GRADE_ERROR,
+                        "%zu of its %zu processes belong to a session whose leader is not in the tree, as what a shell "
+                        "has started does: --shell-job gives them a new one",
+                        outside, l->pids.n);
         return 0;
 }
 
@@ -209,7 +216,28 @@ static int put_set(json_t *object, const char *key, const struct process_set *se
         return r < 0 ? r : json_object_set_new(object, key, json_string(text)) < 0 ? -ENOMEM : 0;
 }
 
-static int describe(struct workload *w, const struct look *l, struct error *err)
+/* Digests are taken here, where time does not matter yet; sets of pids first, then as many files as fit. */
+static int describe_files(struct workload *w, struct look *l, struct error *err)
+{
+        struct process_private *p = w->private_data;
+
+        int r = process_files_collect(&l->pids, &p->files, err);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < p->files.n; i++) {
+                struct process_file *file = &p->files.files[i];
+                if (S_ISREG(file->mode))
+                        (void)process_file_digest(file->path, &file->size, file->digest);
+        }
+        AUTO_FREE char *text = json_dumps(p->info, JSON_COMPACT);
+        if (!text)
+                return error_set(err, ENOMEM, "out of memory");
+        if (strlen(text) + 4096 > PROCESS_DESCRIPTION_MAX)
+                return error_set_kind(err, ERROR_REFUSED, E2BIG, "the tree has too many processes, %zu", l->pids.n);
+        return process_files_describe(&p->files, p->info, PROCESS_DESCRIPTION_MAX - strlen(text), &l->findings, err);
+}
+
+static int describe(struct workload *w, struct look *l, struct error *err)
 {
         struct process_private *p = w->private_data;
 
@@ -218,6 +246,12 @@ static int describe(struct workload *w, const struct look *l, struct error *err)
         if (!p->info || put_set(p->info, "pids", &l->pids) < 0 || put_set(p->info, "tids", &l->tids) < 0 ||
             put_set(p->info, "groups", &l->groups) < 0 || put_set(p->info, "sessions", &l->sessions) < 0)
                 return error_set(err, ENOMEM, "out of memory");
+        int r = w->options->tcp_close ? 0 : process_connections_describe(&l->pids, p->info, &l->findings, err);
+        if (r == 0)
+                r = describe_files(w, l, err);
+        if (r < 0)
+                return r;
+        w->addresses = process_addresses(p->info);
         w->description = json_dumps(p->info, JSON_COMPACT);
         w->freezer =
                 process_format("%s/phaul-%d-%llu", l->cgroup, (int)l->root.pid, (unsigned long long)l->root.started);

@@ -9,6 +9,7 @@
 
 #include "base/name.h"
 #include "haulers/hauler.h"
+#include "network/flows.h"
 
 /*
  * What the files of this folder share. A process tree is a process and all its descendants, named by the pid of its
@@ -23,9 +24,36 @@
  */
 #define PROCESS_HOME "phaul"
 #define PROCESS_TASKS_MAX 65536
+#define PROCESS_DESCRIPTION_MAX (90U * 1024) /* of the 96 KiB that the wire allows */
+
+/* A number of processes as a set. `pids` is sorted, each once. */
+struct process_set {
+        pid_t *pids;
+        size_t n;
+};
+
+/* See files.h. */
+struct process_file;
+struct process_files {
+        struct process_file *files;
+        size_t n, room;
+};
+
+struct process_findings {
+        hauler_report_fn report;
+        void *context;
+        unsigned errors;
+};
+
+#define PROCESS_COPIES_MAX 100
 
 struct process_private {
-        json_t *info;              /* the description, parsed */
+        json_t *info;                                          /* the description, parsed */
+        struct process_files files;                            /* that it uses */
+        const struct process_file *copies[PROCESS_COPIES_MAX]; /* those of them that are to be brought */
+        size_t n_copies;
+        struct network_flow *flows; /* its connections, from when they are locked on */
+        size_t n_flows;
         char token[ID_LENGTH + 1]; /* target, from prepare() on */
 };
 
@@ -42,11 +70,6 @@ struct process_task {
 /* -ESRCH when there is none. */
 int process_task_read(pid_t pid, struct process_task *ret);
 
-/* A number of processes as a set. `pids` is sorted, each once. */
-struct process_set {
-        pid_t *pids;
-        size_t n;
-};
 void process_set_done(struct process_set *set);
 bool process_set_has(const struct process_set *set, pid_t pid);
 
@@ -103,11 +126,9 @@ char *process_format(const char *format, ...) __attribute__((format(printf, 1, 2
 /* A string member, "" when missing. Borrowed. */
 const char *process_string(const json_t *object, const char *key);
 
-struct process_findings {
-        hauler_report_fn report;
-        void *context;
-        unsigned errors;
-};
+/* The addresses of a description, separated by spaces; NULL without memory. Caller frees. */
+char *process_addresses(const json_t *description);
+
 void process_say(struct process_findings *f, const char *item, enum grade grade, const char *format, ...)
         __attribute__((format(printf, 4, 5)));
 
@@ -133,6 +154,8 @@ int process_publish(struct workload *w, struct error *err);
 int process_restore_verdict(struct hauler_restore *r, bool ok);
 int process_alive(struct workload *w, struct error *err);
 int process_put_down(struct workload *w, const char *images, struct error *err);
+int process_arrived(struct workload *w, struct error *err);
+int process_keep(const char *what, const char *name, struct error *err);
 int process_discard(const char *what, const char *name, struct error *err);
 void process_restore_free(struct hauler_restore *r);
 void process_done(struct workload *w);

@@ -13,7 +13,7 @@
 #include "base/fd.h"
 #include "base/spawn.h"
 #include "haulers/held.h"
-#include "haulers/process/process.h"
+#include "haulers/process/copy.h"
 
 /*
  * Our child phaul-restore enters the cgroup of the tree and becomes `criu restore`, which runs the hold program, which
@@ -98,12 +98,18 @@ static int start(struct hauler_restore *r, const char *socket, const char *recor
         AUTO_FREE char *hold = process_format("%s/phaul-hold", directory);
         AUTO_FREE char *socket_variable = process_format("PHAUL_HOLD_SOCKET=%s", socket);
         AUTO_FREE char *record_variable = process_format("PHAUL_RECORD=%s", record);
-        const char *argv[] = {program, r->home, r->images, hold, NULL};
+        const struct migration_options *o = r->workload->options;
+        const char *argv[8] = {program, r->home, r->images, hold};
+        size_t n = 4;
         const char *env[] = {socket_variable, record_variable, NULL};
         const struct spawn_fd fds[] = {{.fd = r->complaints, .target = 2}};
         const struct spawn_options options = {.argv = argv, .env = env, .fds = fds, .n_fds = 1, .new_session = true};
         pid_t pid;
 
+        if (o->tcp_close)
+                argv[n++] = "tcp-close";
+        if (o->shell_job)
+                argv[n++] = "shell-job";
         if (!program || !hold || !socket_variable || !record_variable)
                 return error_set(err, ENOMEM, "out of memory");
         int result = spawn(&options, &pid, NULL, err);
@@ -126,6 +132,8 @@ int process_restore(struct loop *loop, struct workload *w, const char *images, c
         r->complaints = memfd_create("phaul-restore", MFD_CLOEXEC);
         r->images = strdup(images);
         int result = r->images && r->complaints >= 0 ? make_home(r, err) : error_set(err, ENOMEM, "out of memory");
+        if (result == 0)
+                result = process_copies_install(w, images, err);
         if (result == 0)
                 result = held_new(loop, hold_socket, &held_handlers, r, &r->held, err);
         if (result == 0)

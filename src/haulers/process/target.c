@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "haulers/process/process.h"
+#include "haulers/process/connections.h"
+#include "haulers/process/copy.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,14 +32,19 @@ int process_prepare(struct workload *w, hauler_leftover_fn leftover, void *conte
         AUTO_FREE char *name = process_format("%d#%s", (int)w->init_pid, p->token);
         if (!name)
                 return error_set(err, ENOMEM, "out of memory");
-        return leftover("cgroup", name, context, err);
+        r = process_copies_announce(w, leftover, context, err);
+        if (r == 0 && !w->options->tcp_close)
+                r = leftover("lock", name, context, err);
+        return r < 0 ? r : leftover("cgroup", name, context, err);
 }
 
+/* As CRIU itself has it, the network is open before sockets leave their repair mode; they then ask the other end. */
 int process_publish(struct workload *w, struct error *err)
 {
-        (void)w;
-        (void)err;
-        return 0;
+        const struct process_private *p = w->private_data;
+
+        /* After a crash nobody knows the token here; the lock is on the list of leftovers, and goes when it runs. */
+        return p && p->n_flows ? process_connections_unlock(w->init_pid, p->token, err) : 0;
 }
 
 /* Not stopped by us or CRIU: a task that CRIU left in its restorer is traced, or stands there for ever. */
@@ -82,19 +88,38 @@ int process_put_down(struct workload *w, const char *images, struct error *err)
 }
 
 /* "PID#TOKEN" */
-static int discard_cgroup(const char *name, struct error *err)
+static int take_apart(const char *name, pid_t *ret_pid, char ret_token[static ID_LENGTH + 1], struct error *err)
 {
-        AUTO_FREE char *home = NULL, *text = strdup(name);
+        AUTO_FREE char *text = strdup(name);
         char *hash = text ? strchr(text, '#') : NULL;
-        bool v2;
 
         if (!hash || !id_is_valid(hash + 1))
                 return error_set(err, EINVAL, "'%.256s' is not a leftover of ours", name);
         *hash = '\0';
-        pid_t pid = process_id(text);
-        if (pid <= 1)
-                return error_set(err, EINVAL, "'%.256s' is not a leftover of ours", name);
-        int r = process_home(pid, hash + 1, &home, &v2, err);
+        *ret_pid = process_id(text);
+        memcpy(ret_token, hash + 1, ID_LENGTH + 1);
+        return *ret_pid > 1 ? 0 : error_set(err, EINVAL, "'%.256s' is not a leftover of ours", name);
+}
+
+static int discard_lock(const char *name, struct error *err)
+{
+        char token[ID_LENGTH + 1];
+        pid_t pid;
+
+        int r = take_apart(name, &pid, token, err);
+        return r < 0 ? r : process_connections_unlock(pid, token, err);
+}
+
+static int discard_cgroup(const char *name, struct error *err)
+{
+        AUTO_FREE char *home = NULL;
+        char token[ID_LENGTH + 1];
+        pid_t pid;
+        bool v2;
+
+        int r = take_apart(name, &pid, token, err);
+        if (r == 0)
+                r = process_home(pid, token, &home, &v2, err);
         if (r == 0)
                 r = process_cgroup_kill(home, v2, KILL_MS, err);
         process_home_sweep();
@@ -105,5 +130,28 @@ int process_discard(const char *what, const char *name, struct error *err)
 {
         if (strcmp(what, "cgroup") == 0)
                 return discard_cgroup(name, err);
+        if (strcmp(what, "lock") == 0)
+                return discard_lock(name, err);
+        if (strcmp(what, "file") == 0 || strcmp(what, "path") == 0)
+                return process_copies_discard(what, name, err);
         return error_set(err, EINVAL, "'%.64s' is nothing that a process tree leaves", what);
+}
+
+int process_keep(const char *what, const char *name, struct error *err)
+{
+        if (strcmp(what, "file") == 0)
+                return process_copies_keep(name, err);
+        return strcmp(what, "lock") == 0 ? discard_lock(name, err) : 0;
+}
+
+/* Whoever waits for the file reads a whole number in it. */
+int process_arrived(struct workload *w, struct error *err)
+{
+        char text[32];
+
+        if (!w->options->dst_pidfile[0])
+                return 0;
+        int n = snprintf(text, sizeof(text), "%d\n", (int)w->init_pid);
+        int r = fd_write_file(AT_FDCWD, w->options->dst_pidfile, text, (size_t)n, 0644);
+        return r < 0 ? error_errno(err, -r, "cannot write the pid file %s", w->options->dst_pidfile) : 0;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "haulers/process/process.h"
+#include "haulers/process/connections.h"
+#include "haulers/process/files.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -151,5 +152,14 @@ int process_verify(const char *id, const char *description, struct workload *w, 
         if (r < 0)
                 return r;
         w->init_pid = pid;
-        return verify_pids(&f, p->info, err);
+        r = verify_pids(&f, p->info, err);
+        if (r == 0)
+                r = process_files_parse(p->info, &p->files, err);
+        if (r == 0)
+                process_connections_verify(p->info, &f);
+        if (r == 0)
+                w->addresses = process_addresses(p->info);
+        if (r == 0)
+                p->n_copies = process_files_verify(&p->files, w->options->copy_files, p->copies, &f);
+        return r;
 }
