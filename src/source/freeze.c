@@ -97,16 +97,14 @@ static int open_state(struct source_side *x, struct error *err)
 
 /* -- the dump ---------------------------------------------------------------------------------------------------- */
 
-static int lock_network(struct source_side *x, struct error *err)
+static int lock_ports(struct source_side *x, struct error *err)
 {
-        const struct hauler *hauler = x->session->hauler;
-
         for (size_t i = 0; i < x->n_ports; i++) {
                 int r = network_lock(&x->ports[i], err);
                 if (r < 0)
                         return r;
         }
-        return hauler->network_lock ? hauler->network_lock(&x->session->workload, err) : 0;
+        return 0;
 }
 
 /* On cgroup v1 CRIU could not let go of tasks that our freezer holds: what fails here leaves them thawed. */
@@ -124,9 +122,10 @@ static int freeze_at_end(struct source_side *x)
 }
 
 /*
- * CRIU waits in each point for our answer. At network-lock all tasks stand still and no socket has been touched: our
- * own lock goes on. At post-dump only ptrace holds the tasks: our freezer takes over before anything else happens, so
- * that neither CRIU's death nor ours lets them run.
+ * CRIU waits in each point for our answer. At network-lock and query-ext-files all tasks stand still and no socket has
+ * been touched: our own lock goes on. CRIU says the first only of a network namespace that it dumps, the second always.
+ * At post-dump only ptrace holds the tasks: our freezer takes over before anything else happens, so that neither CRIU's
+ * death nor ours lets them run.
  */
 static void on_notify(struct criu *criu, const char *point, void *context)
 {
@@ -136,7 +135,9 @@ static void on_notify(struct criu *criu, const char *point, void *context)
         if (x->aborting) {
                 r = -ECANCELED;
         } else if (strcmp(point, "network-lock") == 0) {
-                r = lock_network(x, &x->lock_error);
+                r = lock_ports(x, &x->lock_error);
+        } else if (strcmp(point, "query-ext-files") == 0 && x->session->hauler->network_lock) {
+                r = x->session->hauler->network_lock(&x->session->workload, &x->lock_error);
         } else if (strcmp(point, "post-dump") == 0) {
                 r = freeze_at_end(x);
                 x->criu_at_end = r == 0;

@@ -83,7 +83,7 @@ def test_there_and_back(trees):
 
 def test_who_cannot_be_moved(trees):
     alpha = trees["alpha"]
-    alpha.container("box", ["counter"])
+    alpha.container("box", ["echo-server", "7007"], ip="10.77.0.61/24")
     inside = int(eventually(lambda: alpha.run("sh", "-c", "cat /sys/fs/cgroup/freezer/lxc.payload.box/cgroup.procs",
                                               check=False).stdout.split(), what="the container")[0])
     shell = alpha.run("sh", "-c", "sleep 300 >/dev/null 2>&1 </dev/null & echo $!").stdout.strip()
@@ -111,8 +111,8 @@ def test_what_the_target_lacks_is_named(trees):
     pid = alpha.spawn("/dev/null", "sh", "-c", "cd /opt/own && exec ./family < data")
     eventually(lambda: len(members(trees, "alpha")) == 3, what="the family")
     child = members(trees, "alpha")[1][0]
-    after_pid(trees, "beta", child - 1)
-    beta.run("sh", "-c", "mkdir -p /opt/own && echo two > /opt/own/data; setsid --fork sleep 600 </dev/null >/dev/null 2>&1")
+    beta.run("sh", "-c", "mkdir -p /opt/own && echo two > /opt/own/data")
+    beta.run("sh", "-c", f"echo {child - 1} > /proc/sys/kernel/ns_last_pid; sleep 60 </dev/null >/dev/null 2>&1 &")
     taken = trees.pid_of(beta, "sleep")
     assert child in taken, (child, taken)
     found = checked(trees, pid)
@@ -139,7 +139,7 @@ def test_a_discard_takes_files_back(trees):
     trees.kill(beta, "phaul-session")
     trees.let_go()
     assert trees.result("alpha", identity)["owner"] == "source"
-    eventually(lambda: not trees.pid_of(beta, "phaul-session"), 90, "the target's session")
+    assert trees.result("beta", identity)["owner"] == "source"
     assert beta.run("sh", "-c", "cat /opt/own/data; find /opt/own -mindepth 1").stdout.split() == ["two", "/opt/own/data"]
     assert members(trees, "beta") == [] and len(members(trees, "alpha")) == 3
 
@@ -222,3 +222,81 @@ def test_shell_job(trees):
     assert len(keeper) == 1 and members(trees, "beta")[0][1] == keeper[0]
     trees["beta"].run("kill", str(pid))
     eventually(lambda: not trees.pid_of(trees["beta"], "phaul-restore"), what="the end of its keeper")
+
+
+ADDRESS = "10.77.0.60"
+HOOK = f"""#!/bin/sh
+echo "$PHAUL_EVENT $PHAUL_ADDRESSES" >> /var/log/hooks.log
+case $PHAUL_EVENT in
+arriving|stayed) ip address replace {ADDRESS}/24 dev br0 ;;
+leaving|discarded) ip address del {ADDRESS}/24 dev br0 ;;
+arrived) ip neighbour flush dev br0; ping -q -c 1 -W 2 -I {ADDRESS} 10.77.0.200 || true ;;
+esac
+"""
+
+
+@pytest.fixture
+def moving_address(trees):
+    """An address that hooks move, a server bound to it on alpha, and what a client there sees."""
+    for host in trees.hosts.values():
+        host.run("sh", "-c", "mkdir -p /etc/phaul/hooks.d; rm -f /var/log/hooks.log; cat > /etc/phaul/hooks.d/address; "
+                 "chmod 755 /etc/phaul/hooks.d/address", input=HOOK)
+    alpha = trees["alpha"]
+    alpha.run("ip", "address", "replace", f"{ADDRESS}/24", "dev", "br0")
+    trees.client.run("ip", "neighbour", "flush", "all")
+    pid = alpha.spawn("/dev/null", f"{PROGRAMS}/echo-server", "7007")
+    eventually(lambda: "7007" in alpha.run("ss", "-tln").stdout, what="the server")
+    yield pid
+    for host in trees.hosts.values():
+        host.run("sh", "-c", f"rm -f /etc/phaul/hooks.d/address /var/log/hooks.log; ip address del {ADDRESS}/24 dev br0; "
+                 "nft flush ruleset", check=False)
+
+
+def client(site, seconds):
+    made = site.client.popen(f"{PROGRAMS}/echo-client", ADDRESS, "7007", "--seconds", str(seconds), stdout=-1, text=True)
+    eventually(lambda: ADDRESS in site["alpha"].run("ss", "-tn").stdout, what="the connection")
+    return made
+
+
+def result_of(made):
+    return json.loads(made.communicate(timeout=90)[0].splitlines()[-1])
+
+
+def tables(site):
+    return [name for name in site.hosts if "phaul_pid" in site[name].run("nft", "list", "tables").stdout]
+
+
+def test_a_connection_moves_with_its_address(trees, moving_address):
+    made = client(trees, 8)
+    report = trees.migrate("alpha", f"pid/{moving_address}", "beta")
+    assert report["result"] == "done" and tables(trees) == []
+    result = result_of(made)
+    assert result["connection"] == "kept" and result["lost"] == 0, result
+    assert trees.pid_of(trees["beta"], "echo-server") == [moving_address]
+    assert trees["beta"].run("cat", "/var/log/hooks.log").stdout.split() == ["arriving", ADDRESS, "arrived", ADDRESS]
+    assert "leaving" in trees["alpha"].run("cat", "/var/log/hooks.log").stdout
+
+
+def test_a_connection_stays_when_the_migration_fails(trees, moving_address):
+    made = client(trees, 12)
+    trees.hold("beta", "target-commit")
+    identity = trees.migrating("alpha", f"pid/{moving_address}", "beta")
+    assert trees.wait_phase("beta", identity, "commit")
+    assert tables(trees) == ["alpha", "beta"]
+    trees.kill(trees["alpha"], "phaul-session")
+    trees.let_go()
+    assert trees.result("alpha", identity)["owner"] == "source"
+    eventually(lambda: not trees.pid_of(trees["beta"], "phaul-session"), 90, "the target's session")
+    result = result_of(made)
+    assert result["connection"] == "kept" and result["lost"] == 0, result
+    assert tables(trees) == []
+    assert ADDRESS not in trees["beta"].run("ip", "address").stdout
+
+
+def test_connections_are_closed_when_asked(trees, moving_address):
+    made = client(trees, 30)
+    trees.migrate("alpha", f"pid/{moving_address}", "beta", "--tcp-close")
+    assert trees.pid_of(trees["beta"], "echo-server") == [moving_address] and tables(trees) == []
+    assert "ESTAB" not in trees["beta"].run("ss", "-tn", "src", ADDRESS).stdout
+    assert "7007" in trees["beta"].run("ss", "-tln").stdout
+    made.kill()
