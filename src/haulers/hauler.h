@@ -38,6 +38,7 @@ struct workload {
         pid_t init_pid;    /* root of the task tree; 0 while it does not exist */
         char *freezer;     /* cgroup directory whose freezer holds all tasks, absolute; survives CRIU's death */
         bool freezer_v2;
+        char *addresses;       /* that it uses of the host's own network, for hooks, separated by spaces; may be NULL */
         uint64_t memory_bytes; /* resident */
         struct hauler_tree *trees;
         size_t n_trees;
@@ -97,8 +98,20 @@ struct hauler {
          * fill *w; further findings through `report`. */
         int (*examine)(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err);
 
+        /* The target's findings are here, an array of {id, host, grade, reason}, none of them an error: what follows
+         * from them for the source. ERROR_REFUSED is still possible. NULL: nothing. */
+        int (*agreed)(struct workload *w, const json_t *items, struct error *err);
+
         /* Right before the freeze: what CRIU must be told. Strings in *options point into w->private_data. */
         int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
+
+        /* All tasks stand still, no socket has been touched: hold the workload's connections in the host's own network,
+         * until rearm() or release(). Beside the ports, which the engine locks. Fast. NULL: nothing. */
+        int (*network_lock)(struct workload *w, struct error *err);
+
+        /* At the end of the dump, right after w->freezer came down, while CRIU waits: what else must be as it is at
+         * this moment. Files written to `images_fd` go to the target's image directory. Fast. NULL: nothing. */
+        int (*frozen)(struct workload *w, int images_fd, struct error *err);
 
         /* Right before COMMIT, while frozen: from now on nobody may start it on this host, not even its autostart after
          * a reboot; durable when it returns. And back, after an abort; also when it was never disarmed. Fast,
@@ -145,6 +158,10 @@ struct hauler {
         /* Reserve the name and make the directories of the trees. Each thing is passed to `leftover` first. */
         int (*prepare)(struct workload *w, hauler_leftover_fn leftover, void *context, struct error *err);
 
+        /* Everything is in `images` (absolute path); before the hooks "arriving" and the restore: hold the connections
+         * that are to come, until publish() or discard(). NULL: nothing. */
+        int (*network_expect)(struct workload *w, const char *images, struct error *err);
+
         /* Start the restore from images in `images` (absolute path) and hold before the first instruction.
          * `session_socket` is where the hold program finds us; `record` the journal file it obeys when it does not. */
         int (*restore)(struct loop *loop, struct workload *w, const char *images, const char *hold_socket,
@@ -152,7 +169,7 @@ struct hauler {
                        struct hauler_restore **ret, struct error *err);
 
         /* Network ports of the restored copy to be attached at switchover: pairs (interface here, bridge).
-         * Fills up to `max`; returns the number. */
+         * Fills up to `max`; returns the number. NULL: it uses the network of the host itself. */
         int (*ports)(struct workload *w, struct hauler_port *ret, size_t max, struct error *err);
 
         /* After STARTING is durable, before the release of the hold: make it a defined member of its runtime. Fast. */
@@ -170,6 +187,11 @@ struct hauler {
          * `images` (restart mode: by what start() left behind); 1: it may. When in doubt 1.
          */
         int (*put_down)(struct workload *w, const char *images, struct error *err);
+
+        /* RUNNING is durable: the last things, and for each thing that was made (what, name as passed to `leftover`)
+         * that it stays. Repeatable after a crash; failures are only told. NULL: nothing. */
+        int (*arrived)(struct workload *w, struct error *err);
+        int (*keep)(const char *what, const char *name, struct error *err);
 
         /* Remove one thing made before (what, name as passed to `leftover`). Repeatable; nothing there is success. */
         int (*discard)(const char *what, const char *name, struct error *err);

@@ -135,5 +135,7 @@ int source_examine(struct source_side *x, struct error *err)
                 return r;
         s->verdict = verdict_json(&v);
         control_event(s, json_incref(s->verdict));
-        return verdict_grade(&v) == GRADE_ERROR ? verdict_refusal(&v, err) : 0;
+        if (verdict_grade(&v) == GRADE_ERROR)
+                return verdict_refusal(&v, err);
+        return s->hauler->agreed ? s->hauler->agreed(&s->workload, v.items, err) : 0;
 }

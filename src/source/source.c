@@ -64,13 +64,9 @@ static void give_up(struct source_side *x, struct error *failure)
         source_rollback(x);
         migration_report_unfrozen(s->report, clock_ms());
 
-        if (was_frozen) {
-                AUTO_FREE pid_t *pids = NULL;
-                size_t n = 0;
-                if (freezer_pids(s->workload.freezer, &pids, &n, NULL) < 0 || n == 0) {
-                        failure->kind = ERROR_LOST;
-                        (void)error_wrap(failure, "the workload did not survive the end of the dump");
-                }
+        if (was_frozen && !x->survived) {
+                failure->kind = ERROR_LOST;
+                (void)error_wrap(failure, "the workload did not survive the end of the dump");
         }
         if (x->not_started) {
                 failure->kind = ERROR_LOST;

@@ -49,6 +49,7 @@ struct source_side {
         struct error criu_error;
         struct error lock_error;
         uint64_t frozen_since_us; /* monotonic; 0 while it runs */
+        bool survived;            /* the rollback found tasks alive after a freeze */
 
         struct files_probe probes[SOURCE_TREES_MAX]; /* of shared directories, while the pre-flight asks */
         size_t n_probes;

@@ -23,8 +23,8 @@ int target_find_ports(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
 
-        if (s->request.options.mode == MODE_RESTART)
-                return 0; /* it makes its own when it starts */
+        if (s->request.options.mode == MODE_RESTART || !s->hauler->ports)
+                return 0; /* it makes its own when it starts, or has none of its own */
 
         int n = s->hauler->ports(&s->workload, x->ports, TARGET_PORTS_MAX, err);
         x->n_ports = n < 0 ? 0 : n;
@@ -103,7 +103,7 @@ static void arrive(struct session *s)
 {
         struct error err = {0};
 
-        if (network_announce(s->workload.init_pid, &err) < 0)
+        if (s->hauler->ports && network_announce(s->workload.init_pid, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
         session_hooks(s, NETWORK_ARRIVED);
 }

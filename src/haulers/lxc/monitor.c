@@ -12,38 +12,9 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "haulers/unconfined.h"
 
 /* What a process must be before liblxc forks a container's monitor from it: that lives as long as the container. */
-
-int refuse_confinement(struct error *err)
-{
-        static const char *const fields[] = {"NoNewPrivs:", "Seccomp:"};
-        AUTO_FREE char *ours = NULL, *first = NULL;
-
-        if (fd_read_file(AT_FDCWD, "/proc/self/status", 65536, &ours, NULL) < 0 ||
-            fd_read_file(AT_FDCWD, "/proc/1/status", 65536, &first, NULL) < 0)
-                return 0;
-        for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-                const char *a = strstr(ours, fields[i]), *b = strstr(first, fields[i]);
-                if (!a || !b || strcspn(a, "\n") != strcspn(b, "\n") || strncmp(a, b, strcspn(a, "\n")) != 0)
-                        return error_set(err, EPERM,
-                                         "this process is confined (%.*s, unlike process 1), and so would be the "
-                                         "container for ever",
-                                         a ? (int)strcspn(a, "\n") : 0, a ? a : "");
-        }
-        return 0;
-}
-
-/* CRIU restores a score of its own only where it is not 0, and liblxc none: ours would become the workload's. */
-static void forget_oom_score(void)
-{
-        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-        if (fd >= 0) {
-                (void)!write(fd, "0", 1);
-                (void)close(fd);
-        }
-}
 
 bool leave_everything(void)
 {
@@ -56,7 +27,7 @@ bool leave_everything(void)
         if (syscall(SYS_close_range, 3U, ~0U, 0U) < 0 || chdir("/") < 0)
                 return false;
         (void)umask(022);
-        forget_oom_score();
+        unconfined_forget_oom_score(); /* nor does liblxc set one */
         (void)sigemptyset(&none);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
         return true;

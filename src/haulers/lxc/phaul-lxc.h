@@ -47,9 +47,6 @@ json_t *ask_state(void *name);
 
 /* -- before liblxc forks a monitor (monitor.c) ------------------------------------------------------------------- */
 
-/* The workload would live with whatever confines us: seccomp and no_new_privs cannot be taken off again. */
-int refuse_confinement(struct error *err);
-
 /* In a child of ours: no terminal, descriptor, signal mask, file mode mask or OOM score of ours any more. */
 bool leave_everything(void);
 

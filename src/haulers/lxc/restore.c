@@ -6,15 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/spawn.h"
+#include "haulers/held.h"
 #include "network/network.h"
 
 /*
@@ -28,12 +26,12 @@ struct hauler_restore {
         struct workload *workload;
         const struct hauler_restore_handlers *handlers;
         void *context;
-        int listener, connection, output;
-        pid_t hold_pid;        /* of the hold program */
+        int output;
         struct error networks; /* why they could not be brought over */
-        struct source *on_listener, *on_connection, *on_child;
+        struct source *on_child;
+        struct held *held;
         char *socket_path, *images;
-        bool announced, finished;
+        bool finished;
 };
 
 static int criu_errors(const struct hauler_restore *r, char *text, size_t size)
@@ -74,15 +72,6 @@ static void finished(pid_t pid, int status, void *context)
         r->handlers->done(r, &err, r->context);
 }
 
-static void drop_connection(struct hauler_restore *r)
-{
-        source_free(r->on_connection);
-        r->on_connection = NULL;
-        if (r->connection >= 0)
-                (void)close(r->connection);
-        r->connection = -1;
-}
-
 /* The pid a hold program names must be one of the container's: it is what we will send signals to. */
 static bool belongs_to(pid_t pid, const char *name)
 {
@@ -98,7 +87,7 @@ static bool belongs_to(pid_t pid, const char *name)
 }
 
 /* Out of the namespace that CRIU was given, and that goes away with it. One that is here already was brought before. */
-static int bring_networks_over(struct hauler_restore *r, struct error *err)
+static int bring_networks_over(const struct hauler_restore *r, pid_t hold_pid, struct error *err)
 {
         const struct lxc_private *p = r->workload->private_data;
         const json_t *network;
@@ -113,70 +102,27 @@ static int bring_networks_over(struct hauler_restore *r, struct error *err)
                 unsigned index = (unsigned)json_integer_value(json_object_get(network, "index"));
                 lxc_veth_name(p->token, index, name);
                 if (result == 0 && strcmp(lxc_string(network, "type"), "veth") == 0 && !network_interface_exists(name))
-                        result = network_bring_over(r->hold_pid, name, err);
+                        result = network_bring_over(hold_pid, name, err);
         }
         return result;
 }
 
-static void on_connection(int fd, uint32_t events, void *context)
+static bool belongs(pid_t pid, void *context)
+{
+        const struct hauler_restore *r = context;
+
+        return belongs_to(pid, r->workload->id);
+}
+
+static void on_held(pid_t pid, pid_t hold_pid, void *context)
 {
         struct hauler_restore *r = context;
-        char packet[128];
-        int passed = -1;
 
-        (void)events;
-        ssize_t n = fd_recv_packet(fd, packet, sizeof(packet), &passed);
-        if (passed >= 0)
-                (void)close(passed);
-        if (n == -EAGAIN)
-                return;
-        json_t *message = n > 0 ? json_loadb(packet, (size_t)n, 0, NULL) : NULL;
-        json_int_t pid = json_integer_value(json_object_get(message, "held"));
-        json_decref(message);
-        if (pid <= 1 || pid > INT32_MAX || !belongs_to((pid_t)pid, r->workload->id)) {
-                /* Gone, or nonsense. If CRIU is gone as well, the end comes by way of our child. */
-                drop_connection(r);
-                return;
-        }
-        r->workload->init_pid = (pid_t)pid;
-        if (!r->announced && bring_networks_over(r, &r->networks) < 0) {
+        r->workload->init_pid = pid;
+        if (bring_networks_over(r, hold_pid, &r->networks) < 0)
                 (void)lxc_restore_verdict(r, false);
-        } else if (!r->announced) {
-                r->announced = true;
+        else
                 r->handlers->held(r, r->context);
-        }
-}
-
-static void on_listener(int fd, uint32_t events, void *context)
-{
-        struct hauler_restore *r = context;
-        struct ucred peer;
-        socklen_t size = sizeof(peer);
-
-        (void)events;
-        AUTO_FD int connection = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (connection < 0 || getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != 0)
-                return;
-        drop_connection(r);
-        if (loop_add_io(r->loop, connection, EPOLLIN, on_connection, r, &r->on_connection) == 0)
-                r->connection = TAKE_FD(connection);
-        r->hold_pid = peer.pid;
-}
-
-static int listen_at(struct hauler_restore *r, struct error *err)
-{
-        struct sockaddr_un address = {.sun_family = AF_UNIX};
-
-        if (strlen(r->socket_path) >= sizeof(address.sun_path))
-                return error_set(err, ENAMETOOLONG, "the path of the hold socket is too long");
-        memcpy(address.sun_path, r->socket_path, strlen(r->socket_path) + 1);
-        (void)unlink(r->socket_path);
-        r->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        if (r->listener < 0 || bind(r->listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-            listen(r->listener, 4) < 0)
-                return error_errno(err, errno, "cannot listen at %s", r->socket_path);
-        int result = loop_add_io(r->loop, r->listener, EPOLLIN, on_listener, r, &r->on_listener);
-        return result < 0 ? error_errno(err, -result, "cannot watch the hold socket") : 0;
 }
 
 static int start(struct hauler_restore *r, const char *record, struct error *err)
@@ -192,7 +138,7 @@ static int start(struct hauler_restore *r, const char *record, struct error *err
                 p->lxcpath,
                 config,
                 r->images,
-                lxc_program("phaul-lxc-hold", hold, sizeof(hold)),
+                lxc_program("phaul-hold", hold, sizeof(hold)),
                 r->socket_path,
                 record,
         };
@@ -236,20 +182,17 @@ int lxc_restore(struct loop *loop, struct workload *w, const char *images, const
                 const struct hauler_restore_handlers *handlers, void *context, struct hauler_restore **ret,
                 struct error *err)
 {
+        static const struct held_handlers held_handlers = {.belongs = belongs, .held = on_held};
         struct hauler_restore *r = calloc(1, sizeof(*r));
 
         if (!r)
                 return error_set(err, ENOMEM, "out of memory");
-        *r = (struct hauler_restore){.loop = loop,
-                                     .workload = w,
-                                     .handlers = handlers,
-                                     .context = context,
-                                     .listener = -1,
-                                     .connection = -1,
-                                     .output = -1};
+        *r = (struct hauler_restore){
+                .loop = loop, .workload = w, .handlers = handlers, .context = context, .output = -1};
         r->socket_path = strdup(hold_socket);
         r->images = strdup(images);
-        int result = r->socket_path && r->images ? listen_at(r, err) : error_set(err, ENOMEM, "out of memory");
+        int result = r->socket_path && r->images ? held_new(loop, hold_socket, &held_handlers, r, &r->held, err)
+                                                 : error_set(err, ENOMEM, "out of memory");
         const struct lxc_private *p = w->private_data;
         if (result == 0)
                 result = lxc_idmap_images(p->info, images, err);
@@ -265,11 +208,7 @@ int lxc_restore(struct loop *loop, struct workload *w, const char *images, const
 
 int lxc_restore_verdict(struct hauler_restore *r, bool ok)
 {
-        /* Without a connection the hold program finds the answer in the record. */
-        if (r->connection < 0)
-                return 0;
-        ssize_t n = fd_send_packet(r->connection, ok ? "go" : "no", 2, -1);
-        return n < 0 ? (int)n : 0;
+        return held_answer(r->held, ok);
 }
 
 /* Kills nothing: what hangs on the hold obeys the record from here on. */
@@ -277,13 +216,8 @@ void lxc_restore_free(struct hauler_restore *r)
 {
         if (!r)
                 return;
-        drop_connection(r);
-        source_free(r->on_listener);
+        held_free(r->held);
         source_free(r->on_child);
-        if (r->listener >= 0) {
-                (void)close(r->listener);
-                (void)unlink(r->socket_path);
-        }
         if (r->output >= 0)
                 (void)close(r->output);
         free(r->socket_path);

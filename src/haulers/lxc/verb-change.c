@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/name.h"
+#include "haulers/unconfined.h"
 
 /* Stop and start a container as lxc-stop and lxc-start do. */
 
@@ -100,7 +101,7 @@ int verb_start(int argc, char **argv, json_t **ret, struct error *err)
         if (r == 0 && log && log[0] != '/')
                 r = error_set_kind(err, ERROR_USAGE, EINVAL, "'%s' is not an absolute path", log);
         if (r == 0)
-                r = refuse_confinement(err);
+                r = unconfined_check(err);
         if (r < 0)
                 return r;
         pid_t pid = fork();

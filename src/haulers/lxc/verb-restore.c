@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "base/name.h"
 #include "base/spawn.h"
+#include "haulers/unconfined.h"
 
 /*
  * A restore by liblxc: it forks what becomes the container's monitor, which forks CRIU. The monitor lives as long as
@@ -199,7 +200,7 @@ int verb_restore(int argc, char **argv, json_t **ret, struct error *err)
         for (int i = 1; i < 7; i++)
                 if (argv[i][0] != '/')
                         return error_set_kind(err, ERROR_USAGE, EINVAL, "'%s' is not an absolute path", argv[i]);
-        int result = refuse_confinement(err);
+        int result = unconfined_check(err);
         if (result < 0)
                 return result;
         if (asprintf(&r.log, "%s/%s/phaul.log", r.lxcpath, r.name) < 0)
