@@ -3,12 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "preflight/preflight.h"
 #include "session/control.h"
 #include "session/peer.h"
 #include "session/verdict.h"
 #include "source/source.h"
 
 #define ANSWER_TIMEOUT_MS 60000
+#define SCAN_TIMEOUT_MS 10000
 
 static int measure(struct session *s, uint64_t *ret_bytes, uint64_t *ret_inodes, struct error *err)
 {
@@ -24,7 +26,7 @@ static int measure(struct session *s, uint64_t *ret_bytes, uint64_t *ret_inodes,
         return 0;
 }
 
-static int offer(struct session *s, uint64_t bytes, uint64_t inodes, struct error *err)
+static int offer(struct session *s, const char *criu, uint64_t bytes, uint64_t inodes, struct error *err)
 {
         json_t *object = migration_options_json(&s->request.options);
 
@@ -32,7 +34,10 @@ static int offer(struct session *s, uint64_t bytes, uint64_t inodes, struct erro
                 (void)json_object_set_new(object, "check", json_true());
         AUTO_FREE char *options = object ? json_dumps(object, JSON_COMPACT) : NULL;
         json_decref(object);
-        if (!options)
+        json_t *host = preflight_host(criu);
+        AUTO_FREE char *self = host ? json_dumps(host, JSON_COMPACT) : NULL;
+        json_decref(host);
+        if (!options || !self)
                 return error_set(err, ENOMEM, "out of memory");
 
         struct message *m = message_new(MSG_OFFER);
@@ -45,15 +50,14 @@ static int offer(struct session *s, uint64_t bytes, uint64_t inodes, struct erro
         message_put_u64(m, FIELD_FILE_BYTES, bytes);
         message_put_u64(m, FIELD_FILE_COUNT, inodes);
         message_put_text(m, FIELD_OPTIONS, options);
+        message_put_text(m, FIELD_HOST, self);
         return peer_send(s, m, err);
 }
 
-/* Our own look, and CRIU's. */
-static int examine_here(struct session *s, struct verdict *v, struct error *err)
+/* Our own look, CRIU's, and one at every task. */
+static int examine_here(struct session *s, struct verdict *v, char criu[static 32], struct error *err)
 {
-        char version[32];
-        struct error criu = {0};
-
+        criu[0] = '\0';
         s->hauler = hauler_find(s->request.kind);
         if (!s->hauler)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "this host does not know workloads of kind '%s'",
@@ -65,14 +69,13 @@ static int examine_here(struct session *s, struct verdict *v, struct error *err)
         if (s->workload.n_trees > SOURCE_TREES_MAX)
                 return error_set_kind(err, ERROR_REFUSED, E2BIG, "%s/%s has more than %d file trees", s->request.kind,
                                       s->request.name, SOURCE_TREES_MAX);
-        if (criu_usable(version, &criu) < 0)
-                verdict_report("criu", GRADE_ERROR, criu.text, v);
-        else
-                verdict_report("criu", GRADE_OK, version, v);
-        return 0;
+        preflight_criu(criu, verdict_report, v);
+        const struct preflight_subject subject = {
+                .init = s->workload.init_pid, .cgroup = s->workload.freezer, .criu = criu};
+        return preflight_scan(&subject, SCAN_TIMEOUT_MS, verdict_report, v, err);
 }
 
-static int examine_there(struct session *s, struct verdict *v, struct error *err)
+static int examine_there(struct session *s, struct verdict *v, const char *criu, struct error *err)
 {
         CLEANUP(message_free_ptr) struct message *answer = NULL;
         uint64_t bytes, inodes;
@@ -84,7 +87,7 @@ static int examine_there(struct session *s, struct verdict *v, struct error *err
         r = peer_connect(s, WAIT_INTERRUPTIBLE, err);
         if (r < 0)
                 return error_wrap(err, "cannot reach %s", s->request.peer);
-        r = offer(s, bytes, inodes, err);
+        r = offer(s, criu, bytes, inodes, err);
         if (r == 0)
                 r = peer_expect(s, MSG_VERDICT, ANSWER_TIMEOUT_MS, &answer, err);
         return r < 0 ? r : verdict_add_message(v, answer, err);
@@ -95,10 +98,12 @@ int source_examine(struct source_side *x, struct error *err)
         struct session *s = x->session;
         CLEANUP(verdict_done) struct verdict v = {.host = s->request.self};
 
+        char criu[32];
+
         session_phase(s, "examine");
-        int r = examine_here(s, &v, err);
+        int r = examine_here(s, &v, criu, err);
         if (r == 0 && verdict_grade(&v) != GRADE_ERROR)
-                r = examine_there(s, &v, err);
+                r = examine_there(s, &v, criu, err);
         if (r < 0)
                 return r;
         s->verdict = verdict_json(&v);

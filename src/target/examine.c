@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/fd.h"
-#include "criu/criu.h"
+#include "preflight/preflight.h"
 #include "session/control.h"
 #include "session/peer.h"
 #include "session/verdict.h"
@@ -123,12 +123,29 @@ static int record_offer(struct target_side *x, struct error *err)
         return r;
 }
 
+/* CRIU here, and what the source said of itself against what is here. */
+static void examine_host(const struct message *offer, struct verdict *v)
+{
+        AUTO_FREE char *text = NULL;
+        char criu[32];
+
+        preflight_criu(criu, verdict_report, v);
+        if (message_dup_text(offer, FIELD_HOST, &text) < 0)
+                return;
+        json_t *source = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *target = preflight_host(criu);
+        if (source && target)
+                preflight_compare(source, target, verdict_report, v);
+        else
+                verdict_report("cpu", GRADE_ERROR, "the two hosts could not be compared", v);
+        json_decref(source);
+        json_decref(target);
+}
+
 int target_examine(struct target_side *x, const struct message *offer, struct error *err)
 {
         struct session *s = x->session;
         CLEANUP(verdict_done) struct verdict v = {.host = s->request.self};
         struct error no = {0};
-        char version[32];
 
         session_phase(s, "examine");
         int r = read_offer(x, offer, err);
@@ -151,10 +168,7 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
         else if (examine_disk(x, &v, &no) < 0)
                 verdict_report("disk", GRADE_ERROR, no.text, &v);
         examine_memory(x, &v);
-        if (criu_usable(version, &no) < 0)
-                verdict_report("criu", GRADE_ERROR, no.text, &v);
-        else
-                verdict_report("criu", GRADE_OK, version, &v);
+        examine_host(offer, &v);
 
         struct message *answer = message_new(MSG_VERDICT);
         r = verdict_put_message(&v, answer);

@@ -91,6 +91,7 @@ enum field {
         FIELD_PORT,            /* u32 */
         FIELD_OPTIONS,         /* text: JSON of options both ends must know */
         FIELD_ROUND_KIND,      /* u32: enum files_round */
+        FIELD_HOST,            /* text: JSON of what the target compares itself with */
 };
 
 enum purpose {
