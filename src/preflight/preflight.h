@@ -38,6 +38,21 @@ json_t *preflight_host(const char *criu);
  */
 void preflight_compare(const json_t *source, const json_t *target, hauler_report_fn report, void *context);
 
+/* A link as it was measured. */
+struct preflight_link {
+        uint64_t round_us;         /* there and back */
+        uint64_t bytes_per_second; /* through everything: encryption, both hosts */
+        uint64_t cap;              /* what the person allows, 0: all of it */
+};
+
+/*
+ * Item link: the downtime is at least what CRIU takes for an empty container (PREFLIGHT_FLOOR_MS) and the memory over
+ * the link, because memory is moved while frozen.
+ */
+#define PREFLIGHT_FLOOR_MS 250
+void preflight_predict(const struct preflight_link *link, uint64_t memory_bytes, uint64_t file_bytes,
+                       hauler_report_fn report, void *context);
+
 /* Ask CRIU itself whether it works (item criu), and what is known of it with this kernel. "" when it does not work. */
 void preflight_criu(char ret_version[static 32], hauler_report_fn report, void *context);
 

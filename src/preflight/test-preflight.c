@@ -203,7 +203,8 @@ static void hear(const char *item, enum grade grade, const char *reason, void *c
         struct heard *h = context;
 
         if (strcmp(item, "cpu") == 0 || strcmp(item, "criu-versions") == 0 || strcmp(item, "clock") == 0 ||
-            strcmp(item, "io_uring") == 0 || strcmp(item, "deleted") == 0 || strcmp(item, "tasks") == 0) {
+            strcmp(item, "io_uring") == 0 || strcmp(item, "link") == 0 || strcmp(item, "deleted") == 0 ||
+            strcmp(item, "tasks") == 0) {
                 h->worst = grade > h->worst ? grade : h->worst;
                 (void)snprintf(h->text + strlen(h->text), sizeof(h->text) - strlen(h->text), "%s: %s\n", item, reason);
         }
@@ -275,6 +276,25 @@ static void versions_and_clocks_are_compared(void **state)
         assert_null(preflight_bad_pair("4.1.1", "6.12.0", &grade));
 }
 
+/* The floor, and the memory over what the link, or the person, allows. */
+static void downtime_is_predicted(void **state)
+{
+        struct preflight_link link = {.round_us = 400, .bytes_per_second = 100000000};
+        struct heard h = {0};
+
+        (void)state;
+        preflight_predict(&link, 75000000, 500000000, hear, &h);
+        assert_int_equal(h.worst, GRADE_OK);
+        assert_non_null(strstr(h.text, "about 1.0 s of downtime"));
+        assert_non_null(strstr(h.text, "about 5 s before"));
+        link.cap = 1000000;
+        preflight_predict(&link, 75000000, 0, hear, &h);
+        assert_int_equal(h.worst, GRADE_WARNING);
+        assert_non_null(strstr(h.text, "about 75.2 s of downtime"));
+        link = (struct preflight_link){0};
+        preflight_predict(&link, 1, 0, hear, &h);
+}
+
 /* What a peer says of itself may be anything. */
 static void nonsense_is_survived(void **state)
 {
@@ -342,7 +362,7 @@ static void many_are_one(void **state)
 /* Every item there can be is in the documentation. */
 static void items_are_documented(void **state)
 {
-        static const char *const others[] = {"cpu", "criu", "criu-versions", "clock"};
+        static const char *const others[] = {"cpu", "criu", "criu-versions", "clock", "link"};
         AUTO_FREE char *text = NULL;
         char cell[64];
 
@@ -369,6 +389,7 @@ int main(void)
                 cmocka_unit_test(units_are_found),
                 cmocka_unit_test(processors_are_compared),
                 cmocka_unit_test(versions_and_clocks_are_compared),
+                cmocka_unit_test(downtime_is_predicted),
                 cmocka_unit_test(nonsense_is_survived),
                 cmocka_unit_test(a_real_process_is_looked_at),
                 cmocka_unit_test(many_are_one),

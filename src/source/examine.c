@@ -104,6 +104,8 @@ int source_examine(struct source_side *x, struct error *err)
         int r = examine_here(s, &v, criu, err);
         if (r == 0 && verdict_grade(&v) != GRADE_ERROR)
                 r = examine_there(s, &v, criu, err);
+        if (r == 0 && verdict_grade(&v) != GRADE_ERROR)
+                r = source_probe(x, &v, err);
         if (r < 0)
                 return r;
         s->verdict = verdict_json(&v);

@@ -56,6 +56,9 @@ int source_run(struct session *s);
 
 /* Pre-flight on both ends. ERROR_REFUSED when one of them says no. */
 int source_examine(struct source_side *x, struct error *err);
+/* Measure the link and predict the downtime (item link). After the target's verdict, which must be no error. */
+struct verdict;
+int source_probe(struct source_side *x, struct verdict *v, struct error *err);
 /* File rounds while the workload runs, until another one would not pay. */
 int source_files(struct source_side *x, struct error *err);
 /* The last round of every tree, ready to go the moment the tasks stand still; then the round itself. */

@@ -89,6 +89,8 @@ static const struct message_rule messages[] = {
                          FROM_ACCEPTOR,
                          ON(PURPOSE_CONTROL),
                          {{FIELD_GRADE, REQUIRED}, {FIELD_ITEM, REPEATED}}},
+        [MSG_PROBE] = {"PROBE", FROM_CONNECTOR, ON(PURPOSE_CONTROL), {{FIELD_LAST, OPTIONAL}, {FIELD_BODY, OPTIONAL}}},
+        [MSG_PROBED] = {"PROBED", FROM_ACCEPTOR, ON(PURPOSE_CONTROL), {{0, PRESENCE_END}}},
         [MSG_PREPARE] = {"PREPARE", FROM_CONNECTOR, ON(PURPOSE_CONTROL), {{0, PRESENCE_END}}},
         [MSG_READY] = {"READY", FROM_ACCEPTOR, ON(PURPOSE_CONTROL), {{FIELD_TOKEN, REQUIRED}}},
         [MSG_FILES_ROUND] = {"FILES_ROUND",
