@@ -102,8 +102,16 @@ int source_examine(struct source_side *x, struct error *err)
 
         session_phase(s, "examine");
         int r = examine_here(s, &v, criu, err);
-        if (r == 0 && verdict_grade(&v) != GRADE_ERROR)
+        const bool refused = r == 0 && verdict_grade(&v) == GRADE_ERROR;
+        /* Who only asks wants to hear everything at once; a migration that is refused here need not bother the target.
+         */
+        if (r == 0 && (!refused || s->request.check_only))
                 r = examine_there(s, &v, criu, err);
+        if (r < 0 && refused && !s->cancel_requested) {
+                verdict_report("target", GRADE_ERROR, err->text, &v);
+                error_clear(err);
+                r = 0;
+        }
         if (r == 0 && verdict_grade(&v) != GRADE_ERROR)
                 r = source_probe(x, &v, err);
         if (r < 0)

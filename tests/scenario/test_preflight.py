@@ -113,6 +113,7 @@ def test_what_criu_cannot_carry_is_named(odd, what, identity, grade):
         verdict = check(odd, code=3 if grade == "error" else 0)
         found = items(verdict, identity, grade, "alpha")
         assert found and re.search(r"process \d+ \(", found[0]["reason"]), verdict["items"]
+        assert items(verdict, "name", "ok", "beta"), "the other host is asked as well"
         others = [i for i in verdict["items"] if i["grade"] != "ok" and i["id"] != identity]
         assert not others, others
     finally:
