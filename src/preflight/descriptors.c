@@ -116,11 +116,10 @@ static int look_at(int dir, const char *name, struct statx *ret)
         return statx(dir, name, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, wanted, ret) < 0 ? -errno : 0;
 }
 
-static void judge_socket(struct scan *s, const struct task *t, int dir, int fd, const char *link)
+static void judge_socket(struct scan *s, const struct task *t, int fd, const char *link)
 {
         char path[64], protocol[32] = "";
 
-        (void)dir;
         (void)snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)t->pid, fd);
         ssize_t n = getxattr(path, "system.sockprotoname", protocol, sizeof(protocol) - 1);
         if (n > 0)
@@ -145,7 +144,7 @@ int descriptors_scan(struct scan *s, const struct task *t)
                 s->n_descriptors++;
                 int fd = (int)strtol(entry->d_name, NULL, 10);
                 if (starts_with(link, "socket:["))
-                        judge_socket(s, t, dirfd(dir), fd, link);
+                        judge_socket(s, t, fd, link);
                 else if (!descriptor_judge_link(s, t, fd, link) && look_at(dirfd(dir), entry->d_name, &st) == 0) {
                         (void)snprintf(where, sizeof(where), "fd %d", fd);
                         judge_file(s, t, where, link, &st);

@@ -25,6 +25,7 @@
 #define STATUS_MAX 65536
 #define MOUNTS_MAX (16U << 20)
 #define CGROUP_SETTLES_MS 20
+#define ANSWER_MAX (256 * 1024)
 
 /* -- which tasks ------------------------------------------------------------------------------------------------ */
 
@@ -229,11 +230,13 @@ static _Noreturn void child(const struct preflight_subject *subject, int out)
 
 static int collect(int fd, int timeout_ms, hauler_report_fn report, void *context)
 {
-        static char text[256 * 1024];
+        AUTO_FREE char *text = malloc(ANSWER_MAX);
         json_t *item;
         size_t i;
 
-        ssize_t n = fd_read_until(fd, text, sizeof(text), clock_ms() + (uint64_t)timeout_ms);
+        if (!text)
+                return -ENOMEM;
+        ssize_t n = fd_read_until(fd, text, ANSWER_MAX, clock_ms() + (uint64_t)timeout_ms);
         if (n < 0)
                 return (int)n;
         json_t *list = json_loadb(text, (size_t)n, 0, NULL);

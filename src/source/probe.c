@@ -46,7 +46,7 @@ static int probe(struct session *s, size_t parts, size_t bytes, uint64_t *ret_us
 int source_probe(struct source_side *x, struct verdict *v, struct error *err)
 {
         struct session *s = x->session;
-        uint64_t round_us, us, bytes = SHORT_BYTES;
+        uint64_t round_us = 0, us = 0, bytes = SHORT_BYTES;
 
         int r = probe(s, 1, 0, &round_us, err);
         if (r == 0)
