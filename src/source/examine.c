@@ -3,12 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "preflight/preflight.h"
 #include "session/control.h"
 #include "session/peer.h"
 #include "session/verdict.h"
 #include "source/source.h"
 
 #define ANSWER_TIMEOUT_MS 60000
+#define SCAN_TIMEOUT_MS 10000
 
 static int measure(struct session *s, uint64_t *ret_bytes, uint64_t *ret_inodes, struct error *err)
 {
@@ -24,7 +26,8 @@ static int measure(struct session *s, uint64_t *ret_bytes, uint64_t *ret_inodes,
         return 0;
 }
 
-static int offer(struct session *s, json_t *probes, uint64_t bytes, uint64_t inodes, struct error *err)
+static int offer(struct session *s, const char *criu, json_t *probes, uint64_t bytes, uint64_t inodes,
+                 struct error *err)
 {
         json_t *object = migration_options_json(&s->request.options);
 
@@ -34,7 +37,10 @@ static int offer(struct session *s, json_t *probes, uint64_t bytes, uint64_t ino
                 (void)json_object_set_new(object, "probes", probes);
         AUTO_FREE char *options = object ? json_dumps(object, JSON_COMPACT) : NULL;
         json_decref(object);
-        if (!options)
+        json_t *host = preflight_host(criu);
+        AUTO_FREE char *self = host ? json_dumps(host, JSON_COMPACT) : NULL;
+        json_decref(host);
+        if (!options || !self)
                 return error_set(err, ENOMEM, "out of memory");
 
         struct message *m = message_new(MSG_OFFER);
@@ -47,15 +53,14 @@ static int offer(struct session *s, json_t *probes, uint64_t bytes, uint64_t ino
         message_put_u64(m, FIELD_FILE_BYTES, bytes);
         message_put_u64(m, FIELD_FILE_COUNT, inodes);
         message_put_text(m, FIELD_OPTIONS, options);
+        message_put_text(m, FIELD_HOST, self);
         return peer_send(s, m, err);
 }
 
-/* Our own look, and CRIU's. */
-static int examine_here(struct session *s, struct verdict *v, struct error *err)
+/* Our own look, CRIU's, and one at every task. */
+static int examine_here(struct session *s, struct verdict *v, char criu[static 32], struct error *err)
 {
-        char version[32];
-        struct error criu = {0};
-
+        criu[0] = '\0';
         s->hauler = hauler_find(s->request.kind);
         if (!s->hauler)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "this host does not know workloads of kind '%s'",
@@ -88,14 +93,14 @@ static int examine_here(struct session *s, struct verdict *v, struct error *err)
         session_images_examine(s, verdict_report, v);
         if (s->request.options.skip_criu_check)
                 verdict_report("criu", GRADE_WARNING, "not checked, as asked", v);
-        else if (criu_usable(version, &criu) < 0)
-                verdict_report("criu", GRADE_JUDGED, criu.text, v);
         else
-                verdict_report("criu", GRADE_OK, version, v);
-        return 0;
+                preflight_criu(criu, verdict_report, v);
+        const struct preflight_subject subject = {
+                .init = s->workload.init_pid, .cgroup = s->workload.freezer, .criu = criu};
+        return preflight_scan(&subject, SCAN_TIMEOUT_MS, verdict_report, v, err);
 }
 
-static int examine_there(struct source_side *x, struct verdict *v, struct error *err)
+static int examine_there(struct source_side *x, struct verdict *v, const char *criu, struct error *err)
 {
         CLEANUP(message_free_ptr) struct message *answer = NULL;
         struct session *s = x->session;
@@ -113,7 +118,7 @@ static int examine_there(struct source_side *x, struct verdict *v, struct error 
         if (shared && !(probes = source_probes_write(x, err)))
                 r = -err->code;
         if (r == 0)
-                r = offer(s, probes, bytes, inodes, err);
+                r = offer(s, criu, probes, bytes, inodes, err);
         if (r == 0)
                 r = peer_expect(s, MSG_VERDICT, ANSWER_TIMEOUT_MS, &answer, err);
         if (r == 0)
@@ -127,10 +132,22 @@ int source_examine(struct source_side *x, struct error *err)
         struct session *s = x->session;
         CLEANUP(verdict_done) struct verdict v = {.host = s->request.self, .options = &s->request.options};
 
+        char criu[32];
+
         session_phase(s, "examine");
-        int r = examine_here(s, &v, err);
+        int r = examine_here(s, &v, criu, err);
+        const bool refused = r == 0 && verdict_grade(&v) == GRADE_ERROR;
+        /* Who only asks wants to hear everything at once; a migration that is refused here need not bother the target.
+         */
+        if (r == 0 && (!refused || s->request.check_only))
+                r = examine_there(x, &v, criu, err);
+        if (r < 0 && refused && !s->cancel_requested) {
+                verdict_report("target", GRADE_ERROR, err->text, &v);
+                error_clear(err);
+                r = 0;
+        }
         if (r == 0 && verdict_grade(&v) != GRADE_ERROR)
-                r = examine_there(x, &v, err);
+                r = source_link_speed(x, &v, err);
         if (r < 0)
                 return r;
         s->verdict = verdict_json(&v);

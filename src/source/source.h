@@ -69,6 +69,9 @@ json_t *source_probes_write(struct source_side *x, struct error *err);
 void source_probes_end(struct source_side *x, hauler_report_fn report, void *context);
 /* What it has written is where the other host sees it. */
 int source_shared_sync(struct source_side *x, struct error *err);
+/* Measure the link and predict the downtime (item link). After the target's verdict, which must be no error. */
+struct verdict;
+int source_link_speed(struct source_side *x, struct verdict *v, struct error *err);
 /* File rounds while the workload runs, until another one would not pay. */
 int source_files(struct source_side *x, struct error *err);
 /* The last round of every tree, ready to go the moment the tasks stand still; then the round itself. */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/fd.h"
-#include "criu/criu.h"
+#include "preflight/preflight.h"
 #include "session/control.h"
 #include "session/peer.h"
 #include "session/verdict.h"
@@ -148,20 +148,33 @@ static void examine_shared(const struct target_side *x, struct verdict *v)
         }
 }
 
-/* What a restore needs beyond what a start does. */
-static void examine_restore(const struct target_side *x, struct verdict *v)
+/* CRIU here, and what the source said of itself against what is here. */
+static void examine_host(const struct message *offer, struct verdict *v)
 {
-        struct error no = {0};
-        char version[32];
+        AUTO_FREE char *text = NULL;
+        char criu[32] = "";
 
+        if (v->options->skip_criu_check)
+                verdict_report("criu", GRADE_WARNING, "not checked, as asked", v);
+        else
+                preflight_criu(criu, verdict_report, v);
+        if (message_dup_text(offer, FIELD_HOST, &text) < 0)
+                return;
+        json_t *source = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *target = preflight_host(criu);
+        if (source && target)
+                preflight_compare(source, target, verdict_report, v);
+        else
+                verdict_report("cpu", GRADE_ERROR, "the two hosts could not be compared", v);
+        json_decref(source);
+        json_decref(target);
+}
+
+/* What a restore needs beyond what a start does. */
+static void examine_restore(const struct target_side *x, const struct message *offer, struct verdict *v)
+{
         examine_memory(x, v);
         session_images_examine(x->session, verdict_report, v);
-        if (x->session->request.options.skip_criu_check)
-                verdict_report("criu", GRADE_WARNING, "not checked, as asked", v);
-        else if (criu_usable(version, &no) < 0)
-                verdict_report("criu", GRADE_JUDGED, no.text, v);
-        else
-                verdict_report("criu", GRADE_OK, version, v);
+        examine_host(offer, v);
 }
 
 int target_examine(struct target_side *x, const struct message *offer, struct error *err)
@@ -198,7 +211,7 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
         else if (examine_disk(x, &v, &no) < 0)
                 verdict_report("disk", GRADE_ERROR, no.text, &v);
         if (s->request.options.mode != MODE_RESTART)
-                examine_restore(x, &v);
+                examine_restore(x, offer, &v);
 
         struct message *answer = message_new(MSG_VERDICT);
         r = verdict_put_message(&v, answer);

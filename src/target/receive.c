@@ -138,6 +138,18 @@ static int close_state(struct target_side *x, struct error *err)
         return r;
 }
 
+/* The source measures the link: what came is dropped, the last of it is acknowledged. */
+static int answer_probe(struct target_side *x, const struct message *m, struct error *err)
+{
+        struct session *s = x->session;
+        uint32_t last = 0;
+
+        if (!x->offered || x->prepared)
+                return error_set(err, EPROTO, "%s measures the link out of turn", s->request.peer);
+        (void)message_get_u32(m, FIELD_LAST, &last);
+        return last ? peer_send_simple(s, MSG_PROBED, err) : 0;
+}
+
 static bool something_to_do(void *context)
 {
         const struct target_side *x = context;
@@ -163,6 +175,9 @@ int target_receive(struct target_side *x, struct error *err)
                 case MSG_OFFER:
                         r = x->offered ? error_set(err, EPROTO, "%s offers twice", s->request.peer)
                                        : target_examine(x, m, err);
+                        break;
+                case MSG_PROBE:
+                        r = answer_probe(x, m, err);
                         break;
                 case MSG_PREPARE:
                         session_phase(s, "files");

@@ -110,6 +110,20 @@ bool lxc_cgroup_exists(const char *name);
  * then remove its cgroups. */
 int lxc_cgroup_kill(const char *name, int timeout_ms, struct error *err);
 
+/* ------------------------------------------------------------------------------------------------------ conflict.c */
+
+/*
+ * Does the configuration of another container here have that address (hardware, or IP without prefix length)? Its name
+ * in *ret_owner then. Text is enough: it is a hint, not a proof.
+ */
+bool lxc_address_taken(const char *lxcpath, const char *address, char ret_owner[static NAME_MAX_LENGTH + 1]);
+
+/* Does a configuration assign it, as a word of its own in a value, outside comments? */
+bool lxc_config_has_address(const char *config, const char *address);
+
+/* Is the profile in the text of /sys/kernel/security/apparmor/profiles? */
+bool lxc_profile_loaded(const char *profiles, const char *profile);
+
 /* ------------------------------------------------------------------------------------------------------ the hooks */
 
 extern const struct hauler lxc_hauler;

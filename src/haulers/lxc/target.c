@@ -2,13 +2,11 @@
 #include "haulers/lxc/lxc.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -118,26 +116,57 @@ static void verify_files(const struct findings *f, const json_t *info, const jso
                 say(f, "include", GRADE_OK, "all files that the configuration names exist");
 }
 
-/* Does another container here have that hardware address? Text is enough: it is a hint, not a proof. */
-static bool address_taken(const char *lxcpath, const char *address)
+/* Only one that runs is in the way today. */
+static void say_taken(const struct findings *f, const char *owner, const char *what, const char *address)
 {
-        struct dirent *entry;
-        bool taken = false;
+        const bool runs = lxc_cgroup_populated(owner, false);
 
-        AUTO_DIR DIR *dir = opendir(lxcpath);
-        while (dir && !taken && (entry = readdir(dir))) {
-                AUTO_FREE char *text = NULL;
-                char path[300];
-                (void)snprintf(path, sizeof(path), "%s/config", entry->d_name);
-                if (entry->d_name[0] != '.' && fd_read_file(dirfd(dir), path, LXC_CONFIG_MAX, &text, NULL) == 0)
-                        taken = strcasestr(text, address) != NULL;
+        say(f, "address", runs ? GRADE_JUDGED : GRADE_WARNING,
+            "container '%s', which %s here, has the %s %.64s. Change one", owner, runs ? "runs" : "is stopped", what,
+            address);
+}
+
+static void verify_addresses(const struct findings *f, const struct lxc_private *p, const json_t *network)
+{
+        static const char *const families[] = {"ipv4.address", "ipv6.address"};
+        char owner[NAME_MAX_LENGTH + 1], address[64];
+
+        for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
+                (void)snprintf(address, sizeof(address), "%s", lxc_string(network, families[i]));
+                address[strcspn(address, "/ ")] = '\0';
+                if (address[0] && lxc_address_taken(p->lxcpath, address, owner))
+                        say_taken(f, owner, "address", address);
         }
-        return taken;
+}
+
+/* A profile that is not loaded makes the restore fail at its end; "unconfined" and "generated" need none. */
+static void verify_security(const struct findings *f, const json_t *info)
+{
+        const char *profile = lxc_string(info, "apparmor"), *context = lxc_string(info, "selinux");
+        AUTO_FREE char *loaded = NULL;
+
+        if (context[0] && access("/sys/fs/selinux/enforce", F_OK) < 0)
+                say(f, "security", GRADE_ERROR,
+                    "lxc.selinux.context is set, and this host has no SELinux. Take it out of the configuration");
+        if (!profile[0] || strcmp(profile, "unconfined") == 0 || strcmp(profile, "generated") == 0 ||
+            strcmp(profile, "unchanged") == 0)
+                return;
+        if (fd_read_file(AT_FDCWD, "/sys/kernel/security/apparmor/profiles", 4 << 20, &loaded, NULL) < 0)
+                say(f, "security", GRADE_WARNING,
+                    "the configuration names the AppArmor profile '%.128s', and the profiles loaded here cannot be "
+                    "read",
+                    profile);
+        else if (!lxc_profile_loaded(loaded, profile))
+                say(f, "security", GRADE_ERROR,
+                    "the AppArmor profile '%.128s' is not loaded here. Load it with "
+                    "apparmor_parser",
+                    profile);
 }
 
 static void verify_networks(const struct findings *f, const struct lxc_private *p, bool restart)
 {
         const json_t *network;
+        char owner[NAME_MAX_LENGTH + 1];
         size_t i;
 
         json_array_foreach(json_object_get(p->info, "networks"), i, network)
@@ -162,9 +191,9 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
                             bridge);
                 else
                         say(f, "bridge", GRADE_OK, "bridge %s exists", bridge);
-                if (address[0] && address_taken(p->lxcpath, address))
-                        say(f, "address", GRADE_JUDGED, "another container here has the hardware address %.32s",
-                            address);
+                if (address[0] && lxc_address_taken(p->lxcpath, address, owner))
+                        say_taken(f, owner, "hardware address", address);
+                verify_addresses(f, p, network);
                 if (pair[0] && network_interface_exists(pair))
                         say(f, "interface", GRADE_WARNING, "the name %.32s of its interface is taken here", pair);
         }
@@ -314,6 +343,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
                         say(&f, "config", GRADE_OK, "the configuration loads");
                         verify_files(&f, p->info, d);
                         verify_networks(&f, p, w->options && w->options->mode == MODE_RESTART);
+                        verify_security(&f, p->info);
                         verify_cgroups(&f, id, p, lxc_string(path, "cgroup_pattern"));
                         verify_ids(&f, p);
                 }

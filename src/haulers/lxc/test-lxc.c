@@ -139,6 +139,33 @@ static void networks_are_named_as_liblxc_does(void **state)
         assert_string_equal(name, "ph0123456712");
 }
 
+/* An address counts as a whole, in a network key, and not in a comment. */
+static void addresses_are_found(void **state)
+{
+        static const char text[] = "lxc.net.0.hwaddr = 00:16:3E:aa:bb:cc\n# lxc.net.0.ipv4.address = 10.0.0.9/24\n"
+                                   "lxc.uts.name = 10.0.0.8\n  lxc.net.0.ipv4.address=10.0.0.5/24\n"
+                                   "lxc.net.1.ipv4.address = 10.0.0.77";
+
+        (void)state;
+        assert_true(lxc_config_has_address(text, "00:16:3e:aa:bb:cc"));
+        assert_true(lxc_config_has_address(text, "10.0.0.5"));
+        assert_false(lxc_config_has_address(text, "10.0.0.7"));
+        assert_false(lxc_config_has_address(text, "10.0.0.8"));
+        assert_false(lxc_config_has_address(text, "10.0.0.9"));
+        assert_false(lxc_config_has_address("", "10.0.0.5"));
+}
+
+static void profiles_are_found(void **state)
+{
+        static const char text[] = "lxc-container-default (enforce)\n/usr/bin/man (enforce)\na b (complain)\n";
+
+        (void)state;
+        assert_true(lxc_profile_loaded(text, "lxc-container-default"));
+        assert_true(lxc_profile_loaded(text, "a b"));
+        assert_false(lxc_profile_loaded(text, "lxc-container"));
+        assert_false(lxc_profile_loaded("", "lxc-container"));
+}
+
 /* A discard gets its names from a record; what does not look like one of ours is left alone. */
 static void strange_leftovers_are_refused(void **state)
 {
@@ -171,6 +198,8 @@ int main(void)
                 cmocka_unit_test(mapped_ids),
                 cmocka_unit_test(freezer_is_found),
                 cmocka_unit_test(networks_are_named_as_liblxc_does),
+                cmocka_unit_test(addresses_are_found),
+                cmocka_unit_test(profiles_are_found),
                 cmocka_unit_test(strange_leftovers_are_refused),
                 cmocka_unit_test(failed_starts_are_understood),
         };
