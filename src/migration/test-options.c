@@ -28,8 +28,8 @@ static void test_there_and_back(void **unused)
                                            "{\"via\":\"2001:db8::1\"}",
                                            "{\"mode\":\"restart\",\"no_start\":true,\"stop_timeout_s\":5}",
                                            "{\"files\":\"shared\",\"force\":true,\"keep_images\":true}",
-                                           "{\"images_dir\":\"/srv/images\",\"skip_cpu_check\":true,"
-                                           "\"skip_criu_check\":true,\"verbose\":true}"};
+                                           "{\"images_dir\":\"/srv/images\",\"skip_cpu_check\":true}",
+                                           "{\"skip_criu_check\":true,\"verbose\":true}"};
 
         (void)unused;
         for (size_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {

@@ -98,6 +98,10 @@ int source_stop(struct source_side *x, struct error *err)
         r = s->hauler->disarm(&s->workload, err);
         if (r == 0 && x->stopping)
                 r = stop_it(x, WAIT_INTERRUPTIBLE, err);
+        /* Up to here anybody could start it, and that is not undone without having been asked for. */
+        else if (r == 0 && s->hauler->alive(&s->workload, err) != 0)
+                r = error_set(err, EBUSY, "%s/%s was stopped, but has been started meanwhile", s->request.kind,
+                              s->request.name);
         if (r == 0)
                 r = session_step(s, EVENT_FROZEN, NULL, NULL, err);
         if (r < 0)

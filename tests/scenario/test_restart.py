@@ -160,3 +160,17 @@ def test_link_lost_while_it_is_down(shop):
     shop.let_go()
     time.sleep(0.1)
     runs_on_alpha_only(shop)
+
+
+def test_started_while_it_is_moved(shop):
+    """A stopped one that somebody starts meanwhile stays, and runs."""
+    alpha = shop["alpha"]
+    alpha.run("lxc-stop", "-n", "shop")
+    shop.hold("alpha", "source-stop")
+    identity = shop.migrating("alpha", "lxc/shop", "beta", "--mode", "restart")
+    assert shop.wait_phase("alpha", identity, "stop")
+    alpha.run("lxc-start", "-n", "shop")
+    shop.let_go()
+    result = shop.result("alpha", identity)
+    assert result["result"] == "failed" and "meanwhile" in result["reason"], result
+    runs_on_alpha_only(shop)

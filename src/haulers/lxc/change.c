@@ -207,11 +207,12 @@ void lxc_change_free(struct hauler_change *c)
 int lxc_stopped(struct workload *w, struct error *err)
 {
         AUTO_FREE char *lxcpath = NULL;
-        json_t *answer;
+        json_t *answer = NULL;
 
         int r = lxc_tool_path(&lxcpath, err);
-        if (r == 0)
-                r = lxc_tool(3000, &answer, err, "state", w->id, NULL);
+        if (r < 0)
+                return r;
+        r = lxc_tool(3000, &answer, err, "state", w->id, NULL);
         if (r < 0)
                 return r;
         bool stopped = strcmp(lxc_string(answer, "state"), "stopped") == 0;

@@ -241,9 +241,9 @@ static int load_config(const char *id, struct lxc_private *p, struct error *err)
 /* A path that the other host names, of storage both have: plain, and not where this host keeps its containers. */
 static bool is_plain(const char *path, const char *lxcpath)
 {
-        const size_t n = strlen(lxcpath);
+        const size_t n = lxcpath ? strlen(lxcpath) : 0;
 
-        if (path[0] != '/' || !path[1] || strpbrk(path, ":,\\\n") || strlen(path) > 2048 ||
+        if (n == 0 || path[0] != '/' || !path[1] || strpbrk(path, ":,\\\n") || strlen(path) > 2048 ||
             (strncmp(path, lxcpath, n) == 0 && (path[n] == '/' || !path[n])))
                 return false;
         for (const char *part = path; part; part = strchr(part, '/')) {
