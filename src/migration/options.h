@@ -17,12 +17,12 @@ enum migration_mode { MODE_LIVE };
 
 struct migration_options {
         enum migration_mode mode;
-        uint64_t bandwidth; /* bytes per second for memory and files together, 0: no cap */
-        uint64_t timeout_s; /* abort when not committed by then, 0: none */
-        char via[64];       /* numeric address to use instead of the paired one, "" for none */
-        bool shell_job;     /* the tree belongs to the session and terminal of a shell outside of it */
-        bool tcp_close;     /* established connections are closed, not kept */
-        bool copy_files;    /* files that are missing or different on the target are brought there */
+        uint64_t bandwidth;     /* bytes per second for memory and files together, 0: no cap */
+        uint64_t timeout_s;     /* abort when not committed by then, 0: none */
+        char via[64];           /* numeric address to use instead of the paired one, "" for none */
+        bool shell_job;         /* the tree belongs to the session and terminal of a shell outside of it */
+        bool tcp_close;         /* established connections are closed, not kept */
+        bool copy_files;        /* files that are missing or different on the target are brought there */
         char dst_pidfile[1024]; /* file on the target for the pid, "" for none */
 };
 
