@@ -250,12 +250,22 @@ static int install_file(const struct names *n, const json_t *entry, int images_f
         return sync_directory(n->path);
 }
 
+static int install_directory(const char *path, const json_t *entry)
+{
+        if (mkdir(path, 0700) < 0)
+                return errno == EEXIST ? 0 : -errno;
+        if (chown(path, (uid_t)json_integer_value(json_array_get(entry, 2)),
+                  (gid_t)json_integer_value(json_array_get(entry, 3))) < 0 ||
+            chmod(path, (mode_t)json_integer_value(json_array_get(entry, 1)) & 07777) < 0)
+                return -errno;
+        return 0;
+}
+
 static int install(const struct process_private *p, const json_t *entry, size_t number, int images_fd,
                    struct error *err)
 {
         CLEANUP(names_done) struct names n = {0};
         const char *path = json_string_value(json_array_get(entry, 0));
-        const mode_t mode = (mode_t)json_integer_value(json_array_get(entry, 1));
         char image[48];
         size_t i = 0;
 
@@ -267,16 +277,9 @@ static int install(const struct process_private *p, const json_t *entry, size_t 
         int r = names_make(path, p->token, i, &n);
         if (r == 0)
                 r = make_parents(path);
-        if (r == 0 && p->copies[i]->use == FILE_DIRECTORY) {
-                if (mkdir(path, mode & 07777) < 0 && errno != EEXIST)
-                        r = -errno;
-                else if (chown(path, (uid_t)json_integer_value(json_array_get(entry, 2)),
-                               (gid_t)json_integer_value(json_array_get(entry, 3))) < 0 ||
-                         chmod(path, mode & 07777) < 0)
-                        r = -errno;
-        } else if (r == 0) {
-                r = install_file(&n, entry, images_fd, image);
-        }
+        if (r == 0)
+                r = p->copies[i]->use == FILE_DIRECTORY ? install_directory(path, entry)
+                                                        : install_file(&n, entry, images_fd, image);
         return r < 0 ? error_errno(err, -r, "cannot bring %s", path) : 0;
 }
 

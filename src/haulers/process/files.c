@@ -24,6 +24,12 @@ void process_files_done(struct process_files *files)
         *files = (struct process_files){0};
 }
 
+void process_files_move(struct process_files *to, struct process_files *from)
+{
+        *to = *from;
+        *from = (struct process_files){0};
+}
+
 static int add(struct process_files *list, const char *path, enum process_file_use use, const struct stat *st)
 {
         if (list->n == list->room) {
@@ -178,7 +184,6 @@ int process_files_collect(const struct process_set *pids, struct process_files *
         if (r < 0)
                 return error_errno(err, -r, "cannot list the files of the tree");
         sort(&list);
-        *ret = list;
-        list = (struct process_files){0};
+        process_files_move(ret, &list);
         return 0;
 }

@@ -29,6 +29,7 @@ struct process_file {
 };
 
 void process_files_done(struct process_files *files);
+void process_files_move(struct process_files *to, struct process_files *from);
 
 /* What all processes of the set use, each path once, sorted. What has no name any more is CRIU's business. */
 int process_files_collect(const struct process_set *pids, struct process_files *ret, struct error *err);

@@ -116,8 +116,7 @@ int process_files_parse(const json_t *description, struct process_files *ret, st
                         return error_set_kind(err, ERROR_REFUSED, -r, "the description names a file that is none");
                 list.n++;
         }
-        *ret = list;
-        list = (struct process_files){0};
+        process_files_move(ret, &list);
         return 0;
 }
 

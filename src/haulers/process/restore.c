@@ -83,6 +83,8 @@ static int make_home(struct hauler_restore *r, struct error *err)
                 result = process_home(r->workload->init_pid, p->token, &r->home, &v2, err);
         if (result < 0)
                 return result;
+        if (!all || !r->home)
+                return error_set(err, ENOMEM, "out of memory");
         /* Somebody who sweeps may take the empty parent away between the two. */
         for (int attempt = 0; attempt < 3; attempt++) {
                 (void)mkdir(all, 0755);
