@@ -136,7 +136,7 @@ void bundle_json_file(struct bundle *b, const char *name, const char *path)
                 return;
         }
         FILE *out = open_memstream(&result, &size);
-        for (const char *line = text; out && *line;) {
+        for (const char *line = text ? text : ""; out && *line;) {
                 size_t n = strcspn(line, "\n");
                 if (n)
                         write_json_line(out, line, n);
