@@ -61,6 +61,7 @@ static int write_criu_options(const struct restore *r, char **ret_path, struct e
         return 0;
 }
 
+/* liblxc is to find our program of that name, apart.c, where it looks for criu. */
 static bool clean_environment(const struct restore *r, const char *criu_options)
 {
         char path[PATH_MAX];
@@ -68,10 +69,38 @@ static bool clean_environment(const struct restore *r, const char *criu_options)
 
         (void)snprintf(path, sizeof(path), "%s/apart:" SPAWN_PATH, directory ? directory : PHAUL_LIBEXECDIR);
         /* HOME: CRIU would read somebody's ~/.criu; a directory that does not exist has none. */
-        return clearenv() == 0 && setenv("PATH", r->apart ? path : SPAWN_PATH, 1) == 0 &&
-               setenv("HOME", "/nonexistent", 1) == 0 && setenv("LANG", "C.UTF-8", 1) == 0 &&
-               setenv("CRIU_CONFIG_FILE", criu_options, 1) == 0 && setenv("PHAUL_HOLD_SOCKET", r->socket, 1) == 0 &&
-               setenv("PHAUL_RECORD", r->record, 1) == 0;
+        return clearenv() == 0 && setenv("PATH", path, 1) == 0 &&
+               (!r->apart || setenv("PHAUL_CRIU_APART", "1", 1) == 0) && setenv("HOME", "/nonexistent", 1) == 0 &&
+               setenv("LANG", "C.UTF-8", 1) == 0 && setenv("CRIU_CONFIG_FILE", criu_options, 1) == 0 &&
+               setenv("PHAUL_HOLD_SOCKET", r->socket, 1) == 0 && setenv("PHAUL_RECORD", r->record, 1) == 0;
+}
+
+/*
+ * The name liblxc gives to a generated profile (6.0.4, lsm/apparmor.c): lxc-NAME_<LXCPATH>, and below it, where
+ * AppArmor can stack profiles, a policy namespace of the same name with dashes for slashes.
+ */
+static bool name_profile(struct lxc_container *c, const struct restore *r)
+{
+        char profile[64] = "", space[PATH_MAX], label[2 * PATH_MAX + 256];
+        AUTO_FREE char *enabled = NULL;
+        AUTO_FREE char *stacks = NULL;
+
+        if (c->get_config_item(c, "lxc.apparmor.profile", profile, sizeof(profile)) <= 0 ||
+            strcmp(profile, "generated") != 0)
+                return true;
+        if (fd_read_file(AT_FDCWD, "/sys/module/apparmor/parameters/enabled", 16, &enabled, NULL) < 0 ||
+            enabled[0] != 'Y')
+                return true;
+        int n = snprintf(label, sizeof(label), "lxc-%s_<%s>", r->name, r->lxcpath);
+        if (fd_read_file(AT_FDCWD, "/sys/kernel/security/apparmor/features/domain/stack", 16, &stacks, NULL) == 0 &&
+            strncmp(stacks, "yes", 3) == 0) {
+                (void)snprintf(space, sizeof(space), "lxc-%s_<%s>", r->name, r->lxcpath);
+                for (char *s = space; *s; s++)
+                        if (*s == '/')
+                                *s = '-';
+                n = snprintf(label, sizeof(label), "lxc-%s_<%s>//&:%s:", r->name, r->lxcpath, space);
+        }
+        return n > 0 && n < (int)sizeof(label) && setenv("PHAUL_CRIU_LSM", label, 1) == 0;
 }
 
 static bool change_config(struct lxc_container *c, const struct restore *r)
@@ -119,7 +148,7 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
                               .quiet = true};
         (void)lxc_log_init(&log);
         struct lxc_container *c = lxc_container_new(r->name, r->lxcpath);
-        if (!c || !c->load_config(c, r->config) || !change_config(c, r))
+        if (!c || !c->load_config(c, r->config) || !change_config(c, r) || !name_profile(c, r))
                 _exit(WORKER_BAD_CONFIG);
 
         struct migrate_opts options = {
