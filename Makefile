@@ -6,11 +6,12 @@ PREFIX ?= $(or $(shell sed -n 's/^prefix //p' $(CONFIGURED) 2>/dev/null),/usr/lo
 SYSCONFDIR ?= $(or $(shell sed -n 's/^sysconfdir //p' $(CONFIGURED) 2>/dev/null),/etc)
 DESTDIR ?=
 
-.PHONY: help configure build install uninstall lint test test-full demo clean
+.PHONY: help configure build install uninstall lint test test-full bench demo clean
 
 help:
 	@echo 'sudo make demo        two simulated hosts, a container with Redis, one migration (the first time minutes)'
 	@echo 'sudo make test        all tests; test-full adds what takes long'
+	@echo 'sudo make bench       phaul against its peers, with ratios, on this machine; BENCH=quick for a shorter one'
 	@echo 'make build            compile into build/native; as root, missing packages are installed first'
 	@echo 'sudo make install     to PREFIX ($(PREFIX)), configuration to SYSCONFDIR ($(SYSCONFDIR)); DESTDIR is obeyed'
 	@echo 'sudo make uninstall   remove what install brought; configuration and state stay'
@@ -46,6 +47,10 @@ test:
 test-full:
 	@tools/setup build test lab
 	@tests/run --full
+
+bench:
+	@tools/setup build lab
+	@bench/bench $(if $(filter quick,$(BENCH)),--quick)
 
 clean:
 	rm -rf build

@@ -15,6 +15,10 @@
  * One step is "hear, then make the record durable" or one act. To crash between hearing and recording is to crash
  * before hearing with the message lost, so nothing is hidden by making that one step.
  *
+ * In restart mode the same is true with other means: ICE is stopped here, with nobody able to start it but the session;
+ * HELD is files on the target without a definition; to thaw is to start it again; "hung in the restorer" is a start that
+ * never came to the container's init.
+ *
  * More is allowed here than the real thing does: a message may outlive the connection it was sent on, and the crash
  * of the session it was sent to.
  *

@@ -63,6 +63,7 @@ def _parser():
     verb(_redis, "host", "name", **container)
     verb(_put, "host", "source", "target")
     verb(_get, "host", "source", "target")
+    verb(_share, "host", "place")
     verb(_cut, "host")
     verb(_heal, "host")
     verb(_slow, "host", "rate")
@@ -152,6 +153,11 @@ def _put(options):
 def _get(options):
     """copy a file or tree out of a host"""
     Lab(options.lab)[options.host].get(options.source, options.target)
+
+
+def _share(options):
+    """mount the lab's common directory in a host: what several hosts see of one storage"""
+    Lab(options.lab)[options.host].share(options.place)
 
 
 def _cut(options):

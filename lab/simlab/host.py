@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -114,8 +115,9 @@ class Host:
         if not self.pid:
             raise LabError(f"{self.name} is down")
         session = [] if terminal else ["setsid"]
-        return ["nsenter", "--target", str(self.pid), *_SPACES, "--", "setpriv", "--pdeathsig", "KILL", "--", *session,
-                *(str(a) for a in argv)]
+        # Whoever runs us in the background of a script, or under nohup, has some signals ignored.
+        return ["nsenter", "--target", str(self.pid), *_SPACES, "--", "env", "--default-signal", "setpriv", "--pdeathsig", "KILL",
+                "--", *session, *(str(a) for a in argv)]
 
     def _join(self):
         cgroup.join(self.lab.name, self.name)
@@ -145,8 +147,7 @@ class Host:
     def spawn(self, log, *argv, env=None):
         """Start a daemon whose output goes to the file log in the host; returns its pid there."""
         script = 'echo $$; log=$1; shift; exec "$@" </dev/null >>"$log" 2>&1'
-        # Whoever runs us in the background of a script, or under nohup, has some signals ignored.
-        return int(self.run("env", "--default-signal", "setsid", "--fork", "sh", "-c", script, "spawn", log, *argv, env=env).stdout)
+        return int(self.run("setsid", "--fork", "sh", "-c", script, "spawn", log, *argv, env=env).stdout)
 
     def workload(self, name, program, *argv):
         """Start one of the lab's programs, its output to /var/log/NAME.log in the host; returns its pid there."""
@@ -185,6 +186,14 @@ class Host:
             self.run(*command(fd), pass_fds=[fd], timeout=None)
         finally:
             os.close(fd)
+
+    def share(self, place):
+        """Mount the lab's common directory at place: every host that does so sees the same files there."""
+        common = self.lab.disks / "shared"
+        common.mkdir(exist_ok=True)
+        if not self.pid:
+            raise LabError(f"{self.name} is down")
+        run(sys.executable, Path(__file__).with_name("share.py"), self.pid, common, place)
 
     # Its cable
 

@@ -89,7 +89,9 @@ class Lab:
         for host in everyone:
             host.make_disk(varlibs, everyone)
             host.start()
-        self._record().write_text(json.dumps({"hosts": names, "layers": [str(layer) for layer in self.layers]}))
+        complete = self._record().with_suffix(".new")  # others look at it at any time
+        complete.write_text(json.dumps({"hosts": names, "layers": [str(layer) for layer in self.layers]}))
+        complete.rename(self._record())
 
     def down(self):
         """Remove the lab and all it left behind, whether or not it is whole."""

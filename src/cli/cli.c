@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/order.h"
 
@@ -16,12 +17,14 @@ const struct verb verbs[] = {
         {"pair", "--offer | ADDRESS[:PORT] [--name NAME] --code-file FILE|-", "pair with another host", verb_pair},
         {"unpair", "HOST", "trust a host no longer", verb_unpair},
         {"check", "KIND/ID HOST [OPTION]...", "would a migration work? Touches nothing", verb_check},
-        {"migrate", "KIND/ID HOST [OPTION]...", "migrate while it runs", verb_migrate},
+        {"migrate", "KIND/ID HOST [OPTION]...", "migrate, while it runs or by a restart", verb_migrate},
         {"list", "[--limit N]", "migrations, the youngest first", verb_list},
         {"show", "ID", "one migration, with its log", verb_show},
         {"watch", "[ID]", "events as they happen, or one migration until its end", verb_watch},
         {"cancel", "ID", "take a migration back, until it is committed", verb_cancel},
         {"forget", "ID", "remove what a migrated container left behind here", verb_forget},
+        {"bugreport", "[--output FILE|-]", "gather what helps to understand a failure, without secrets",
+         verb_bugreport},
         {"version", "", "version of this program and of phauld", verb_version},
         {"help", "[VERB]", "this text", verb_help},
         {NULL, NULL, NULL, NULL},
@@ -29,7 +32,8 @@ const struct verb verbs[] = {
 
 static const char dst_id_option[] = "  --dst-id NAME          name on the other host (default: the same)\n";
 static const char migrate_options[] = "  --dry-run              only check\n"
-                                      "  --detach               print the id and do not wait\n";
+                                      "  --detach               print the id and do not wait\n"
+                                      "  --log-file FILE        append what is told to FILE, too\n";
 
 static const struct verb *find_verb(const char *name)
 {
@@ -45,7 +49,7 @@ static void print_usage(FILE *out)
                     "Live migration of containers between hosts. Every verb knows --json.\n\n",
                     out);
         for (const struct verb *v = verbs; v->name; v++)
-                (void)fprintf(out, "  %-8s %s\n", v->name, v->summary);
+                (void)fprintf(out, "  %-9s %s\n", v->name, v->summary);
         (void)fputs("\n`phaul help VERB` and phaul(1) tell more.\n", out);
 }
 
@@ -115,6 +119,18 @@ int cli_print_json(const json_t *value, struct error *err)
                 return error_set(err, ENOMEM, "cannot print the result");
         (void)putchar('\n');
         return 0;
+}
+
+void cli_log(FILE *log, const char *text)
+{
+        char line[ERROR_TEXT_MAX * 2], stamp[32];
+        struct tm utc;
+        time_t now = time(NULL);
+
+        if (!log || !gmtime_r(&now, &utc) || strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%SZ", &utc) == 0)
+                return;
+        (void)fprintf(log, "%s %s\n", stamp, cli_safe(text, line, sizeof(line)));
+        (void)fflush(log);
 }
 
 static const struct cli_option *find_option(const struct cli_option *options, const char *name, size_t n)
@@ -238,13 +254,15 @@ const char *cli_safe(const char *text, char *buffer, size_t size)
 /* -- the program -------------------------------------------------------------------------------------------------- */
 
 /* Errors may have several lines; each is said to be ours. */
-static void print_error(const struct error *err)
+static void print_error(const struct cli *cli, const struct error *err)
 {
         char line[ERROR_TEXT_MAX * 2], copy[ERROR_TEXT_MAX];
 
         (void)snprintf(copy, sizeof(copy), "%s", err->text);
-        for (char *save = NULL, *part = strtok_r(copy, "\n", &save); part; part = strtok_r(NULL, "\n", &save))
+        for (char *save = NULL, *part = strtok_r(copy, "\n", &save); part; part = strtok_r(NULL, "\n", &save)) {
+                cli_log(cli->log, part);
                 (void)fprintf(stderr, "phaul: %s\n", cli_safe(part, line, sizeof(line)));
+        }
 }
 
 int cli_main(int argc, char **argv)
@@ -285,9 +303,13 @@ int cli_main(int argc, char **argv)
         if (r < 0) {
                 if (err.kind == ERROR_NONE)
                         (void)error_set(&err, -r, "%s", strerrordesc_np(-r));
-                print_error(&err);
-                return error_exit_code(err.kind);
+                print_error(&cli, &err);
+                r = error_exit_code(err.kind);
         }
+        if (cli.log && fclose(cli.log) != 0)
+                (void)fprintf(stderr, "phaul: not all could be written to the log file\n");
+        if (err.kind != ERROR_NONE)
+                return r;
         if (fflush(stdout) != 0) {
                 (void)fprintf(stderr, "phaul: cannot write the result\n");
                 return 1;

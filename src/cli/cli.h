@@ -3,6 +3,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdio.h>
 
 #include "base/error.h"
 #include "base/name.h"
@@ -17,6 +18,8 @@ struct cli {
         struct client *client; /* made when first needed, see cli_connect() */
         const char *socket;
         bool json;
+        bool verbose; /* migrate: all that is logged is told */
+        FILE *log;    /* migrate: what is told is told here, too; NULL: nowhere */
 };
 
 struct verb {
@@ -25,6 +28,7 @@ struct verb {
 };
 extern const struct verb verbs[]; /* ends with a NULL name */
 
+int verb_bugreport(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_cancel(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_check(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_forget(struct cli *cli, int argc, char **argv, struct error *err);
@@ -45,6 +49,9 @@ int cli_connect(struct cli *cli, struct error *err);
 /* Connects and calls; see client_call(). */
 int cli_call(struct cli *cli, const char *method, const char *path, const json_t *body, json_t **ret,
              struct error *err);
+
+/* A line with the time in front to `log`, in one write; NULL is fine. */
+void cli_log(FILE *log, const char *text);
 
 /* One JSON document on stdout. */
 int cli_print_json(const json_t *value, struct error *err);

@@ -39,7 +39,7 @@ static void on_event(const struct stream_event *event, void *context)
                 meter_phase(&f->meter, cli_text(event->data, "phase"));
                 f->look_now |= strcmp(cli_text(event->data, "state"), "attention") == 0;
         } else if (strcmp(event->name, "migration.log") == 0) {
-                if (strcmp(level, "warning") == 0 || strcmp(level, "error") == 0)
+                if (f->cli->verbose || strcmp(level, "warning") == 0 || strcmp(level, "error") == 0)
                         meter_note(&f->meter, cli_text(event->data, "text"));
         } else if (strcmp(event->name, "migration.result") == 0 || strcmp(event->name, "gap") == 0)
                 f->look_now = true;
@@ -152,6 +152,7 @@ int follow(struct cli *cli, const char *id, json_t **ret, struct error *err)
         (void)sigprocmask(SIG_BLOCK, &set, &old);
         AUTO_FD int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
         meter_init(&f.meter, stderr);
+        f.meter.log = cli->log;
         r = signals < 0 ? error_errno(err, errno, "cannot watch for Ctrl-C")
                         : stream_open(cli->client, id, on_event, &f, &f.stream, err);
         while (r == 0 && f.interrupts < 2)
@@ -180,6 +181,8 @@ int follow_result(struct cli *cli, const json_t *migration, struct error *err)
                 return error_set_kind(err, ERROR_UNKNOWN, EIO, "%s", cli_text(migration, "reason"));
         enum error_kind kind = text_result_kind(report);
         if (cli->json) {
+                cli_log(cli->log, kind == ERROR_NONE ? text_migrated(report, line, sizeof(line))
+                                                     : text_not_migrated(report, line, sizeof(line)));
                 int r = cli_print_json(report, err);
                 return r < 0 ? r : error_exit_code(kind);
         }
@@ -187,5 +190,6 @@ int follow_result(struct cli *cli, const json_t *migration, struct error *err)
                 return error_set_kind(err, kind, EIO, "%s", text_not_migrated(report, line, sizeof(line)));
         char safe[ERROR_TEXT_MAX];
         (void)printf("%s\n", cli_safe(text_migrated(report, line, sizeof(line)), safe, sizeof(safe)));
+        cli_log(cli->log, line);
         return 0;
 }

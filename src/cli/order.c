@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "cli/text.h"
 #include "migration/options.h"
@@ -123,19 +125,67 @@ void order_print_options(void)
         }
 }
 
+#define ITEM_COLUMN 36 /* where reasons begin: "warning  " and two names of 12 or more */
+
+/* Width of the terminal, 0 when it is none: then every item is one line, for programs that look for it. */
+static unsigned terminal_width(void)
+{
+        struct winsize size;
+
+        if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col < ITEM_COLUMN + 24)
+                return 0;
+        return size.ws_col;
+}
+
+static void print_item(const json_t *item, unsigned width)
+{
+        char id[128], host[128], text[4096], reason[4096];
+        int column =
+                printf("%-8s %-13s %-12s ", cli_text(item, "grade"), cli_safe(cli_text(item, "id"), id, sizeof(id)),
+                       cli_safe(cli_text(item, "host"), host, sizeof(host)));
+
+        (void)snprintf(text, sizeof(text), "%s", cli_text(item, "reason"));
+        for (char *c = text; *c; c++)
+                if (*c == '\n') /* lines of CRIU's */
+                        *c = ' ';
+        if (json_is_true(json_object_get(item, "forcible")))
+                (void)strncat(text, " (--force goes on all the same)", sizeof(text) - strlen(text) - 1);
+        (void)cli_safe(text, reason, sizeof(reason));
+        order_print_wrapped(stdout, reason, width, (unsigned)(column > 0 ? column : 0), ITEM_COLUMN);
+}
+
+void order_print_wrapped(FILE *out, const char *text, unsigned width, unsigned column, unsigned indent)
+{
+        bool first = true;
+
+        while (*text) {
+                size_t n = strcspn(text, " ");
+                if (!first && width && column + 1 + n > width) {
+                        (void)fprintf(out, "\n%*s", (int)indent, "");
+                        column = indent;
+                } else if (!first) {
+                        (void)fputc(' ', out);
+                        column++;
+                }
+                (void)fprintf(out, "%.*s", (int)n, text);
+                column += (unsigned)n;
+                text += n + strspn(text + n, " ");
+                first = false;
+        }
+        (void)fputc('\n', out);
+}
+
+/* What stands in the way first, then what may matter. */
 static void print_items(const json_t *items)
 {
-        char id[128], host[128], reason[1024];
-        json_t *item;
+        static const char *const grades[] = {"error", "warning", "ok"};
+        const unsigned width = terminal_width();
+        const json_t *item;
         size_t i;
 
-        json_array_foreach(items, i, item)
-        {
-                (void)printf("%-8s %-12s %-12s %s\n", cli_text(item, "grade"),
-                             cli_safe(cli_text(item, "id"), id, sizeof(id)),
-                             cli_safe(cli_text(item, "host"), host, sizeof(host)),
-                             cli_safe(cli_text(item, "reason"), reason, sizeof(reason)));
-        }
+        for (size_t g = 0; g < sizeof(grades) / sizeof(grades[0]); g++)
+                json_array_foreach((json_t *)items, i, item) if (strcmp(cli_text(item, "grade"), grades[g]) == 0)
+                        print_item(item, width);
 }
 
 int order_check(struct cli *cli, const json_t *body, struct error *err)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include <stdio.h>
+
 #include "cli/cli.h"
 
 /*
@@ -11,6 +13,10 @@ int order_parse(struct cli *cli, int argc, char **argv, const struct cli_option 
 
 /* The options of a migration, one line each, for people. */
 void order_print_options(void);
+
+/* Words of `text`, never beyond `width` (0: one line); `column` is where the line stands, `indent` where others begin.
+ */
+void order_print_wrapped(FILE *out, const char *text, unsigned width, unsigned column, unsigned indent);
 
 /* Run the pre-flight and print it: the exit code. */
 int order_check(struct cli *cli, const json_t *body, struct error *err);

@@ -100,6 +100,7 @@ void meter_phase(struct meter *m, const char *phase)
                 return;
         (void)snprintf(m->phase, sizeof(m->phase), "%s", cli_safe(phase, safe, sizeof(safe)));
         m->round = -1;
+        cli_log(m->log, m->phase);
         if (m->terminal)
                 draw(m, m->phase);
         else
@@ -126,6 +127,7 @@ void meter_note(struct meter *m, const char *text)
         char safe[2048];
 
         meter_end(m);
+        cli_log(m->log, text);
         (void)fprintf(m->out, "%s\n", cli_safe(text, safe, sizeof(safe)));
 }
 

@@ -11,7 +11,7 @@
  * elsewhere one line for each phase and round.
  */
 struct meter {
-        FILE *out;
+        FILE *out, *log; /* log: NULL, or where notes and phases go as well */
         bool terminal, colour;
         unsigned width; /* 0: asked from the terminal */
         char phase[32];

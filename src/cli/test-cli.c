@@ -30,7 +30,35 @@ static void the_last_line_of_migrate(void **state)
         (void)json_object_set_new(r, "target_name", json_string("web2"));
         assert_string_equal(text_migrated(r, line, sizeof(line)),
                             "migrated lxc/web alpha -> beta as web2 in 2.31 s, downtime 143 ms, 268 MB sent, 1 round");
+        (void)json_object_set_new(r, "downtime_ms", json_null());
+        assert_string_equal(text_migrated(r, line, sizeof(line)),
+                            "migrated lxc/web alpha -> beta as web2 in 2.31 s, 268 MB sent, 1 round");
         json_decref(r);
+}
+
+/* A long reason keeps its column; without a terminal it stays one line; a word that is too long is not cut. */
+static void reasons_are_wrapped(void **state)
+{
+        static const struct {
+                unsigned width;
+                const char *text, *expected;
+        } cases[] = {
+                {0, "a few words in one line", "a few words in one line\n"},
+                {12, "a few words more", "a few words\n    more\n"},
+                {12, "0123456789abcdef x", "0123456789abcdef\n    x\n"},
+                {12, "", "\n"},
+        };
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                char *text = NULL;
+                size_t size;
+                FILE *out = open_memstream(&text, &size);
+                order_print_wrapped(out, cases[i].text, cases[i].width, 0, 4);
+                (void)fclose(out);
+                assert_string_equal(text, cases[i].expected);
+                free(text);
+        }
 }
 
 static void results_and_their_exit_codes(void **state)
@@ -236,6 +264,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(the_last_line_of_migrate),
+                cmocka_unit_test(reasons_are_wrapped),
                 cmocka_unit_test(results_and_their_exit_codes),
                 cmocka_unit_test(failures_say_who_has_it),
                 cmocka_unit_test(numbers_for_people),

@@ -95,13 +95,16 @@ const char *text_migrated(const json_t *report, char *buffer, size_t size)
 
         if (*target_name && strcmp(name, target_name) != 0)
                 (void)snprintf(renamed, sizeof(renamed), " as %s", target_name);
-        (void)snprintf(
-                buffer, size, "migrated %s/%s %s -> %s%s in %s, downtime %s, %s sent, %lld round%s",
-                text_of(report, "kind"), name, text_of(report, "source"), text_of(report, "target"), renamed,
-                text_duration(json_number_value(json_object_get(report, "total_ms")), total, sizeof(total)),
-                text_duration(json_number_value(json_object_get(report, "downtime_ms")), downtime, sizeof(downtime)),
-                text_bytes(json_number_value(json_object_get(report, "bytes_sent")), sent, sizeof(sent)),
-                (long long)rounds, rounds == 1 ? "" : "s");
+        const json_t *down = json_object_get(report, "downtime_ms");
+
+        /* One that was stopped before has none. */
+        (void)snprintf(buffer, size, "migrated %s/%s %s -> %s%s in %s%s%s, %s sent, %lld round%s",
+                       text_of(report, "kind"), name, text_of(report, "source"), text_of(report, "target"), renamed,
+                       text_duration(json_number_value(json_object_get(report, "total_ms")), total, sizeof(total)),
+                       json_is_number(down) ? ", downtime " : "",
+                       json_is_number(down) ? text_duration(json_number_value(down), downtime, sizeof(downtime)) : "",
+                       text_bytes(json_number_value(json_object_get(report, "bytes_sent")), sent, sizeof(sent)),
+                       (long long)rounds, rounds == 1 ? "" : "s");
         return buffer;
 }
 

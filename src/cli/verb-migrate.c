@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/follow.h"
@@ -51,17 +53,37 @@ static int migrate(struct cli *cli, const json_t *body, bool detach, struct erro
         return r;
 }
 
+static int tell_more(struct cli *cli, const json_t *body, const char *log_file, struct error *err)
+{
+        cli->verbose = json_is_true(json_object_get(json_object_get(body, "options"), "verbose"));
+        if (!log_file)
+                return 0;
+        int fd = open(log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        cli->log = fd >= 0 ? fdopen(fd, "a") : NULL;
+        if (cli->log)
+                return 0;
+        int r = error_set_kind(err, ERROR_USAGE, errno, "cannot write to the log file %s: %s", log_file,
+                               strerrordesc_np(errno));
+        if (fd >= 0)
+                (void)close(fd);
+        return r;
+}
+
 int verb_migrate(struct cli *cli, int argc, char **argv, struct error *err)
 {
         bool detach = false, dry = false;
+        const char *log_file = NULL;
         const struct cli_option own[] = {
                 {.name = "detach", .flag = &detach},
                 {.name = "dry-run", .flag = &dry},
+                {.name = "log-file", .value = &log_file},
                 {.name = NULL},
         };
         json_t *body = NULL;
 
         int r = order_parse(cli, argc, argv, own, &body, err);
+        if (r == 0)
+                r = tell_more(cli, body, log_file, err);
         if (r == 0)
                 r = dry ? order_check(cli, body, err) : migrate(cli, body, detach, err);
         json_decref(body);

@@ -41,7 +41,10 @@ struct criu_dump_options {
         const char *const *enable_fs; /* NULL-terminated, may be NULL */
         bool tcp_established, tcp_skip_in_flight, file_locks, link_remap, force_irmap, shell_job;
         bool external_mounts_auto, external_sharing, external_masters, manage_cgroups_full, orphan_pts_master;
+        bool ignore_cgroups;    /* nothing about cgroups is dumped: whoever restores places the tasks */
+        bool tcp_close;         /* established connections are not kept */
         bool skip_network_lock; /* the caller holds a lock of its own (CRIU 3.19); else CRIU's default */
+        bool verbose;           /* debug messages in the log, too */
         uint32_t ghost_limit;   /* bytes; 0: CRIU's default of 1 MiB */
         uint32_t timeout_s;     /* CRIU's own limit for seizing; 0: default */
 };
@@ -88,6 +91,19 @@ void criu_cancel(struct criu *criu);
  */
 void criu_free(struct criu *criu);
 DEFINE_CLEANUP(struct criu, criu_free)
+
+/*
+ * Become `criu restore`: for a small program of its own, since what is restored inherits from it. When criu ends, its
+ * exit status says whether the tree runs; the root of the tree is then an orphan of criu's parent's reaper. Returns
+ * only when criu cannot be executed. Cgroups are the caller's: the tasks are born in those of the calling process.
+ */
+struct criu_restore_options {
+        const char *images;   /* absolute; the log goes there as well */
+        const char *log_file; /* name within it */
+        const char *action_script;
+        bool tcp_established, tcp_close, shell_job;
+};
+int criu_restore_exec(const struct criu_restore_options *options, struct error *err);
 
 /*
  * Is CRIU usable with this kernel? Runs `criu --version` and `criu check` (blocking, at most 20 s). ERROR_REFUSED with

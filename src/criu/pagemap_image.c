@@ -27,6 +27,7 @@ enum { ENTRY_VADDR = 1, ENTRY_NR_PAGES = 2, ENTRY_FLAGS = 4 };
 /* One entry: size word, three fields of one byte tag and varints of at most 10, 5 and 5 bytes. */
 #define ENTRY_BYTES_MAX (4 + 3 + 10 + 5 + 5)
 #define BUFFER_BYTES (64U * 1024)
+#define GROWTH_BYTES ((off_t)64 << 20)
 
 /* End of user space with five-level page tables; offsets in shared memory are below as well. */
 #define ADDRESS_END (UINT64_C(1) << 56)
@@ -47,6 +48,7 @@ struct pagemap_writer {
         uint32_t n_images;
         struct image *current; /* whose files are open: */
         int pagemap_fd, pages_fd;
+        off_t room;      /* size of the file of pages, when it is ahead of what is in it; else 0 */
         uint8_t *buffer; /* entries of `current` that were not written yet */
         size_t used;
         uint64_t pages;
@@ -161,7 +163,10 @@ static int leave_current(struct pagemap_writer *w)
                 r = flush_entry(w, &w->current->latest);
                 if (r == 0)
                         r = flush_buffer(w);
+                if (r == 0 && w->room && ftruncate(w->pages_fd, (off_t)(w->current->pages * PAGE_BYTES)) < 0)
+                        r = -errno;
         }
+        w->room = 0;
         close_files(w);
         return r;
 }
@@ -285,6 +290,12 @@ static int append_pages(struct pagemap_writer *w, const struct image *image, con
 {
         off_t offset = (off_t)(image->pages * PAGE_BYTES);
 
+        /* A tmpfs takes huge pages only within the size of a file. Where much is coming, the size goes ahead of it. */
+        if (size == (size_t)PAGE_BATCH_MAX * PAGE_BYTES && offset + (off_t)size > w->room) {
+                if (ftruncate(w->pages_fd, offset + GROWTH_BYTES) < 0)
+                        return -errno;
+                w->room = offset + GROWTH_BYTES;
+        }
         for (size_t done = 0; done < size;) {
                 ssize_t n = pwrite(w->pages_fd, (const uint8_t *)pages + done, size - done, offset + (off_t)done);
                 if (n < 0 && errno == EINTR)

@@ -10,6 +10,7 @@
 
 /* Errors, warnings and information. CRIU's level 4 writes a line per memory area, which costs downtime. */
 #define LOG_LEVEL_INFORMATION 3
+#define LOG_LEVEL_ALL 4
 
 /* A message per element and the array of pointers that protobuf-c wants to them. */
 struct lists {
@@ -87,8 +88,9 @@ static void set_flags(const struct criu_dump_options *o, CriuRpc__Options *opts)
         SET_FLAG(opts, external_sharing, o->external_sharing);
         SET_FLAG(opts, external_masters, o->external_masters);
         SET_FLAG(opts, orphan_pts_master, o->orphan_pts_master);
-        opts->has_cgroup_mode = o->manage_cgroups_full;
-        opts->cgroup_mode = CRIU_RPC__CGROUP_MODE__FULL;
+        SET_FLAG(opts, tcp_close, o->tcp_close);
+        opts->has_cgroup_mode = o->manage_cgroups_full || o->ignore_cgroups;
+        opts->cgroup_mode = o->ignore_cgroups ? CRIU_RPC__CGROUP_MODE__IGNORE : CRIU_RPC__CGROUP_MODE__FULL;
         opts->has_network_lock = o->skip_network_lock;
         opts->network_lock = CRIU_RPC__NETWORK_LOCK__SKIP;
         opts->has_ghost_limit = o->ghost_limit != 0;
@@ -114,7 +116,7 @@ int criu_request_dump(const struct criu_dump_options *options, int images_fd, in
         opts.work_dir_fd = work_fd;
         opts.log_file = (char *)options->log_file;
         opts.has_log_level = true;
-        opts.log_level = LOG_LEVEL_INFORMATION;
+        opts.log_level = options->verbose ? LOG_LEVEL_ALL : LOG_LEVEL_INFORMATION;
         opts.has_pid = true;
         opts.pid = options->pid;
         opts.has_notify_scripts = true;

@@ -167,6 +167,35 @@ static void test_lies_are_refused(void **state)
         assert_int_equal(pagemap_writer_open(s->writer, TASK(2), &s->err), -EBADMSG); /* after the end */
 }
 
+/* A file's size goes ahead of what is written to it while much is coming; in the end it is what was written. */
+static void test_large_images_end_where_their_pages_do(void **state)
+{
+        struct story *s = *state;
+        struct stat st;
+        uint64_t pages;
+        uint8_t last[PAGE_BYTES];
+
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(1), &s->err), 0);
+        for (uint64_t i = 0; i < 70; i++)
+                assert_int_equal(add(s, TASK(1), i * PAGE_BATCH_MAX * PAGE_BYTES, PAGE_BATCH_MAX, PE_PRESENT), 0);
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(2), &s->err), 0);
+        assert_int_equal(add(s, TASK(2), 0x1000, 1, PE_PRESENT), 0);
+        assert_int_equal(fstatat(s->directory_fd, "pages-1.img", &st, 0), 0);
+        assert_int_equal(st.st_size, 70 * PAGE_BATCH_MAX * PAGE_BYTES);
+        /* And on it goes. */
+        assert_int_equal(add(s, TASK(1), UINT64_C(0x100000000), PAGE_BATCH_MAX, PE_PRESENT), 0);
+        assert_int_equal(add(s, TASK(1), UINT64_C(0x200000000), 1, PE_PRESENT), 0);
+        assert_int_equal(pagemap_writer_finish(s->writer, &pages, &s->err), 0);
+        assert_int_equal(pages, 71 * PAGE_BATCH_MAX + 2);
+        assert_int_equal(fstatat(s->directory_fd, "pages-1.img", &st, 0), 0);
+        assert_int_equal(st.st_size, (71 * PAGE_BATCH_MAX + 1) * PAGE_BYTES);
+        AUTO_FD int fd = openat(s->directory_fd, "pages-1.img", O_RDONLY | O_CLOEXEC);
+        assert_int_equal(pread(fd, last, sizeof(last), st.st_size - PAGE_BYTES), PAGE_BYTES);
+        assert_int_equal(last[0], (0x200000000 / PAGE_BYTES) & 0xff);
+        assert_int_equal(pread(fd, last, sizeof(last), (off_t)69 * PAGE_BATCH_MAX * PAGE_BYTES), PAGE_BYTES);
+        assert_int_equal(last[0], (69 * PAGE_BATCH_MAX) & 0xff);
+}
+
 static void test_a_file_that_exists_is_never_written_to(void **state)
 {
         struct story *s = *state;
@@ -183,6 +212,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_two_images_that_interleave, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_many_entries, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_lies_are_refused, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_large_images_end_where_their_pages_do, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_file_that_exists_is_never_written_to, setup, teardown),
         };
 

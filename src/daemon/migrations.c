@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -69,6 +70,30 @@ static void remove_tree(const char *path, const char *id)
                 log_info("removed %s", full);
 }
 
+/*
+ * Images that a session was asked to keep (--keep-images), by the link it left. Only what bears the migration's id is
+ * touched. 1: there were some.
+ */
+static int remove_images(struct migrations *all, const char *id, struct error *err)
+{
+        char link[PATH_MAX + ID_LENGTH + 32], place[PATH_MAX];
+
+        (void)snprintf(link, sizeof(link), "%s/migrations/%s/images", all->daemon->places.state, id);
+        ssize_t n = readlink(link, place, sizeof(place) - 1);
+        if (n < 0)
+                return errno == ENOENT ? 0 : error_errno(err, errno, "cannot read %s", link);
+        place[n] = '\0';
+        const char *slash = strrchr(place, '/');
+        if (place[0] != '/' || !slash || strncmp(slash + 1, id, ID_LENGTH) != 0 || slash[1 + ID_LENGTH] != '-')
+                return error_set(err, EINVAL, "%s leads to what is none of this migration's", link);
+        if (umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
+                return error_errno(err, errno, "cannot unmount %s", place);
+        int r = fd_remove_tree(AT_FDCWD, place, err);
+        if (r == 0 && unlink(link) < 0)
+                r = error_errno(err, errno, "cannot remove %s", link);
+        return r < 0 ? r : 1;
+}
+
 static bool older_than(const char *path, const char *id, const char *file, int64_t age_ms)
 {
         char full[PATH_MAX + ID_LENGTH + 32];
@@ -86,8 +111,13 @@ static void clean_released(struct migrations *all, const char *path, const char 
 
 static void clean_ended(struct migrations *all, const char *path, const char *id)
 {
-        if (!find(all, id) && older_than(path, id, "report.json", KEEP_ENDED_MS))
-                remove_tree(path, id);
+        struct error err = {0};
+
+        if (find(all, id) || !older_than(path, id, "report.json", KEEP_ENDED_MS))
+                return;
+        if (remove_images(all, id, &err) < 0)
+                log_warning("%s", err.text);
+        remove_tree(path, id);
 }
 
 static void clean(struct migrations *all)
@@ -113,7 +143,12 @@ int migrations_forget(struct migrations *all, const char *id, struct error *err)
         char path[PATH_MAX + ID_LENGTH + 16];
         struct stat st;
 
+        int images = remove_images(all, id, err);
+        if (images < 0)
+                return images;
         (void)snprintf(path, sizeof(path), "%s/released/%s", all->daemon->places.state, id);
+        if (lstat(path, &st) < 0 && images)
+                return 0;
         if (lstat(path, &st) < 0)
                 return error_set_kind(err, ERROR_NOT_FOUND, ENOENT, "migration %s left nothing behind to forget", id);
         return fd_remove_tree(AT_FDCWD, path, err);

@@ -115,3 +115,15 @@ int files_sync(const char *path, struct error *err);
 int files_mapped_shared(const int *pids, size_t n_pids, const char *root, char ***ret, struct error *err);
 void files_paths_free(char **paths);
 DEFINE_CLEANUP(char *, files_paths_free)
+
+/*
+ * Is a directory of one host the same as one of another? Write a probe into it here; take it there, which proves by a
+ * secret that it is that one and removes it; and see here, by files_probe_end() (1: it was still there and is removed
+ * now, 0: it is gone), that what is done there is seen here. Names are hexadecimal, and nothing else is opened.
+ */
+struct files_probe {
+        char name[33], secret[33];
+};
+int files_probe_write(const char *path, struct files_probe *ret, struct error *err);
+int files_probe_take(const char *path, const struct files_probe *probe, struct error *err);
+int files_probe_end(const char *path, const struct files_probe *probe, struct error *err);

@@ -38,6 +38,7 @@ struct workload {
         pid_t init_pid;    /* root of the task tree; 0 while it does not exist */
         char *freezer;     /* cgroup directory whose freezer holds all tasks, absolute; survives CRIU's death */
         bool freezer_v2;
+        char *addresses;       /* that it uses of the host's own network, for hooks, separated by spaces; may be NULL */
         uint64_t memory_bytes; /* resident */
         struct hauler_tree *trees;
         size_t n_trees;
@@ -46,7 +47,14 @@ struct workload {
 void workload_done(struct workload *w);
 
 /* One graded finding of a pre-flight. */
-enum grade { GRADE_OK, GRADE_WARNING, GRADE_ERROR };
+enum grade {
+        GRADE_OK,
+        GRADE_WARNING,
+        GRADE_ERROR,
+        /* An error that is a judgement: it may work all the same, and if it does not, it fails cleanly. People see an
+         * error; --force makes it a warning. Only ever handed to a report function. */
+        GRADE_JUDGED,
+};
 const char *grade_name(enum grade grade);
 /* Sink for findings: `item` is a stable word ("bridge", "name", "disk"). */
 typedef void (*hauler_report_fn)(const char *item, enum grade grade, const char *reason, void *context);
@@ -70,6 +78,12 @@ struct hauler_restore_handlers {
         void (*done)(struct hauler_restore *r, const struct error *err, void *context);
 };
 
+/* A stop or start that runs in the background. */
+struct hauler_change;
+/* The end of it, once: err->kind ERROR_NONE on success. `orderly` (stop): it went down by itself, nothing was killed.
+ */
+typedef void (*hauler_changed_fn)(bool orderly, const struct error *err, void *context);
+
 struct hauler {
         const char *kind;  /* "lxc" */
         const char *label; /* "LXC container", for people */
@@ -84,8 +98,20 @@ struct hauler {
          * fill *w; further findings through `report`. */
         int (*examine)(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err);
 
+        /* The target's findings are here, an array of {id, host, grade, reason}, none of them an error: what follows
+         * from them for the source. ERROR_REFUSED is still possible. NULL: nothing. */
+        int (*agreed)(struct workload *w, const json_t *items, struct error *err);
+
         /* Right before the freeze: what CRIU must be told. Strings in *options point into w->private_data. */
         int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
+
+        /* All tasks stand still, no socket has been touched: hold the workload's connections in the host's own network,
+         * until rearm() or release(). Beside the ports, which the engine locks. Fast. NULL: nothing. */
+        int (*network_lock)(struct workload *w, struct error *err);
+
+        /* At the end of the dump, right after w->freezer came down, while CRIU waits: what else must be as it is at
+         * this moment. Files written to `images_fd` go to the target's image directory. Fast. NULL: nothing. */
+        int (*frozen)(struct workload *w, int images_fd, struct error *err);
 
         /* Right before COMMIT, while frozen: from now on nobody may start it on this host, not even its autostart after
          * a reboot; durable when it returns. And back, after an abort; also when it was never disarmed. Fast,
@@ -97,6 +123,31 @@ struct hauler {
          * its files go to `released` (a directory to be made). Repeatable after a crash. (blocks) */
         int (*release)(struct workload *w, const char *released, struct error *err);
 
+        /* -- restart mode: all of these, or the kind cannot be migrated in that mode ------------------------- */
+
+        /*
+         * In restart mode examine() takes a workload that is stopped, too (init_pid 0 then), needs no freezer, and does
+         * not refuse what only a checkpoint could not carry; verify() likewise. The order on the source: disarm(),
+         * stop(), last files, COMMIT, release(); after a failure rearm(), start().
+         */
+
+        /* Source: let it shut down by its own means, and kill what is left of it after `limit_s`. When done() says
+         * success no task of it lives and its files are at rest. Of one that is stopped: success. Repeatable. */
+        int (*stop)(struct loop *loop, struct workload *w, unsigned limit_s, hauler_changed_fn done, void *context,
+                    struct hauler_change **ret, struct error *err);
+
+        /* Either side: start it as its own tools would; it has to be defined (rearm(), publish()). One that runs is
+         * left alone: success. It inherits nothing of ours. Whether it got anywhere is alive()'s and put_down()'s to
+         * say. */
+        int (*start)(struct loop *loop, struct workload *w, hauler_changed_fn done, void *context,
+                     struct hauler_change **ret, struct error *err);
+
+        /* Ends what still goes on (a shutdown that was asked for is not taken back) without calling done(). */
+        void (*change_free)(struct hauler_change *c);
+
+        /* Either side, (blocks): 1 it is stopped, and defined so that it can be started; 0 not so. */
+        int (*stopped)(struct workload *w, struct error *err);
+
         /* -- target ------------------------------------------------------------------------------------------ */
 
         /* Before anything is touched, (blocks): can `description` become `id` here? Fills *w with target paths of the
@@ -107,6 +158,10 @@ struct hauler {
         /* Reserve the name and make the directories of the trees. Each thing is passed to `leftover` first. */
         int (*prepare)(struct workload *w, hauler_leftover_fn leftover, void *context, struct error *err);
 
+        /* Everything is in `images` (absolute path); before the hooks "arriving" and the restore: hold the connections
+         * that are to come, until publish() or discard(). NULL: nothing. */
+        int (*network_expect)(struct workload *w, const char *images, struct error *err);
+
         /* Start the restore from images in `images` (absolute path) and hold before the first instruction.
          * `session_socket` is where the hold program finds us; `record` the journal file it obeys when it does not. */
         int (*restore)(struct loop *loop, struct workload *w, const char *images, const char *hold_socket,
@@ -114,7 +169,7 @@ struct hauler {
                        struct hauler_restore **ret, struct error *err);
 
         /* Network ports of the restored copy to be attached at switchover: pairs (interface here, bridge).
-         * Fills up to `max`; returns the number. */
+         * Fills up to `max`; returns the number. NULL: it uses the network of the host itself. */
         int (*ports)(struct workload *w, struct hauler_port *ret, size_t max, struct error *err);
 
         /* After STARTING is durable, before the release of the hold: make it a defined member of its runtime. Fast. */
@@ -129,9 +184,14 @@ struct hauler {
         /*
          * A copy that did not get through after the verdict: make sure that nothing of it lives, then say whether one
          * of its tasks may have executed an instruction. 0: certainly not, by the restore program's own word in
-         * `images`; 1: it may. When in doubt 1.
+         * `images` (restart mode: by what start() left behind); 1: it may. When in doubt 1.
          */
         int (*put_down)(struct workload *w, const char *images, struct error *err);
+
+        /* RUNNING is durable: the last things, and for each thing that was made (what, name as passed to `leftover`)
+         * that it stays. Repeatable after a crash; failures are only told. NULL: nothing. */
+        int (*arrived)(struct workload *w, struct error *err);
+        int (*keep)(const char *what, const char *name, struct error *err);
 
         /* Remove one thing made before (what, name as passed to `leftover`). Repeatable; nothing there is success. */
         int (*discard)(const char *what, const char *name, struct error *err);

@@ -6,9 +6,11 @@
 
 /* The registry: one line per kind, see the folder of that name. */
 extern const struct hauler lxc_hauler;
+extern const struct hauler process_hauler;
 
 const struct hauler *const haulers[] = {
         &lxc_hauler,
+        &process_hauler,
         NULL,
 };
 
@@ -28,6 +30,7 @@ const char *grade_name(enum grade grade)
         case GRADE_WARNING:
                 return "warning";
         case GRADE_ERROR:
+        case GRADE_JUDGED:
                 return "error";
         }
         return "error";
@@ -48,5 +51,6 @@ void workload_done(struct workload *w)
         free(w->id);
         free(w->description);
         free(w->freezer);
+        free(w->addresses);
         *w = (struct workload){0};
 }

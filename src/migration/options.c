@@ -11,15 +11,55 @@
 #define AT(member)                                                                                                     \
         .offset = offsetof(struct migration_options, member), .size = sizeof(((struct migration_options *)0)->member)
 
-static const char *const modes[] = {[MODE_LIVE] = "live", NULL};
+static const char *const modes[] = {[MODE_LIVE] = "live", [MODE_RESTART] = "restart", NULL};
+
+static const char *const movers[] = {[MOVE_TREE] = "tree", [MOVE_SHARED] = "shared", NULL};
 
 const struct option_info migration_option_table[] = {
         {.key = "mode",
          .argument = "MODE",
-         .help = "live: it runs on meanwhile",
+         .help = "live: it runs on meanwhile; restart: it is stopped here and started there",
          .type = OPTION_WORD,
          .words = modes,
          AT(mode)},
+        {.key = "no_start", .help = "with --mode restart: leave it stopped there", .type = OPTION_FLAG, AT(no_start)},
+        {.key = "stop_timeout_s",
+         .flag = "stop-timeout",
+         .argument = "SECONDS",
+         .help = "with --mode restart: how long its own shutdown may take before it is killed (60)",
+         .type = OPTION_NUMBER,
+         .min = 1,
+         .max = 86400,
+         AT(stop_timeout_s)},
+        {.key = "files",
+         .argument = "MOVER",
+         .help = "tree: copied; shared: both hosts have the same storage there",
+         .type = OPTION_WORD,
+         .words = movers,
+         .kinds = "lxc",
+         AT(files)},
+        {.key = "images_dir",
+         .argument = "DIR",
+         .help = "where images go on both hosts, instead of into memory",
+         .type = OPTION_PATH,
+         AT(images_dir)},
+        {.key = "keep_images",
+         .help = "keep images and logs on both hosts until `phaul forget`",
+         .type = OPTION_FLAG,
+         AT(keep_images)},
+        {.key = "force", .help = "what the pre-flight merely judges is a warning", .type = OPTION_FLAG, AT(force)},
+        {.key = "skip_cpu_check",
+         .help = "go on although the processors differ",
+         .type = OPTION_FLAG,
+         AT(skip_cpu_check)},
+        {.key = "skip_criu_check",
+         .help = "do not ask CRIU whether it can work",
+         .type = OPTION_FLAG,
+         AT(skip_criu_check)},
+        {.key = "verbose",
+         .help = "print all that is logged, and keep CRIU's own logs",
+         .type = OPTION_FLAG,
+         AT(verbose)},
         {.key = "timeout_s",
          .flag = "timeout",
          .argument = "SECONDS",
@@ -40,6 +80,27 @@ const struct option_info migration_option_table[] = {
          .help = "another address of the host, for the transfer",
          .type = OPTION_ADDRESS,
          AT(via)},
+        {.key = "shell_job",
+         .help = "the tree hangs on the terminal of a shell; it gets a new one",
+         .type = OPTION_FLAG,
+         .kinds = "pid",
+         AT(shell_job)},
+        {.key = "tcp_close",
+         .help = "close established connections instead of keeping them",
+         .type = OPTION_FLAG,
+         .kinds = "pid",
+         AT(tcp_close)},
+        {.key = "copy_files",
+         .help = "bring files that are missing or different on the target",
+         .type = OPTION_FLAG,
+         .kinds = "pid",
+         AT(copy_files)},
+        {.key = "dst_pidfile",
+         .argument = "FILE",
+         .help = "on the target: where to write the pid when it runs",
+         .type = OPTION_PATH,
+         .kinds = "pid",
+         AT(dst_pidfile)},
         {.key = NULL},
 };
 
@@ -186,6 +247,9 @@ int migration_options_parse(const json_t *object, const char *kind, struct migra
                 if (r < 0)
                         return r;
         }
+        if (o.mode != MODE_RESTART && (o.no_start || o.stop_timeout_s))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "options: %s is for mode restart only",
+                                      o.no_start ? "no_start" : "stop_timeout_s");
         *ret = o;
         return 0;
 }

@@ -13,13 +13,25 @@
  * flags of `phaul migrate`, request.json, and the offer on the wire. Whoever adds an option adds a member here, a row
  * in options.c, a property in docs/openapi.yaml and a line in phaul(1).
  */
-enum migration_mode { MODE_LIVE };
+enum migration_mode { MODE_LIVE, MODE_RESTART };
+enum migration_files { MOVE_TREE, MOVE_SHARED };
+
+#define MIGRATION_STOP_TIMEOUT_S 60
 
 struct migration_options {
         enum migration_mode mode;
-        uint64_t bandwidth; /* bytes per second for memory and files together, 0: no cap */
-        uint64_t timeout_s; /* abort when not committed by then, 0: none */
-        char via[64];       /* numeric address to use instead of the paired one, "" for none */
+        bool no_start; /* restart: defined there, but left stopped; also set for a workload that is stopped here */
+        uint64_t stop_timeout_s; /* restart: how long its own shutdown may take, 0: MIGRATION_STOP_TIMEOUT_S */
+        enum migration_files files;
+        char images_dir[160]; /* instead of a private tmpfs, on both hosts; "" for that */
+        bool keep_images, verbose, force, skip_cpu_check, skip_criu_check;
+        uint64_t bandwidth;     /* bytes per second for memory and files together, 0: no cap */
+        uint64_t timeout_s;     /* abort when not committed by then, 0: none */
+        char via[64];           /* numeric address to use instead of the paired one, "" for none */
+        bool shell_job;         /* the tree belongs to the session and terminal of a shell outside of it */
+        bool tcp_close;         /* established connections are closed, not kept */
+        bool copy_files;        /* files that are missing or different on the target are brought there */
+        char dst_pidfile[1024]; /* file on the target for the pid, "" for none */
 };
 
 enum option_type {

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const phase_names[REPORT_PHASES_MAX] = {"examine", "files",  "memory", "freeze",  "state",
+static const char *const phase_names[REPORT_PHASES_MAX] = {"examine", "files",  "memory", "freeze",  "stop",    "state",
                                                            "restore", "commit", "resume", "release", "rollback"};
 static const char *const owner_names[] = {"source", "target", "unknown"};
 static const char *const result_names[] = {

@@ -23,8 +23,8 @@ enum report_result {
         REPORT_UNKNOWN, /* ownership unknown, an operator is needed */
 };
 
-/* "examine", "files", "memory", "freeze", "state", "restore", "commit", "resume", "release", "rollback". */
-#define REPORT_PHASES_MAX 10
+/* "examine", "files", "memory", "freeze", "stop", "state", "restore", "commit", "resume", "release", "rollback". */
+#define REPORT_PHASES_MAX 11
 #define REPORT_WORD_MAX 31
 
 struct report_phase {

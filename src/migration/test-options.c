@@ -22,8 +22,14 @@ static int parse(const char *text, const char *kind, struct migration_options *r
 /* Everything that can be said comes back as it was said, and what was not said does not. */
 static void test_there_and_back(void **unused)
 {
-        static const char *const said[] = {"{}", "{\"timeout_s\":60}", "{\"bandwidth\":1000000,\"via\":\"192.0.2.1\"}",
-                                           "{\"via\":\"2001:db8::1\"}"};
+        static const char *const said[] = {"{}",
+                                           "{\"timeout_s\":60}",
+                                           "{\"bandwidth\":1000000,\"via\":\"192.0.2.1\"}",
+                                           "{\"via\":\"2001:db8::1\"}",
+                                           "{\"mode\":\"restart\",\"no_start\":true,\"stop_timeout_s\":5}",
+                                           "{\"files\":\"shared\",\"force\":true,\"keep_images\":true}",
+                                           "{\"images_dir\":\"/srv/images\",\"skip_cpu_check\":true}",
+                                           "{\"skip_criu_check\":true,\"verbose\":true}"};
 
         (void)unused;
         for (size_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
@@ -53,6 +59,12 @@ static void test_refused(void **unused)
                 {"{\"via\":\"10.0.0.1; reboot\"}", "via"},
                 {"{\"mode\":\"dead\"}", "mode"},
                 {"{\"mode\":0}", "mode"},
+                {"{\"no_start\":true}", "no_start"}, /* live it is there and runs, or it is not there */
+                {"{\"stop_timeout_s\":5}", "stop_timeout_s"},
+                {"{\"files\":\"rsync\"}", "files"},
+                {"{\"force\":1}", "force"},
+                {"{\"images_dir\":\"images\"}", "images_dir"},
+                {"{\"images_dir\":\"/srv/../etc\"}", "images_dir"},
                 {"{\"speed\":1}", "speed"},
                 {"{\"a\\u0001b\":1}", "a\\x01b"},
                 {"[]", "object"},

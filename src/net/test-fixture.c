@@ -196,7 +196,7 @@ void fixture_accept(struct fixture *f, const struct host *as, bool allow_strange
 void fixture_greet(struct fixture *f, enum purpose purpose)
 {
         struct link_connect_options o = {.purpose = purpose, .expect = f->b.fingerprint, .migration = "m"};
-        uint64_t end = clock_ms() + 10000;
+        uint64_t end = clock_ms() + 60000;
 
         fixture_connect(f, &f->a, &o);
         fixture_accept(f, &f->b, false);
@@ -216,7 +216,7 @@ void fixture_open(struct fixture *f, enum purpose purpose)
 
 void fixture_until(struct fixture *f, const bool *flag)
 {
-        uint64_t end = clock_ms() + 10000;
+        uint64_t end = clock_ms() + 60000;
 
         while (!*flag) {
                 if (clock_ms() > end)

@@ -21,6 +21,10 @@
 const char *network_event_name(enum network_event event)
 {
         switch (event) {
+        case NETWORK_ARRIVING:
+                return "arriving";
+        case NETWORK_DISCARDED:
+                return "discarded";
         case NETWORK_LEAVING:
                 return "leaving";
         case NETWORK_ARRIVED:
@@ -159,6 +163,11 @@ static bool put(char **env, size_t *n, const char *name, const char *value)
         return true;
 }
 
+static bool on_target(enum network_event event)
+{
+        return event == NETWORK_ARRIVING || event == NETWORK_ARRIVED || event == NETWORK_DISCARDED;
+}
+
 int network_hooks(enum network_event event, const struct network_hook_context *context, struct error *err)
 {
         struct failures failures = {.err = err};
@@ -166,16 +175,17 @@ int network_hooks(enum network_event event, const struct network_hook_context *c
         char *env[8] = {0};
         size_t n = 0;
 
-        for (size_t i = 0; context->actions && context->actions[i]; i++)
+        /* Virtual addresses are given up and taken over at the switchover, not before. */
+        const bool switches = event != NETWORK_ARRIVING && event != NETWORK_DISCARDED;
+        for (size_t i = 0; switches && context->actions && context->actions[i]; i++)
                 run_action(event, context->actions[i], &failures);
 
-        if (context->pid > 0) /* a workload in the host's own network has none of its own */
+        if (!context->addresses && context->pid > 0) /* a workload in the host's own network has none of its own */
                 (void)network_addresses(context->pid, &addresses, NULL);
         if (put(env, &n, "EVENT", network_event_name(event)) && put(env, &n, "KIND", context->kind) &&
             put(env, &n, "ID", context->id) && put(env, &n, "NAME", context->name) &&
-            put(env, &n, "PEER", context->peer) &&
-            put(env, &n, "SIDE", event == NETWORK_ARRIVED ? "target" : "source") &&
-            put(env, &n, "ADDRESSES", addresses))
+            put(env, &n, "PEER", context->peer) && put(env, &n, "SIDE", on_target(event) ? "target" : "source") &&
+            put(env, &n, "ADDRESSES", context->addresses ? context->addresses : addresses))
                 run_directory(context->directory ? context->directory : HOOKS_DIRECTORY, (const char *const *)env,
                               &failures);
         else

@@ -57,6 +57,9 @@ int network_delete(const char *name, struct error *err);
 /* The addresses of `pid`'s network, "192.0.2.5/24 2001:db8::5/64 …" without loopback and link-local; caller frees. */
 int network_addresses(pid_t pid, char **ret, struct error *err);
 
+/* Move interface `name` from the network namespace of `pid` into ours, where it is down. */
+int network_bring_over(pid_t pid, const char *name, struct error *err);
+
 /* Gratuitous ARP and unsolicited neighbour advertisement for every address of every port, sent from inside. */
 int network_announce(pid_t pid, struct error *err);
 
@@ -71,8 +74,8 @@ int network_repair_off(const pid_t *pids, size_t n_pids, struct error *err);
  * /etc/phaul/hooks.d), in order of their names, root-owned and not writable by others only; each gets its data in the
  * environment (PHAUL_EVENT, PHAUL_KIND, PHAUL_ID, PHAUL_NAME, PHAUL_PEER, PHAUL_SIDE, PHAUL_ADDRESSES) and 10 s.
  * A hook that fails is reported in *err, never fatal for the migration: the caller shows it as a warning. The others
- * still run. An event is told by PHAUL_EVENT "leaving", "arrived" or "stayed", the side by PHAUL_SIDE "source" or
- * "target"; PHAUL_ADDRESSES is separated by spaces.
+ * still run. An event is told by PHAUL_EVENT "arriving", "leaving", "arrived", "stayed" or "discarded", the side by
+ * PHAUL_SIDE "source" or "target"; PHAUL_ADDRESSES is separated by spaces.
  *
  * Built-in actions:
  *   ucarp:WHICH          WHICH is the path of a file with ucarp's pid, the interface it runs on, or * for all of them.
@@ -83,12 +86,16 @@ int network_repair_off(const pid_t *pids, size_t n_pids, struct error *err);
  *                        priority there is but still a running instance, 0 after "arrived" and "stayed".
  */
 enum network_event {
-        NETWORK_LEAVING, /* source, after COMMIT, before the target is told: give the virtual address up */
-        NETWORK_ARRIVED, /* target, right after the tasks run: take it */
-        NETWORK_STAYED,  /* source, after an abort: take it back */
+        NETWORK_ARRIVING,  /* target, before the restore: bring the address, do not announce it. Only for a workload in
+                              the host's own network; its connections are held still on both hosts */
+        NETWORK_DISCARDED, /* target, after "arriving", when nothing came of it: take the address away again */
+        NETWORK_LEAVING,   /* source, after COMMIT, before the target is told: give the virtual address up */
+        NETWORK_ARRIVED,   /* target, right after the tasks run: take it */
+        NETWORK_STAYED,    /* source, after an abort: take it back */
 };
 struct network_hook_context {
         const char *kind, *id, *name, *peer;
+        const char *addresses; /* PHAUL_ADDRESSES; NULL: those of the network of `pid` */
         pid_t pid;             /* of the workload's init, 0 when gone */
         const char *directory; /* NULL: default */
         const char *const

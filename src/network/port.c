@@ -2,6 +2,7 @@
 #include "network/network.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
@@ -13,7 +14,10 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "network/inside.h"
 #include "network/rtnl.h"
+
+#define BRING_OVER_MS 5000
 
 /*
  * The lock is the state DISABLED of the bridge port. LISTENING and BLOCKING drop frames as well, but the kernel
@@ -215,6 +219,43 @@ int network_rename(const char *from, const char *to, struct error *err)
         if (r < 0)
                 return error_errno(err, -r, "cannot rename interface %s to %s", from, to);
         return 0;
+}
+
+struct bring_over {
+        const char *name;
+        int to; /* network namespace */
+};
+
+static int send_over(char **output, size_t *output_size, void *context, struct error *err)
+{
+        const struct bring_over *b = context;
+        AUTO_RTNL struct rtnl rtnl = {0};
+        char buffer[RTNL_REQUEST_SIZE];
+        struct ifinfomsg *message;
+        struct rtnl_link link = {0};
+
+        (void)output;
+        (void)output_size;
+        int r = rtnl_open(&rtnl);
+        if (r == 0)
+                r = rtnl_link_by_name(&rtnl, b->name, &link);
+        if (r == 0) {
+                struct nlmsghdr *h = rtnl_request(buffer, RTM_NEWLINK, 0, sizeof(*message), &message);
+                message->ifi_index = (int)link.index;
+                mnl_attr_put_u32(h, IFLA_NET_NS_FD, (uint32_t)b->to);
+                r = rtnl_talk(&rtnl, h);
+        }
+        return r < 0 ? error_errno(err, -r, "cannot bring interface %s over", b->name) : 0;
+}
+
+int network_bring_over(pid_t pid, const char *name, struct error *err)
+{
+        AUTO_FD int ours = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+        struct bring_over b = {.name = name, .to = ours};
+
+        if (ours < 0)
+                return error_errno(err, errno, "cannot open our own network namespace");
+        return inside_run(pid, BRING_OVER_MS, send_over, &b, NULL, NULL, err);
 }
 
 int network_delete(const char *name, struct error *err)

@@ -90,6 +90,8 @@ void session_phase(struct session *s, const char *phase)
         control_event(s, json_pack("{s:s, s:s, s:s}", "event", "state", "state", handover_state_name(s->state), "phase",
                                    phase));
         send_progress(s);
+        if (s->request.options.verbose)
+                session_log(s, "info", "phase: %s", phase);
         fault_point(s, phase);
 }
 

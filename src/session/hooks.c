@@ -9,7 +9,9 @@ void session_hooks(struct session *s, enum network_event event)
                 .id = s->request.id,
                 .name = source ? s->request.name : s->request.target_name,
                 .peer = s->request.peer,
-                .pid = s->workload.init_pid,
+                /* one in the host's network has no addresses of its own */
+                .pid = s->hauler && s->hauler->ports ? s->workload.init_pid : 0,
+                .addresses = s->workload.addresses,
                 .directory = s->paths.hooks,
                 .actions = (const char *const *)s->actions,
         };

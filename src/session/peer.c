@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "wire/trust.h"
 
@@ -187,6 +188,11 @@ int peer_connect(struct session *s, enum session_wait_mode mode, struct error *e
                 return r;
         /* The link is not "lost" while it is not yet open: only the user and the clock may interrupt here. */
         uint64_t deadline_ms = CONNECT_TIMEOUT_MS;
+        if (mode == WAIT_INTERRUPTIBLE && s->request.options.timeout_s) {
+                const uint64_t allowed = s->request.options.timeout_s * 1000, spent = clock_ms() - s->started_ms;
+                const uint64_t left = spent < allowed ? allowed - spent : 1;
+                deadline_ms = left < deadline_ms ? left : deadline_ms;
+        }
         r = session_wait(s, WAIT_THROUGH, control_settled, p, deadline_ms, "connecting", err);
         if (r < 0) {
                 peer_close(s);

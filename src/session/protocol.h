@@ -9,6 +9,8 @@
  *   request.json  what to do, never changed afterwards (below)
  *   record        the journal of the handover; the session's (migration/journal.h)
  *   report.json   the final report, written by the session in one step when nothing is left to be done
+ *   images        link to images that were kept (--keep-images); phauld's `forget` follows it
+ *   *.log         of CRIU (--verbose)
  *   log           text; it is the session's standard output and error (opened by phauld, append only), and what the
  *                 session reports as "log" events is also written there, so that nothing is lost while phauld is away
  *

@@ -6,7 +6,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -30,8 +29,6 @@ static int fill_paths(struct session *s, const char *directory, const struct ses
         n |= snprintf(p->record, sizeof(p->record), "%s/record", directory) >= (int)sizeof(p->record);
         n |= snprintf(p->control, sizeof(p->control), "%s/sessions/%s.sock", places->runtime, id) >=
              (int)sizeof(p->control);
-        n |= snprintf(p->images, sizeof(p->images), "%s/images/%s-%s", places->runtime, id,
-                      s->request.side == SIDE_SOURCE ? "source" : "target") >= (int)sizeof(p->images);
         n |= snprintf(p->hold, sizeof(p->hold), "%s/sessions/%s.hold", places->runtime, id) >= (int)sizeof(p->hold);
         n |= snprintf(p->trust, sizeof(p->trust), "%s", places->configuration) >= (int)sizeof(p->trust);
         n |= snprintf(p->hooks, sizeof(p->hooks), "%s%s", places->hooks[0] ? places->hooks : places->configuration,
@@ -39,6 +36,7 @@ static int fill_paths(struct session *s, const char *directory, const struct ses
         n |= snprintf(p->released, sizeof(p->released), "%s/released/%s", places->state, id) >=
              (int)sizeof(p->released);
         (void)snprintf(p->runtime, sizeof(p->runtime), "%s", places->runtime);
+        n |= session_images_place(s, NULL) < 0;
         n |= snprintf(p->net, sizeof(p->net), "%s/phaul-net", places->libexec) >= (int)sizeof(p->net);
         if (n)
                 return error_set(err, ENAMETOOLONG, "a path of this migration is too long");
@@ -237,29 +235,4 @@ int session_leftover(const char *what, const char *name, void *session, struct e
         int r = journal_append(s->journal, "LEFTOVER", fields, err);
         json_decref(fields);
         return r;
-}
-
-int session_images_make(struct session *s, uint64_t max_bytes, struct error *err)
-{
-        char options[64];
-
-        int r = session_leftover("images", s->paths.images, s, err);
-        if (r < 0)
-                return r;
-        r = fd_mkdir_p(s->paths.images, 0700);
-        if (r < 0)
-                return error_errno(err, -r, "cannot make %s", s->paths.images);
-        (void)snprintf(options, sizeof(options), "mode=0700,size=%llu", (unsigned long long)max_bytes);
-        if (mount("phaul", s->paths.images, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
-                return error_errno(err, errno, "cannot mount a tmpfs at %s", s->paths.images);
-        return 0;
-}
-
-int session_images_remove(struct session *s, struct error *err)
-{
-        if (umount2(s->paths.images, MNT_DETACH) < 0 && errno != EINVAL && errno != ENOENT)
-                return error_errno(err, errno, "cannot unmount %s", s->paths.images);
-        if (rmdir(s->paths.images) < 0 && errno != ENOENT)
-                return error_errno(err, errno, "cannot remove %s", s->paths.images);
-        return 0;
 }

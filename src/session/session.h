@@ -122,6 +122,10 @@ int session_finish(struct session *s, const struct error *failure, const char *f
 /* A thing made here that must vanish again; durable before it is made. Matches hauler_leftover_fn. */
 int session_leftover(const char *what, const char *name, void *session, struct error *err);
 
-/* The private tmpfs for images: made (on the leftovers list) and removed. */
+/* Fills paths.images; again when options have come with the offer. */
+int session_images_place(struct session *s, struct error *err);
+/* Pre-flight: may the directory that was asked for take them? */
+void session_images_examine(const struct session *s, hauler_report_fn report, void *context);
+/* Made (on the leftovers list), and removed, or kept when that was asked for. */
 int session_images_make(struct session *s, uint64_t max_bytes, struct error *err);
 int session_images_remove(struct session *s, struct error *err);

@@ -15,14 +15,32 @@ static enum grade grade_from_name(const char *name)
         return GRADE_ERROR;
 }
 
+/* By the id of the item, whoever reports it. */
+static bool is_skipped(const struct verdict *v, const char *item)
+{
+        return v->options && ((v->options->skip_cpu_check && strcmp(item, "cpu") == 0) ||
+                              (v->options->skip_criu_check && strcmp(item, "criu") == 0));
+}
+
 void verdict_report(const char *item, enum grade grade, const char *reason, void *verdict)
 {
         struct verdict *v = verdict;
+        const bool forced = grade == GRADE_JUDGED && v->options && v->options->force;
+        const bool skipped = grade > GRADE_WARNING && is_skipped(v, item);
+        char text[ERROR_TEXT_MAX];
 
+        (void)snprintf(text, sizeof(text), "%s%s",
+                       skipped  ? "not counted, as asked: "
+                       : forced ? "forced: "
+                                : "",
+                       reason);
         if (!v->items)
                 v->items = json_array();
-        (void)json_array_append_new(v->items, json_pack("{s:s, s:s, s:s, s:s}", "id", item, "host", v->host, "grade",
-                                                        grade_name(grade), "reason", reason));
+        json_t *made = json_pack("{s:s, s:s, s:s, s:s}", "id", item, "host", v->host, "grade",
+                                 grade_name(forced || skipped ? GRADE_WARNING : grade), "reason", text);
+        if (made && grade == GRADE_JUDGED && !forced && !skipped)
+                (void)json_object_set_new(made, "forcible", json_true());
+        (void)json_array_append_new(v->items, made);
 }
 
 enum grade verdict_grade(const struct verdict *v)
@@ -68,7 +86,8 @@ int verdict_add_message(struct verdict *v, const struct message *m, struct error
                 bool valid = json_is_string(json_object_get(item, "id")) &&
                              json_is_string(json_object_get(item, "host")) &&
                              json_is_string(json_object_get(item, "grade")) &&
-                             json_is_string(json_object_get(item, "reason")) && json_object_size(item) == 4;
+                             json_is_string(json_object_get(item, "reason")) &&
+                             json_object_size(item) == 4U + json_is_true(json_object_get(item, "forcible"));
                 if (!valid || json_array_append_new(v->items, json_incref(item)) < 0) {
                         json_decref(item);
                         return error_set(err, EBADMSG, "the other host's verdict has an item that is not one");

@@ -5,8 +5,9 @@
 
 /* The graded findings of a pre-flight, of both hosts. */
 struct verdict {
-        const char *host; /* whose findings verdict_report() adds; borrowed */
-        json_t *items;    /* array of {id, host, grade, reason} */
+        const char *host;                        /* whose findings verdict_report() adds; borrowed */
+        const struct migration_options *options; /* whose --force and --skip-… count; borrowed, NULL: none */
+        json_t *items; /* array of {id, host, grade, reason}, and "forcible": true for a judgement (GRADE_JUDGED) */
 };
 
 /* Add a finding of `host`; matches hauler_report_fn with the verdict as context. */

@@ -93,6 +93,10 @@ static int end_round(struct source_side *x, struct source_tree *tree, struct err
         } else if (r == 0) {
                 r = receiver_result(x, RECEIVER_TIMEOUT_MS, err);
         }
+        if (r == 0)
+                session_log(s, "info", "files of %s: %llu sent, %llu deleted, %llu bytes",
+                            s->workload.trees[tree - x->trees].label, (unsigned long long)tree->result.files,
+                            (unsigned long long)tree->result.deleted, (unsigned long long)tree->result.bytes_sent);
         files_job_free(TAKE_PTR(tree->job));
         peer_stream_close(s, tree->stream);
         return r < 0 ? (error_wrap(err, "copying files"), r) : 0;
@@ -147,6 +151,8 @@ int source_files(struct source_side *x, struct error *err)
         session_phase(s, "files");
         int r = prepare_there(s, err);
 
+        if (s->request.options.files == MOVE_SHARED)
+                return r;
         /* Each round sends what changed during the one before: it pays as long as rounds keep getting shorter. */
         while (r == 0 && x->file_rounds < ROUNDS_MAX) {
                 uint64_t start = clock_ms();
@@ -164,6 +170,8 @@ int source_files(struct source_side *x, struct error *err)
 
 int source_files_arm(struct source_side *x, struct error *err)
 {
+        if (x->session->request.options.files == MOVE_SHARED)
+                return 0;
         for (size_t i = 0; i < x->session->workload.n_trees; i++) {
                 int r = start_round(x, i, FILES_FINAL, err);
                 if (r < 0)
@@ -193,22 +201,31 @@ static int add_mapped(struct source_side *x, struct error *err)
         return r;
 }
 
+static int go(struct source_tree *tree, struct error *err)
+{
+        int r = files_send_go(tree->job);
+
+        return r < 0 ? error_errno(err, -r, "cannot start the last pass over the files") : 0;
+}
+
 int source_files_last(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
+        const size_t n = s->workload.n_trees;
+        /* Each of them has its own cap on the rate: side by side they would break what was asked for. */
+        const bool in_turn = s->request.options.bandwidth != 0;
 
-        int r = add_mapped(x, err);
-        if (r < 0)
-                return r;
-        for (size_t i = 0; i < s->workload.n_trees; i++) {
-                r = files_send_go(x->trees[i].job);
-                if (r < 0)
-                        return error_errno(err, -r, "cannot start the last pass over the files");
+        if (s->request.options.files == MOVE_SHARED)
+                return source_shared_sync(x, err);
+        /* Stopped, nobody maps anything any more. */
+        int r = s->request.options.mode == MODE_RESTART ? 0 : add_mapped(x, err);
+        for (size_t i = 0; r == 0 && !in_turn && i < n; i++)
+                r = go(&x->trees[i], err);
+        for (size_t i = 0; r == 0 && i < n; i++) {
+                if (in_turn)
+                        r = go(&x->trees[i], err);
+                if (r == 0)
+                        r = end_round(x, &x->trees[i], err);
         }
-        for (size_t i = 0; i < s->workload.n_trees; i++) {
-                r = end_round(x, &x->trees[i], err);
-                if (r < 0)
-                        return r;
-        }
-        return 0;
+        return r;
 }

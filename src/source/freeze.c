@@ -107,23 +107,39 @@ static int lock_ports(struct source_side *x, struct error *err)
         return 0;
 }
 
+/* On cgroup v1 CRIU could not let go of tasks that our freezer holds: what fails here leaves them thawed. */
+static int freeze_at_end(struct source_side *x)
+{
+        struct session *s = x->session;
+
+        int r = freezer_freeze(s->workload.freezer, s->workload.freezer_v2, &x->lock_error);
+        if (r < 0 || !s->hauler->frozen)
+                return r;
+        r = s->hauler->frozen(&s->workload, x->images_fd, &x->lock_error);
+        if (r < 0)
+                (void)freezer_thaw(s->workload.freezer, s->workload.freezer_v2, NULL);
+        return r;
+}
+
 /*
- * CRIU waits in each point for our answer. At network-lock all tasks stand still and no socket has been touched: our
- * own lock goes on. At post-dump only ptrace holds the tasks: our freezer takes over before anything else happens, so
- * that neither CRIU's death nor ours lets them run.
+ * CRIU waits in each point for our answer. At network-lock and query-ext-files all tasks stand still and no socket has
+ * been touched: our own lock goes on. CRIU says the first only of a network namespace that it dumps, the second always.
+ * At post-dump only ptrace holds the tasks: our freezer takes over before anything else happens, so that neither CRIU's
+ * death nor ours lets them run.
  */
 static void on_notify(struct criu *criu, const char *point, void *context)
 {
         struct source_side *x = context;
-        struct session *s = x->session;
         int r = 0;
 
         if (x->aborting) {
                 r = -ECANCELED;
         } else if (strcmp(point, "network-lock") == 0) {
                 r = lock_ports(x, &x->lock_error);
+        } else if (strcmp(point, "query-ext-files") == 0 && x->session->hauler->network_lock) {
+                r = x->session->hauler->network_lock(&x->session->workload, &x->lock_error);
         } else if (strcmp(point, "post-dump") == 0) {
-                r = freezer_freeze(s->workload.freezer, s->workload.freezer_v2, &x->lock_error);
+                r = freeze_at_end(x);
                 x->criu_at_end = r == 0;
                 if (r == 0)
                         return; /* held until release or rollback */
@@ -148,36 +164,24 @@ static bool dump_settled(void *context)
         return x->criu_ended || x->pages_error.kind != ERROR_NONE || (x->criu_at_end && x->pages_ended);
 }
 
-static int start_dump(struct source_side *x, struct error *err)
+static int start_dump(struct source_side *x, struct criu_dump_options *options, struct error *err)
 {
         static const struct criu_handlers handlers = {.notify = on_notify, .done = on_dump_done};
         struct session *s = x->session;
-        struct criu_dump_options options = {
-                .pid = s->workload.init_pid,
-                .images_fd = x->images_fd,
-                .work_fd = x->images_fd,
-                .log_file = DUMP_LOG,
-                .tcp_established = true,
-                .file_locks = true,
-                .skip_network_lock = true,
-        };
         int ends[2];
 
-        int r = s->hauler->dump_options(&s->workload, &options, err);
-        if (r < 0)
-                return r;
         if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
                 return error_errno(err, errno, "cannot make a socket pair");
         AUTO_FD int criu_end = ends[1];
-        r = page_server_new(s->loop, ends[0], &pages_sink, x, &x->pages);
+        int r = page_server_new(s->loop, ends[0], &pages_sink, x, &x->pages);
         if (r < 0)
                 return error_errno(err, -r, "cannot take CRIU's pages");
-        options.page_server_fd = criu_end;
+        options->page_server_fd = criu_end;
 
         x->frozen_since_us = clock_us();
         migration_report_frozen(s->report, clock_ms());
         session_round(s, 0, s->workload.memory_bytes);
-        return criu_dump(s->loop, &options, &handlers, x, &x->criu, err);
+        return criu_dump(s->loop, options, &handlers, x, &x->criu, err);
 }
 
 /* Everything a process that comes after us needs to undo the freeze; durable before it begins. */
@@ -201,12 +205,24 @@ static int record_freeze(struct source_side *x, struct error *err)
 static int dump(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
+        struct criu_dump_options options = {
+                .pid = s->workload.init_pid,
+                .images_fd = x->images_fd,
+                .work_fd = x->images_fd,
+                .log_file = DUMP_LOG,
+                .tcp_established = true,
+                .file_locks = true,
+                .skip_network_lock = true,
+                .verbose = s->request.options.verbose,
+        };
 
-        int r = network_ports(s->workload.init_pid, &x->ports, &x->n_ports, err);
+        int r = s->hauler->ports ? network_ports(s->workload.init_pid, &x->ports, &x->n_ports, err) : 0;
+        if (r == 0)
+                r = s->hauler->dump_options(&s->workload, &options, err);
         if (r == 0)
                 r = record_freeze(x, err);
         if (r == 0)
-                r = start_dump(x, err);
+                r = start_dump(x, &options, err);
         if (r == 0)
                 r = session_wait(s, WAIT_INTERRUPTIBLE, dump_settled, x, 0, "dumping", err);
         if (r < 0)
@@ -232,15 +248,18 @@ static bool images_settled(void *context)
         return x->images_sent;
 }
 
-static int send_images(struct source_side *x, struct error *err)
+/* Begun before the last pass over the files and finished after it: the one waits for disks, the other for the link. */
+static int start_images(struct source_side *x, struct error *err)
 {
-        struct session *s = x->session;
-
         int r = image_sender_files(x->sender, x->images_fd, images_sent, x);
-        if (r == 0)
-                r = session_wait(s, WAIT_INTERRUPTIBLE, images_settled, x, 0, "sending the images", err);
-        else
-                return error_errno(err, -r, "cannot send the images");
+
+        return r < 0 ? error_errno(err, -r, "cannot send the images") : 0;
+}
+
+static int finish_images(struct source_side *x, struct error *err)
+{
+        int r = session_wait(x->session, WAIT_INTERRUPTIBLE, images_settled, x, 0, "sending the images", err);
+
         if (r == 0 && x->images_result < 0)
                 r = error_errno(err, -x->images_result, "cannot send the images");
         return r;
@@ -262,8 +281,10 @@ int source_freeze(struct source_side *x, struct error *err)
                 return r;
 
         session_phase(s, "state");
-        r = source_files_last(x, err);
+        r = start_images(x, err);
         if (r == 0)
-                r = send_images(x, err);
+                r = source_files_last(x, err);
+        if (r == 0)
+                r = finish_images(x, err);
         return r < 0 ? r : peer_send_simple(s, MSG_STATE_END, err);
 }

@@ -169,8 +169,8 @@ int source_release(struct source_side *x, struct error *err)
         session_phase(s, "release");
         /* Killed while frozen they cannot run one more instruction; thawed, they die. Only then may CRIU be answered:
          * on cgroup v1 it would wait for ever for tasks that are frozen. */
-        int r = freezer_kill(s->workload.freezer, err);
-        if (r == 0)
+        int r = s->workload.freezer ? freezer_kill(s->workload.freezer, err) : 0;
+        if (r == 0 && s->workload.freezer)
                 r = freezer_thaw(s->workload.freezer, s->workload.freezer_v2, err);
         if (r < 0 && r != -ENOENT)
                 return r;
@@ -205,7 +205,8 @@ int source_handover(struct source_side *x, struct error *err)
         if (r < 0)
                 return r;
         (void)tell_commit(s);
-        session_hooks(s, NETWORK_LEAVING);
+        if (s->workload.init_pid)
+                session_hooks(s, NETWORK_LEAVING);
 
         session_phase(s, "resume");
         return source_settle(x, err);

@@ -55,6 +55,8 @@ static int replay(const char *record, const json_t *entry, void *context)
 
         if (strcmp(record, "FREEZING") == 0)
                 return replay_freezing(x, entry);
+        x->stopping |= strcmp(record, "STOPPING") == 0;
+        x->stopped |= strcmp(record, "STOPPED") == 0;
         if (strcmp(record, "WORKLOAD") == 0) {
                 const char *description = json_string_value(json_object_get(entry, "description"));
                 free(x->session->workload.description);

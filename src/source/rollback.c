@@ -73,6 +73,15 @@ static void network_back(struct source_side *x)
                 session_hooks(s, NETWORK_STAYED);
 }
 
+/* Whoever dumps may kill; asked before the hauler puts the tasks back to where they were. */
+static bool tasks_live(const struct session *s)
+{
+        AUTO_FREE pid_t *pids = NULL;
+        size_t n = 0;
+
+        return freezer_pids(s->workload.freezer, &pids, &n, NULL) == 0 && n > 0;
+}
+
 void source_rollback(struct source_side *x)
 {
         struct session *s = x->session;
@@ -86,8 +95,15 @@ void source_rollback(struct source_side *x)
                 repair_off(s);
                 if (freezer_thaw(s->workload.freezer, s->workload.freezer_v2, &err) < 0)
                         session_log(s, "error", "%s", err.text);
+                x->survived = tasks_live(s);
                 network_back(x);
         }
+        if (x->stopping && source_start_again(x, &err) < 0) {
+                x->not_started = true;
+                session_log(s, "error", "%s", err.text);
+        }
+        if (x->stopping && !x->not_started)
+                session_hooks(s, NETWORK_STAYED);
         if (s->workload.id && s->hauler->rearm(&s->workload, &err) < 0)
                 session_log(s, "error", "%s", err.text);
         image_sender_free(TAKE_PTR(x->sender));

@@ -45,7 +45,7 @@ static int migrate(struct source_side *x, struct error *err)
         if (r == 0)
                 r = source_files(x, err);
         if (r == 0)
-                r = source_freeze(x, err);
+                r = s->request.options.mode == MODE_RESTART ? source_stop(x, err) : source_freeze(x, err);
         if (r == 0)
                 r = source_handover(x, err);
         return r;
@@ -60,21 +60,21 @@ static void give_up(struct source_side *x, struct error *failure)
         if (s->state != SOURCE_ABORTED &&
             session_step(s, failure->kind == ERROR_CANCELLED ? EVENT_CANCEL : EVENT_FAILED, NULL, NULL, &err) < 0)
                 session_log(s, "error", "%s", err.text);
-        bool was_frozen = x->frozen_since_us != 0;
+        const bool was_frozen = x->frozen_since_us != 0, was_stopped = x->stopping;
         source_rollback(x);
         migration_report_unfrozen(s->report, clock_ms());
 
-        if (was_frozen) {
-                AUTO_FREE pid_t *pids = NULL;
-                size_t n = 0;
-                if (freezer_pids(s->workload.freezer, &pids, &n, NULL) < 0 || n == 0) {
-                        failure->kind = ERROR_LOST;
-                        (void)error_wrap(failure, "the workload did not survive the end of the dump");
-                }
+        if (was_frozen && !x->survived) {
+                failure->kind = ERROR_LOST;
+                (void)error_wrap(failure, "the workload did not survive the end of the dump");
+        }
+        if (x->not_started) {
+                failure->kind = ERROR_LOST;
+                (void)error_wrap(failure, "it could not be started again here: its files are whole, it is stopped");
         }
         (void)session_finish(s, failure, NULL);
         (void)peer_send_simple(s, MSG_ABORTED, NULL);
-        if (peer_is_up(s) || was_frozen)
+        if (peer_is_up(s) || was_frozen || was_stopped)
                 (void)source_settle(x, &err);
 }
 
@@ -84,7 +84,7 @@ static void succeed(struct source_side *x)
         struct error err = {0};
 
         migration_report_unfrozen(s->report, clock_ms());
-        if (!s->recovering)
+        if (!s->recovering && (x->frozen_since_us || x->stopping))
                 s->report->downtime_ms = s->report->frozen_ms;
         int r = source_release(x, &err);
         if (r < 0)
@@ -100,9 +100,9 @@ static void undecided(struct source_side *x, struct error *failure)
         struct session *s = x->session;
 
         (void)error_set_kind(failure, ERROR_UNKNOWN, EIO,
-                             "%s cannot tell whether the copy ran. The frozen original is kept here; nothing runs by "
+                             "%s cannot tell whether the copy ran. The %s original is kept here; nothing runs by "
                              "itself until somebody decides",
-                             s->request.peer);
+                             s->request.peer, x->stopping ? "stopped" : "frozen");
         (void)session_finish(s, failure, s->request.peer);
 }
 

@@ -49,6 +49,13 @@ struct source_side {
         struct error criu_error;
         struct error lock_error;
         uint64_t frozen_since_us; /* monotonic; 0 while it runs */
+        bool survived;            /* the rollback found tasks alive after a freeze */
+
+        struct files_probe probes[SOURCE_TREES_MAX]; /* of shared directories, while the pre-flight asks */
+        size_t n_probes;
+
+        bool stopping, stopped; /* restart mode: it was asked to go down; it is down, nothing of it lives */
+        bool not_started;       /* and could not be started again */
 };
 
 /* The whole life of the sending session; returns when nothing is left to be done. The exit status of the process. */
@@ -56,6 +63,15 @@ int source_run(struct session *s);
 
 /* Pre-flight on both ends. ERROR_REFUSED when one of them says no. */
 int source_examine(struct source_side *x, struct error *err);
+/* Shared storage: write a probe into each tree, for the offer (NULL: *err); then see what became of them. `report`
+ * NULL: just remove them. */
+json_t *source_probes_write(struct source_side *x, struct error *err);
+void source_probes_end(struct source_side *x, hauler_report_fn report, void *context);
+/* What it has written is where the other host sees it. */
+int source_shared_sync(struct source_side *x, struct error *err);
+/* Measure the link and predict the downtime (item link). After the target's verdict, which must be no error. */
+struct verdict;
+int source_link_speed(struct source_side *x, struct verdict *v, struct error *err);
 /* File rounds while the workload runs, until another one would not pay. */
 int source_files(struct source_side *x, struct error *err);
 /* The last round of every tree, ready to go the moment the tasks stand still; then the round itself. */
@@ -63,6 +79,10 @@ int source_files_arm(struct source_side *x, struct error *err);
 int source_files_last(struct source_side *x, struct error *err);
 /* Freeze, dump, send what is left. Afterwards the target has everything and restores. */
 int source_freeze(struct source_side *x, struct error *err);
+/* The same in restart mode: stop, send what changed since the last round. */
+int source_stop(struct source_side *x, struct error *err);
+/* Restart mode, after a failure: it runs here again, or *err says why not. */
+int source_start_again(struct source_side *x, struct error *err);
 /* From PREPARED on: commit, tell, hear, release. */
 int source_handover(struct source_side *x, struct error *err);
 /* Ask and tell until both sides have come to an end (after COMMIT, after an abort, after a crash). */

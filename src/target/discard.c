@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "session/hooks.h"
 #include "session/peer.h"
 #include "target/target.h"
 
@@ -73,9 +74,10 @@ int target_discard(struct target_side *x, struct error *err)
         for (size_t i = list.n; i > 0; i--) {
                 const char *what = json_string_value(json_object_get(list.entries[i - 1], "what")) ?: "";
                 const char *name = json_string_value(json_object_get(list.entries[i - 1], "name")) ?: "";
-                int r = strcmp(what, "images") == 0 ? session_images_remove(s, err)
-                        : s->hauler                 ? s->hauler->discard(what, name, err)
-                                                    : 0;
+                int r = strcmp(what, "images") == 0  ? session_images_remove(s, err)
+                        : strcmp(what, "hooks") == 0 ? (session_hooks(s, NETWORK_DISCARDED), 0)
+                        : s->hauler                  ? s->hauler->discard(what, name, err)
+                                                     : 0;
                 if (r < 0) {
                         failed = r;
                         session_log(s, "error", "cannot remove %s %s: %s", what, name, err ? err->text : "");

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/fd.h"
-#include "criu/criu.h"
+#include "preflight/preflight.h"
 #include "session/control.h"
 #include "session/peer.h"
 #include "session/verdict.h"
@@ -33,7 +33,7 @@ static void examine_memory(const struct target_side *x, struct verdict *v)
 
         (void)snprintf(text, sizeof(text), "%llu MB of memory are needed during the migration, %llu MB are available",
                        (unsigned long long)need / 1000000, (unsigned long long)have / 1000000);
-        verdict_report("memory", need > have || need < x->memory_bytes ? GRADE_ERROR : GRADE_OK, text, v);
+        verdict_report("memory", need > have || need < x->memory_bytes ? GRADE_JUDGED : GRADE_OK, text, v);
 }
 
 /* Room below the nearest directory that exists already. */
@@ -70,17 +70,20 @@ static int examine_disk(const struct target_side *x, struct verdict *v, struct e
                        (unsigned long long)x->file_bytes / 1000000, (unsigned long long)x->file_count,
                        (unsigned long long)bytes / 1000000, (unsigned long long)inodes, w->trees[0].target);
         bool fits = x->file_bytes < bytes && x->file_count + INODE_MARGIN < inodes;
-        verdict_report("disk", fits ? GRADE_OK : GRADE_ERROR, text, v);
+        verdict_report("disk", fits ? GRADE_OK : GRADE_JUDGED, text, v);
         return 0;
 }
 
-/* The options of the migration, and "check" beside them. */
-static int read_options(struct session_request *q, const char *text, struct error *err)
+/* The options of the migration, and beside them "check" and the probes of shared directories. */
+static int read_options(struct target_side *x, const char *text, struct error *err)
 {
+        struct session_request *q = &x->session->request;
         json_t *object = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
 
         q->check_only = json_is_true(json_object_get(object, "check"));
         (void)json_object_del(object, "check");
+        x->probes = json_incref(json_object_get(object, "probes"));
+        (void)json_object_del(object, "probes");
         int r = object ? migration_options_parse(object, q->kind, &q->options, err)
                        : error_set(err, EBADMSG, "%s offers options that are not JSON", q->peer);
         json_decref(object);
@@ -105,7 +108,7 @@ static int read_offer(struct target_side *x, const struct message *m, struct err
         (void)snprintf(q->kind, sizeof(q->kind), "%s", kind);
         (void)snprintf(q->name, sizeof(q->name), "%s", name);
         (void)snprintf(q->target_name, sizeof(q->target_name), "%s", target);
-        return message_dup_text(m, FIELD_OPTIONS, &options) == 0 ? read_options(q, options, err) : 0;
+        return message_dup_text(m, FIELD_OPTIONS, &options) == 0 ? read_options(x, options, err) : 0;
 }
 
 /* What a later process of this migration needs to know of it; the name is not ours yet, only asked for. */
@@ -123,15 +126,67 @@ static int record_offer(struct target_side *x, struct error *err)
         return r;
 }
 
+/* What the source wrote into each directory must be found where this host would look for it. */
+static void examine_shared(const struct target_side *x, struct verdict *v)
+{
+        const struct workload *w = &x->session->workload;
+        char text[400];
+
+        for (size_t i = 0; i < w->n_trees; i++) {
+                const json_t *entry = json_array_get(x->probes, i);
+                const char *name = json_string_value(json_object_get(entry, "name")) ?: "";
+                const char *secret = json_string_value(json_object_get(entry, "secret")) ?: "";
+                struct files_probe probe;
+                struct error no = {0};
+
+                (void)snprintf(probe.name, sizeof(probe.name), "%s", name);
+                (void)snprintf(probe.secret, sizeof(probe.secret), "%s", secret);
+                int r = files_probe_take(w->trees[i].target, &probe, &no);
+                (void)snprintf(text, sizeof(text), "%s is the same directory on %s", w->trees[i].target,
+                               x->session->request.peer);
+                verdict_report("shared", r < 0 ? GRADE_ERROR : GRADE_OK, r < 0 ? no.text : text, v);
+        }
+}
+
+/* CRIU here, and what the source said of itself against what is here. */
+static void examine_host(const struct message *offer, struct verdict *v)
+{
+        AUTO_FREE char *text = NULL;
+        char criu[32] = "";
+
+        if (v->options->skip_criu_check)
+                verdict_report("criu", GRADE_WARNING, "not checked, as asked", v);
+        else
+                preflight_criu(criu, verdict_report, v);
+        if (message_dup_text(offer, FIELD_HOST, &text) < 0)
+                return;
+        json_t *source = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *target = preflight_host(criu);
+        if (source && target)
+                preflight_compare(source, target, verdict_report, v);
+        else
+                verdict_report("cpu", GRADE_ERROR, "the two hosts could not be compared", v);
+        json_decref(source);
+        json_decref(target);
+}
+
+/* What a restore needs beyond what a start does. */
+static void examine_restore(const struct target_side *x, const struct message *offer, struct verdict *v)
+{
+        examine_memory(x, v);
+        session_images_examine(x->session, verdict_report, v);
+        examine_host(offer, v);
+}
+
 int target_examine(struct target_side *x, const struct message *offer, struct error *err)
 {
         struct session *s = x->session;
-        CLEANUP(verdict_done) struct verdict v = {.host = s->request.self};
+        CLEANUP(verdict_done) struct verdict v = {.host = s->request.self, .options = &s->request.options};
         struct error no = {0};
-        char version[32];
 
         session_phase(s, "examine");
         int r = read_offer(x, offer, err);
+        if (r == 0)
+                r = session_images_place(s, err);
         if (r == 0)
                 r = record_offer(x, err);
         if (r == 0)
@@ -146,15 +201,17 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
         s->workload.options = &s->request.options;
         if (!s->hauler)
                 verdict_report("kind", GRADE_ERROR, "this host does not know workloads of this kind", &v);
+        else if (s->request.options.mode == MODE_RESTART && !s->hauler->start)
+                verdict_report("mode", GRADE_ERROR, "workloads of this kind cannot be started here in restart mode",
+                               &v);
         else if (s->hauler->verify(s->request.target_name, x->description, &s->workload, verdict_report, &v, &no) < 0)
                 verdict_report("workload", GRADE_ERROR, no.text, &v);
+        else if (s->request.options.files == MOVE_SHARED)
+                examine_shared(x, &v);
         else if (examine_disk(x, &v, &no) < 0)
                 verdict_report("disk", GRADE_ERROR, no.text, &v);
-        examine_memory(x, &v);
-        if (criu_usable(version, &no) < 0)
-                verdict_report("criu", GRADE_ERROR, no.text, &v);
-        else
-                verdict_report("criu", GRADE_OK, version, &v);
+        if (s->request.options.mode != MODE_RESTART)
+                examine_restore(x, offer, &v);
 
         struct message *answer = message_new(MSG_VERDICT);
         r = verdict_put_message(&v, answer);
@@ -214,6 +271,9 @@ int target_recall(struct target_side *x, struct error *err)
         if (!s->hauler)
                 return error_set(err, EINVAL, "this host does not know workloads of kind %s any more", s->request.kind);
         s->workload.options = &s->request.options;
+        r = session_images_place(s, err);
+        if (r < 0)
+                return r;
         pid_t init = s->workload.init_pid;
         r = s->hauler->verify(s->request.target_name, x->description, &s->workload, recall_finding, NULL, err);
         if (init)

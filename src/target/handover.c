@@ -23,6 +23,9 @@ int target_find_ports(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
 
+        if (s->request.options.mode == MODE_RESTART || !s->hauler->ports)
+                return 0; /* it makes its own when it starts, or has none of its own */
+
         int n = s->hauler->ports(&s->workload, x->ports, TARGET_PORTS_MAX, err);
         x->n_ports = n < 0 ? 0 : n;
         return n < 0 ? n : 0;
@@ -100,7 +103,7 @@ static void arrive(struct session *s)
 {
         struct error err = {0};
 
-        if (network_announce(s->workload.init_pid, &err) < 0)
+        if (s->hauler->ports && network_announce(s->workload.init_pid, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
         session_hooks(s, NETWORK_ARRIVED);
 }
@@ -123,11 +126,67 @@ static int did_not_start(struct target_side *x, struct error *err)
         return -err->code;
 }
 
+static void start_ended(bool orderly, const struct error *err, void *context)
+{
+        struct target_side *x = context;
+
+        (void)orderly;
+        x->start_ended = true;
+        x->start_error = *err;
+}
+
+static bool start_over(void *context)
+{
+        const struct target_side *x = context;
+
+        return x->start_ended;
+}
+
+/*
+ * Restart mode: publish and start. An earlier session of this migration may have done so already, or have begun it:
+ * then only what is there counts, and what is not there is not tried again: the source has it whole.
+ */
+static int start_stopped(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        struct hauler_change *job = NULL;
+
+        int r = s->hauler->publish(&s->workload, err);
+        if (r == 0 && s->request.options.no_start)
+                return s->hauler->stopped(&s->workload, err) > 0 ? 0 : -EIO;
+        if (r < 0 || s->recovering)
+                return r < 0 || is_alive(x, err) ? r : -EIO;
+        r = s->hauler->start(s->loop, &s->workload, start_ended, x, &job, err);
+        if (r == 0)
+                r = session_wait(s, WAIT_THROUGH, start_over, x, START_TIMEOUT_MS, "starting", err);
+        s->hauler->change_free(job);
+        if (r == 0 && x->start_error.kind != ERROR_NONE) {
+                *err = x->start_error;
+                r = -err->code;
+        }
+        return r < 0 || is_alive(x, err) ? r : -EIO;
+}
+
+static int start_restarted(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        if (start_stopped(x, err) < 0)
+                return did_not_start(x, err);
+        target_insist(s, EVENT_ALIVE);
+        (void)target_tell(s, NULL);
+        if (!s->request.options.no_start)
+                arrive(s);
+        return 0;
+}
+
 int target_start(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
 
         session_phase(s, "resume");
+        if (s->request.options.mode == MODE_RESTART)
+                return start_restarted(x, err);
         int r = network_up(x, err);
         if (r == 0)
                 r = s->hauler->publish(&s->workload, err);

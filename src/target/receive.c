@@ -58,7 +58,7 @@ static int files_round(struct target_side *x, const struct message *m, struct er
         for (size_t i = 0; i < TARGET_JOBS_MAX && !job; i++)
                 if (!x->jobs[i].side)
                         job = &x->jobs[i];
-        if (!x->prepared || !job)
+        if (!x->prepared || !job || s->request.options.files == MOVE_SHARED)
                 return error_set(err, EPROTO, "%s sends files that are not due", s->request.peer);
         if (message_get_u32(m, FIELD_TREE, &job->tree) < 0 || message_get_u32(m, FIELD_STREAM, &job->stream) < 0 ||
             message_get_u32(m, FIELD_ROUND, &job->round) < 0 || message_get_u32(m, FIELD_ROUND_KIND, &kind) < 0 ||
@@ -99,7 +99,8 @@ static int open_state(struct target_side *x, const struct message *m, struct err
         struct link *link;
         uint32_t number;
 
-        if (!x->prepared || x->receiver || message_get_u32(m, FIELD_STREAM, &number) < 0)
+        if (!x->prepared || x->receiver || s->request.options.mode == MODE_RESTART ||
+            message_get_u32(m, FIELD_STREAM, &number) < 0)
                 return error_set(err, EPROTO, "%s sends memory that is not due", s->request.peer);
         int r = session_images_make(s, ceiling, err);
         if (r < 0)
@@ -124,6 +125,8 @@ static int close_state(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
 
+        if (x->prepared && s->request.options.mode == MODE_RESTART)
+                return 0; /* no memory: it means that all files are here */
         if (!x->receiver)
                 return error_set(err, EPROTO, "%s ends a transfer that never began", s->request.peer);
         int r = session_wait(s, WAIT_INTERRUPTIBLE, state_settled, x, STATE_END_TIMEOUT_MS, "receiving memory", err);
@@ -133,6 +136,18 @@ static int close_state(struct target_side *x, struct error *err)
         }
         peer_bulk_close(s);
         return r;
+}
+
+/* The source measures the link: what came is dropped, the last of it is acknowledged. */
+static int answer_probe(struct target_side *x, const struct message *m, struct error *err)
+{
+        struct session *s = x->session;
+        uint32_t last = 0;
+
+        if (!x->offered || x->prepared)
+                return error_set(err, EPROTO, "%s measures the link out of turn", s->request.peer);
+        (void)message_get_u32(m, FIELD_LAST, &last);
+        return last ? peer_send_simple(s, MSG_PROBED, err) : 0;
 }
 
 static bool something_to_do(void *context)
@@ -160,6 +175,9 @@ int target_receive(struct target_side *x, struct error *err)
                 case MSG_OFFER:
                         r = x->offered ? error_set(err, EPROTO, "%s offers twice", s->request.peer)
                                        : target_examine(x, m, err);
+                        break;
+                case MSG_PROBE:
+                        r = answer_probe(x, m, err);
                         break;
                 case MSG_PREPARE:
                         session_phase(s, "files");

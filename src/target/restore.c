@@ -7,6 +7,7 @@
 
 #include "criu/address_image.h"
 #include "network/network.h"
+#include "session/hooks.h"
 #include "session/peer.h"
 #include "target/target.h"
 
@@ -83,8 +84,51 @@ static int record_held(struct session *s, struct error *err)
         return r;
 }
 
+static int files_durable(struct target_side *x, struct error *err)
+{
+        int r = session_wait(x->session, WAIT_INTERRUPTIBLE, sync_settled, x, SYNC_TIMEOUT_MS, "making files durable",
+                             err);
+
+        if (r == 0 && x->sync_status != 0)
+                r = error_set(err, EIO, "the files could not be made durable on %s", x->session->request.self);
+        return r;
+}
+
+/* In restart mode the copy is nothing but files, and held by having no definition that anybody could start. */
+static int await_files(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        session_phase(s, "restore");
+        int r = sync_start(x, err);
+        if (r == 0)
+                r = files_durable(x, err);
+        return r < 0 ? r : session_step(s, EVENT_HELD, NULL, NULL, err);
+}
+
+/*
+ * A workload in the host's own network needs its addresses here before its sockets can be made. Its connections are
+ * held first: a segment for one that does not exist yet would be answered with a reset.
+ */
+static int expect_network(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        if (!s->hauler->network_expect)
+                return 0;
+        int r = s->hauler->network_expect(&s->workload, s->paths.images, err);
+        if (r == 0)
+                r = session_leftover("hooks", network_event_name(NETWORK_ARRIVING), s, err);
+        if (r == 0)
+                session_hooks(s, NETWORK_ARRIVING);
+        return r;
+}
+
 int target_restore(struct target_side *x, struct error *err)
 {
+        if (x->session->request.options.mode == MODE_RESTART)
+                return await_files(x, err);
+
         static const struct hauler_restore_handlers handlers = {.held = on_held, .done = on_restored};
         struct session *s = x->session;
 
@@ -92,6 +136,8 @@ int target_restore(struct target_side *x, struct error *err)
         int r = sync_start(x, err);
         if (r == 0)
                 r = criu_images_settle_addresses(x->images_fd, err);
+        if (r >= 0)
+                r = expect_network(x, err);
         if (r >= 0)
                 r = s->hauler->restore(s->loop, &s->workload, s->paths.images, s->paths.hold, s->paths.record,
                                        &handlers, x, &x->restore, err);
@@ -109,8 +155,6 @@ int target_restore(struct target_side *x, struct error *err)
         if (r == 0)
                 r = record_held(s, err);
         if (r == 0)
-                r = session_wait(s, WAIT_INTERRUPTIBLE, sync_settled, x, SYNC_TIMEOUT_MS, "making files durable", err);
-        if (r == 0 && x->sync_status != 0)
-                r = error_set(err, EIO, "the files could not be made durable on %s", s->request.self);
+                r = files_durable(x, err);
         return r < 0 ? r : session_step(s, EVENT_HELD, NULL, NULL, err);
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "session/peer.h"
@@ -19,6 +20,7 @@ static void side_done(struct target_side *x)
         source_free(x->sync_source);
         if (x->images_fd >= 0)
                 (void)close(x->images_fd);
+        json_decref(x->probes);
         free(x->description);
 }
 
@@ -49,10 +51,27 @@ static void discard(struct target_side *x, struct error *failure)
                 target_linger(x, failure);
 }
 
+static int keep(const char *record, const json_t *entry, void *context)
+{
+        struct session *s = context;
+        const char *what = json_string_value(json_object_get(entry, "what"));
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        struct error err = {0};
+
+        if (strcmp(record, "LEFTOVER") == 0 && what && name && s->hauler->keep(what, name, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+        return 0;
+}
+
 static void running(struct target_side *x)
 {
         struct session *s = x->session;
         struct error err = {0};
+
+        if (s->hauler->arrived && s->hauler->arrived(&s->workload, &err) < 0)
+                session_log(s, "warning", "%s", err.text);
+        if (s->hauler->keep)
+                (void)journal_each(s->journal, keep, s);
 
         image_receiver_free(TAKE_PTR(x->receiver));
         if (x->images_fd >= 0)

@@ -25,6 +25,7 @@ struct target_side {
         bool offered, prepared; /* what the source has asked for so far */
         bool told;              /* the source was told how it ends, before everything was removed */
         uint64_t memory_bytes, file_bytes, file_count;
+        json_t *probes;    /* of shared directories, as offered */
         char *description; /* the source's, as offered */
         struct target_job jobs[TARGET_JOBS_MAX];
 
@@ -42,6 +43,8 @@ struct target_side {
         int n_ports;
         bool held, restore_ended;
         struct error restore_error;
+        bool start_ended; /* restart mode */
+        struct error start_error;
 };
 
 /* The whole life of the receiving session. The exit status of the process. */

@@ -45,6 +45,9 @@ enum message_type {
         MSG_LOST,        /* target: state unknown; an operator is needed */
         MSG_RELEASED,    /* the source let go: the target may forget the migration */
 
+        MSG_PROBE = 40, /* bytes to measure the link with, during the pre-flight; the one marked last is answered */
+        MSG_PROBED,     /* target: they are here */
+
         /* query connection */
         MSG_QUERY = 64, /* what, arguments */
         MSG_ANSWER,     /* JSON text, possibly in several messages, the last one marked */
@@ -91,6 +94,7 @@ enum field {
         FIELD_PORT,            /* u32 */
         FIELD_OPTIONS,         /* text: JSON of options both ends must know */
         FIELD_ROUND_KIND,      /* u32: enum files_round */
+        FIELD_HOST,            /* text: JSON of what the target compares itself with */
 };
 
 enum purpose {

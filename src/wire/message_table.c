@@ -48,6 +48,7 @@ static const struct field_rule fields[] = {
         [FIELD_PORT] = {"port", U32},
         [FIELD_OPTIONS] = {"options", TEXT(32 * 1024)},
         [FIELD_ROUND_KIND] = {"round_kind", U32},
+        [FIELD_HOST] = {"host", TEXT(16 * 1024)},
 };
 
 _Static_assert(sizeof(fields) / sizeof(fields[0]) <= 64, "message.c keeps the set of seen tags in one word");
@@ -80,6 +81,7 @@ static const struct message_rule messages[] = {
                         {FIELD_TARGET_ID, REQUIRED},
                         {FIELD_DESCRIPTION, REQUIRED},
                         {FIELD_OPTIONS, OPTIONAL},
+                        {FIELD_HOST, OPTIONAL},
                         {FIELD_MEMORY_BYTES, OPTIONAL},
                         {FIELD_FILE_BYTES, OPTIONAL},
                         {FIELD_FILE_COUNT, OPTIONAL}}},
@@ -87,6 +89,8 @@ static const struct message_rule messages[] = {
                          FROM_ACCEPTOR,
                          ON(PURPOSE_CONTROL),
                          {{FIELD_GRADE, REQUIRED}, {FIELD_ITEM, REPEATED}}},
+        [MSG_PROBE] = {"PROBE", FROM_CONNECTOR, ON(PURPOSE_CONTROL), {{FIELD_LAST, OPTIONAL}, {FIELD_BODY, OPTIONAL}}},
+        [MSG_PROBED] = {"PROBED", FROM_ACCEPTOR, ON(PURPOSE_CONTROL), {{0, PRESENCE_END}}},
         [MSG_PREPARE] = {"PREPARE", FROM_CONNECTOR, ON(PURPOSE_CONTROL), {{0, PRESENCE_END}}},
         [MSG_READY] = {"READY", FROM_ACCEPTOR, ON(PURPOSE_CONTROL), {{FIELD_TOKEN, REQUIRED}}},
         [MSG_FILES_ROUND] = {"FILES_ROUND",

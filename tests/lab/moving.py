@@ -7,7 +7,8 @@ import subprocess
 def move(source, target, name, folder):
     """Copy its files while it runs, checkpoint, copy what changed, restore; folder is scratch space."""
     copy_files(source, target, name)
-    source.run("lxc-checkpoint", "-n", name, "-D", "/tmp/images", "-s")
+    done = source.run("lxc-checkpoint", "-n", name, "-D", "/tmp/images", "-s", check=False)
+    assert done.returncode == 0, done.stderr + source.run("tail", "-n", "9", "/tmp/images/dump.log", check=False).stdout
     copy_files(source, target, name, "--checksum")
     source.get("/tmp/images", folder / "images")
     target.put(folder / "images", "/tmp/images")

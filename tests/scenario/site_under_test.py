@@ -233,6 +233,8 @@ class Site:
             host.run("sh", "-c", "umount /var/lib/lxc; [ ! -e /root/criu.kept ] || mv /root/criu.kept /usr/local/sbin/criu", check=False)
             host.heal()
             host.slow("none")
+            host.run("pkill", "-KILL", "-x", "family|echo-server", check=False)
+            host.run("rm", "-rf", "/opt/own", "/var/log/family.log", "/run/family.pid", check=False)
             for name in host.run("timeout", "10", "lxc-ls", "-1", check=False).stdout.split():
                 host.run("timeout", "20", "lxc-destroy", "-f", "-n", name, check=False)
         for host in self.hosts.values():

@@ -71,6 +71,8 @@ int lxc_put_down(struct workload *w, const char *images, struct error *err)
         int r = lxc_cgroup_kill(w->id, PUT_DOWN_MS, err);
         if (r < 0)
                 return r;
+        if (w->options && w->options->mode == MODE_RESTART)
+                return lxc_start_trace(w, err);
         AUTO_FD int fd = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         return fd < 0 ? 1 : criu_restore_may_have_resumed(fd, "restore.log");
 }

@@ -236,7 +236,8 @@ pid_t lxc_find_init(const char *name)
         return init;
 }
 
-/* phaul-lxc restore NAME, which liblxc's monitor is a child of and called like until it has entered its cgroup. */
+/* phaul-lxc restore NAME (or start), which liblxc's monitor is a child of and called like until it has entered its
+ * cgroup. */
 static int add_restorers(const char *name, struct pid_list *tasks)
 {
         struct dirent *entry;
@@ -256,7 +257,7 @@ static int add_restorers(const char *name, struct pid_list *tasks)
                 const char *which = verb < text + size ? verb + strlen(verb) + 1 : text + size;
                 size_t n = strlen(text);
                 if (n >= 10 && strcmp(text + n - 10, "/phaul-lxc") == 0 && which < text + size &&
-                    strcmp(verb, "restore") == 0 && strcmp(which, name) == 0)
+                    (strcmp(verb, "restore") == 0 || strcmp(verb, "start") == 0) && strcmp(which, name) == 0)
                         r = pid_list_add(tasks, (pid_t)strtol(entry->d_name, NULL, 10));
         }
         return r;

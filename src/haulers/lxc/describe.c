@@ -99,7 +99,8 @@ json_t *describe_rootfs(struct lxc_container *c)
 
 static json_t *describe_networks(struct lxc_container *c)
 {
-        static const char *const parts[] = {"link", "name", "hwaddr", "veth.pair", "veth.mode", "flags"};
+        static const char *const parts[] = {"link",      "name",  "hwaddr",       "veth.pair",
+                                            "veth.mode", "flags", "ipv4.address", "ipv6.address"};
         json_t *list = json_array();
 
         for (int i = 0; i < NETWORKS_MAX && list; i++) {

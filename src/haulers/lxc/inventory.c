@@ -24,26 +24,32 @@ int lxc_list(json_t **ret, struct error *err)
         return lxc_tool(5000, ret, err, "list", NULL);
 }
 
-static int refuse_state(const json_t *info, struct error *err)
+static int refuse_state(const json_t *info, bool restart, struct error *err)
 {
         const char *id = lxc_string(info, "id"), *state = lxc_string(info, "state");
 
+        if (restart && strcmp(state, "stopped") == 0)
+                return 0;
         if (strcmp(state, "running") != 0)
-                return error_set_kind(err, ERROR_REFUSED, EINVAL,
-                                      "container '%s' is %s, only a running one can be migrated", id, state);
+                return error_set_kind(
+                        err, ERROR_REFUSED, EINVAL, "container '%s' is %s, only a running one%s can be migrated%s", id,
+                        state, restart ? " or a stopped one" : "",
+                        !restart && strcmp(state, "stopped") == 0 ? " live; --mode restart moves it" : "");
         if (json_integer_value(json_object_get(info, "init_pid")) <= 1)
                 return error_set_kind(err, ERROR_REFUSED, EINVAL, "container '%s' has no process", id);
         return 0;
 }
 
+/* What can be neither copied nor released. */
 static int refuse_config(const json_t *info, struct error *err)
 {
-        static const char *const shared[] = {"share_net", "share_pid", "share_ipc"};
         const json_t *rootfs = json_object_get(info, "rootfs");
         const char *backing = lxc_string(rootfs, "backing");
 
-        if (json_array_size(json_object_get(info, "idmaps")))
-                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "unprivileged containers cannot be migrated yet");
+        uid_t uid;
+        gid_t gid;
+        if (lxc_is_idmapped(info) && lxc_idmap_root(info, &uid, &gid, err) < 0)
+                return -EOPNOTSUPP;
         if (strcmp(backing, "dir") != 0 && strcmp(backing, "overlay") != 0)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                       "the root file system '%.256s' is neither a directory nor an overlay of them",
@@ -51,20 +57,28 @@ static int refuse_config(const json_t *info, struct error *err)
         if (strcmp(backing, "overlay") == 0 && json_array_size(json_object_get(rootfs, "lowers")) != 1)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                       "an overlay with more than one lower directory cannot be migrated yet");
+        /* liblxc deletes it as soon as it stops, which is what a release looks like. */
+        if (strcmp(lxc_string(info, "ephemeral"), "1") == 0)
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "ephemeral containers cannot be migrated");
+        if (lxc_string(info, "cgroup_dir")[0] || lxc_string(info, "cgroup_container_dir")[0])
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "lxc.cgroup.dir is set, which is not supported");
+        return 0;
+}
+
+/* What CRIU or liblxc's use of it cannot carry. */
+static int refuse_checkpoint(const json_t *info, struct error *err)
+{
+        static const char *const shared[] = {"share_net", "share_pid", "share_ipc"};
+
         for (size_t i = 0; i < sizeof(shared) / sizeof(shared[0]); i++)
                 if (lxc_string(info, shared[i])[0])
                         return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                               "it shares a namespace with '%.64s' (lxc.namespace.%s)",
                                               lxc_string(info, shared[i]), shared[i]);
-        /* liblxc deletes it as soon as it stops, which is what a release looks like. */
-        if (strcmp(lxc_string(info, "ephemeral"), "1") == 0)
-                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "ephemeral containers cannot be migrated");
         /* liblxc would hand CRIU the path of a new terminal, which CRIU cannot open from where it looks (open_tree). */
         if (strcmp(lxc_string(info, "console"), "none") != 0)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                       "its console is a terminal of this host; set lxc.console.path = none");
-        if (lxc_string(info, "cgroup_dir")[0] || lxc_string(info, "cgroup_container_dir")[0])
-                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "lxc.cgroup.dir is set, which is not supported");
         return 0;
 }
 
@@ -114,13 +128,13 @@ static int refuse_network(const json_t *info, pid_t pid, hauler_report_fn report
         return 0;
 }
 
-static void report_config(const json_t *info, hauler_report_fn report, void *context)
+static void report_config(const json_t *info, bool restart, hauler_report_fn report, void *context)
 {
         const json_t *mount;
         char text[512];
         size_t i;
 
-        if (strcmp(lxc_string(info, "tty_max"), "0") != 0 && lxc_string(info, "tty_max")[0])
+        if (!restart && strcmp(lxc_string(info, "tty_max"), "0") != 0 && lxc_string(info, "tty_max")[0])
                 report("tty", GRADE_WARNING,
                        "lxc.tty.max is not 0: a process that has such a terminal open cannot be moved", context);
         if (strcmp(lxc_string(info, "autostart"), "1") == 0)
@@ -154,6 +168,13 @@ static char *describe(const json_t *info)
         (void)json_object_set(d, "networks", json_object_get(info, "networks"));
         (void)json_object_set(d, "rootfs", json_object_get(json_object_get(info, "rootfs"), "path"));
         (void)json_object_set(d, "backing", json_object_get(json_object_get(info, "rootfs"), "backing"));
+        const json_t *rootfs = json_object_get(info, "rootfs");
+        if (strcmp(lxc_string(rootfs, "backing"), "overlay") == 0)
+                (void)json_object_set_new(d, "trees",
+                                          json_pack("[O? O?]", json_array_get(json_object_get(rootfs, "lowers"), 0),
+                                                    json_object_get(rootfs, "upper")));
+        else
+                (void)json_object_set_new(d, "trees", json_pack("[O?]", json_object_get(rootfs, "path")));
         char *text = json_dumps(d, JSON_COMPACT);
         json_decref(d);
         return text;
@@ -184,8 +205,6 @@ static int fill_trees(struct workload *w, const struct lxc_private *p)
 
 static int fill(struct workload *w, struct lxc_private *p, struct error *err)
 {
-        AUTO_FREE char *mounts = NULL;
-
         w->init_pid = (pid_t)json_integer_value(json_object_get(p->info, "init_pid"));
         p->lxcpath = strdup(lxc_string(p->info, "lxcpath"));
         p->base = lxc_format("%s/%s", lxc_string(p->info, "lxcpath"), w->id);
@@ -193,6 +212,41 @@ static int fill(struct workload *w, struct lxc_private *p, struct error *err)
         w->description = describe(p->info);
         if (!p->lxcpath || !p->base || !w->description || fill_trees(w, p) < 0)
                 return error_set(err, ENOMEM, "out of memory");
+        return 0;
+}
+
+static bool lies_in(const char *path, const char *directory)
+{
+        const size_t n = strlen(directory);
+
+        return strncmp(path, directory, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
+/* Shared storage stays where it is when the container's own directory is put away here and made there. */
+static int refuse_shared(const struct workload *w, const struct lxc_private *p, bool restart, struct error *err)
+{
+        if (p->overlay && !restart)
+                return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
+                                      "an overlay on shared storage cannot be mounted by both hosts at once, as a live "
+                                      "migration would; --mode restart can move it");
+        AUTO_FREE char *base = realpath(p->base, NULL);
+        for (size_t i = 0; i < w->n_trees; i++) {
+                AUTO_FREE char *tree = realpath(w->trees[i].source, NULL);
+                if (!tree || !base)
+                        return error_errno(err, errno, "cannot look at %s", w->trees[i].source);
+                if (lies_in(tree, base) || lies_in(w->trees[i].source, p->base))
+                        return error_set_kind(
+                                err, ERROR_REFUSED, EINVAL,
+                                "%s lies in %s, which is this host's own: shared storage has to be elsewhere",
+                                w->trees[i].source, p->base);
+        }
+        return 0;
+}
+
+static int fill_freezer(struct workload *w, const struct lxc_private *p, struct error *err)
+{
+        AUTO_FREE char *mounts = NULL;
+
         int r = fd_read_file(AT_FDCWD, "/proc/self/mounts", 1 << 20, &mounts, NULL);
         if (r < 0)
                 return error_errno(err, -r, "cannot read the list of mounts");
@@ -213,16 +267,22 @@ int lxc_examine(const char *id, struct workload *w, hauler_report_fn report, voi
         w->id = strdup(id);
         if (!p || !w->id)
                 return error_set(err, ENOMEM, "out of memory");
+        const bool restart = w->options && w->options->mode == MODE_RESTART;
         int r = lxc_tool(5000, &p->info, err, "inspect", id, NULL);
         if (r == 0)
-                r = refuse_state(p->info, err);
+                r = refuse_state(p->info, restart, err);
         if (r == 0)
                 r = refuse_config(p->info, err);
-        if (r == 0)
+        if (r == 0 && !restart)
+                r = refuse_checkpoint(p->info, err);
+        if (r == 0 && !restart)
                 r = refuse_network(p->info, (pid_t)json_integer_value(json_object_get(p->info, "init_pid")), report,
                                    context, err);
         if (r < 0)
                 return r;
-        report_config(p->info, report, context);
-        return fill(w, p, err);
+        report_config(p->info, restart, report, context);
+        r = fill(w, p, err);
+        if (r == 0 && w->options && w->options->files == MOVE_SHARED)
+                r = refuse_shared(w, p, restart, err);
+        return r < 0 || restart ? r : fill_freezer(w, p, err);
 }

@@ -61,6 +61,28 @@ int lxc_config_rewrite(const char *text, const char *rootfs, char **ret, struct 
 /* The name liblxc gives to network `position` (counted, not the index in its key) of verify's or inspect's list. */
 const char *lxc_network_name(const json_t *network, size_t position, char buffer[static 16]);
 
+/* ---------------------------------------------------------------------------------------------------------- idmap.c */
+
+/* Containers with a user namespace (lxc.idmap), "unprivileged" ones; `info` is inspect's or verify's. */
+bool lxc_is_idmapped(const json_t *info);
+
+struct lxc_idmap {
+        char kind; /* u, g, or b for both */
+        uint32_t inside, outside, count;
+};
+
+/* What root of the container is outside. */
+int lxc_idmap_root(const json_t *info, uid_t *ret_uid, gid_t *ret_gid, struct error *err);
+
+/* Target, before the restore: the images in the directory are for the container's root to read. Not mapped: nothing. */
+int lxc_idmap_images(const json_t *info, const char *images, struct error *err);
+
+/*
+ * Will liblxc be able to set these maps up here? Where newuidmap and newgidmap are installed it goes through them, also
+ * as root, and those give out what /etc/subuid and /etc/subgid say. `text`: why, or why not.
+ */
+bool lxc_idmap_allowed(const json_t *info, char *text, size_t size);
+
 /* --------------------------------------------------------------------------------------------------------- cgroup.c */
 
 /* The freezer of a container from the text of /proc/mounts and inspect's "cgroups"; caller frees *ret. */
@@ -88,6 +110,20 @@ bool lxc_cgroup_exists(const char *name);
  * then remove its cgroups. */
 int lxc_cgroup_kill(const char *name, int timeout_ms, struct error *err);
 
+/* ------------------------------------------------------------------------------------------------------ conflict.c */
+
+/*
+ * Does the configuration of another container here have that address (hardware, or IP without prefix length)? Its name
+ * in *ret_owner then. Text is enough: it is a hint, not a proof.
+ */
+bool lxc_address_taken(const char *lxcpath, const char *address, char ret_owner[static NAME_MAX_LENGTH + 1]);
+
+/* Does a configuration assign it, as a word of its own in a value, outside comments? */
+bool lxc_config_has_address(const char *config, const char *address);
+
+/* Is the profile in the text of /sys/kernel/security/apparmor/profiles? */
+bool lxc_profile_loaded(const char *profiles, const char *profile);
+
 /* ------------------------------------------------------------------------------------------------------ the hooks */
 
 extern const struct hauler lxc_hauler;
@@ -110,6 +146,12 @@ int lxc_ports(struct workload *w, struct hauler_port *ret, size_t max, struct er
 int lxc_publish(struct workload *w, struct error *err);
 int lxc_alive(struct workload *w, struct error *err);
 int lxc_put_down(struct workload *w, const char *images, struct error *err);
+int lxc_stop(struct loop *loop, struct workload *w, unsigned limit_s, hauler_changed_fn done, void *context,
+             struct hauler_change **ret, struct error *err);
+int lxc_start(struct loop *loop, struct workload *w, hauler_changed_fn done, void *context, struct hauler_change **ret,
+              struct error *err);
+void lxc_change_free(struct hauler_change *c);
+int lxc_stopped(struct workload *w, struct error *err);
 int lxc_discard(const char *what, const char *name, struct error *err);
 void lxc_done(struct workload *w);
 
@@ -118,3 +160,8 @@ pid_t lxc_find_init(const char *name);
 
 /* "phTOKENN": the name of veth `index` until it is attached. */
 void lxc_veth_name(const char *token, unsigned index, char buffer[static 16]);
+
+/* After a start on the target (restart mode) that failed, all of it killed: 0, init certainly never began; 1 it may. */
+int lxc_start_trace(const struct workload *w, struct error *err);
+/* The same of the text of liblxc's log. */
+bool lxc_start_may_have_run(const char *log);

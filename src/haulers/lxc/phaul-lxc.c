@@ -27,6 +27,8 @@ static const struct verb {
         {"state", verb_state, 1, 1, "NAME"},
         {"inspect", verb_inspect, 1, 1, "NAME"},
         {"verify", verb_verify, 2, 2, "CONFIG NAME"},
+        {"stop", verb_stop, 3, 3, "NAME CONFIG SECONDS"},
+        {"start", verb_start, 1, 2, "NAME [LOG]"},
         {"restore", verb_restore, 7, 64,
          "NAME LXCPATH CONFIG IMAGES HOLD-PROGRAM HOLD-SOCKET RECORD [veth:N=NAME | overlay:LOWER:UPPER:WORK]…"},
 };
@@ -71,7 +73,7 @@ int main(int argc, char **argv)
                         verb = &verbs[i];
         if (!verb || argc - 2 < verb->least || argc - 2 > verb->most) {
                 (void)error_set_kind(&err, ERROR_USAGE, EINVAL, "usage: phaul-lxc %s",
-                                     verb ? verb->name : "list|path|state|inspect|verify|restore …");
+                                     verb ? verb->name : "list|path|state|inspect|verify|stop|start|restore …");
                 if (verb)
                         (void)snprintf(err.text + strlen(err.text), sizeof(err.text) - strlen(err.text), " %s",
                                        verb->usage);

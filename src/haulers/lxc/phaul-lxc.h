@@ -18,6 +18,8 @@ int verb_state(int argc, char **argv, json_t **ret, struct error *err);
 int verb_inspect(int argc, char **argv, json_t **ret, struct error *err);
 int verb_verify(int argc, char **argv, json_t **ret, struct error *err);
 int verb_restore(int argc, char **argv, json_t **ret, struct error *err);
+int verb_stop(int argc, char **argv, json_t **ret, struct error *err);
+int verb_start(int argc, char **argv, json_t **ret, struct error *err);
 int verb_path(int argc, char **argv, json_t **ret, struct error *err);
 
 /* The directory containers are defined in (lxc.lxcpath). Borrowed. */
@@ -42,3 +44,11 @@ json_t *guarded(int timeout_ms, guarded_fn fn, void *context);
 
 /* State and init pid by asking the monitor; may hang, to be used within guarded(). */
 json_t *ask_state(void *name);
+
+/* -- before liblxc forks a monitor (monitor.c) ------------------------------------------------------------------- */
+
+/* In a child of ours: no terminal, descriptor, signal mask, file mode mask or OOM score of ours any more. */
+bool leave_everything(void);
+
+/* The first error in a log of liblxc, "" when there is none. */
+void first_complaint(const char *path, char *text, size_t size);

@@ -138,6 +138,7 @@ static int write_note(const char *directory, const struct place *place, struct e
         AUTO_FREE char *text = lxc_format(
                 "This container was migrated away. It was defined in %s; its root file system is %s.\n"
                 "Directories named here that lie elsewhere were left where they are.\n"
+                "If they are shared with the host it went to, they are in use there: two must not run on them.\n"
                 "To go back: rename config.released to config if it is called so, and move this directory to %s.\n",
                 place->base, lxc_string(place->description, "rootfs"), place->base);
 

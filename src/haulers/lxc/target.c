@@ -2,13 +2,11 @@
 #include "haulers/lxc/lxc.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -118,26 +116,57 @@ static void verify_files(const struct findings *f, const json_t *info, const jso
                 say(f, "include", GRADE_OK, "all files that the configuration names exist");
 }
 
-/* Does another container here have that hardware address? Text is enough: it is a hint, not a proof. */
-static bool address_taken(const char *lxcpath, const char *address)
+/* Only one that runs is in the way today. */
+static void say_taken(const struct findings *f, const char *owner, const char *what, const char *address)
 {
-        struct dirent *entry;
-        bool taken = false;
+        const bool runs = lxc_cgroup_populated(owner, false);
 
-        AUTO_DIR DIR *dir = opendir(lxcpath);
-        while (dir && !taken && (entry = readdir(dir))) {
-                AUTO_FREE char *text = NULL;
-                char path[300];
-                (void)snprintf(path, sizeof(path), "%s/config", entry->d_name);
-                if (entry->d_name[0] != '.' && fd_read_file(dirfd(dir), path, LXC_CONFIG_MAX, &text, NULL) == 0)
-                        taken = strcasestr(text, address) != NULL;
-        }
-        return taken;
+        say(f, "address", runs ? GRADE_JUDGED : GRADE_WARNING,
+            "container '%s', which %s here, has the %s %.64s. Change one", owner, runs ? "runs" : "is stopped", what,
+            address);
 }
 
-static void verify_networks(const struct findings *f, const struct lxc_private *p)
+static void verify_addresses(const struct findings *f, const struct lxc_private *p, const json_t *network)
+{
+        static const char *const families[] = {"ipv4.address", "ipv6.address"};
+        char owner[NAME_MAX_LENGTH + 1], address[64];
+
+        for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
+                (void)snprintf(address, sizeof(address), "%s", lxc_string(network, families[i]));
+                address[strcspn(address, "/ ")] = '\0';
+                if (address[0] && lxc_address_taken(p->lxcpath, address, owner))
+                        say_taken(f, owner, "address", address);
+        }
+}
+
+/* A profile that is not loaded makes the restore fail at its end; "unconfined" and "generated" need none. */
+static void verify_security(const struct findings *f, const json_t *info)
+{
+        const char *profile = lxc_string(info, "apparmor"), *context = lxc_string(info, "selinux");
+        AUTO_FREE char *loaded = NULL;
+
+        if (context[0] && access("/sys/fs/selinux/enforce", F_OK) < 0)
+                say(f, "security", GRADE_ERROR,
+                    "lxc.selinux.context is set, and this host has no SELinux. Take it out of the configuration");
+        if (!profile[0] || strcmp(profile, "unconfined") == 0 || strcmp(profile, "generated") == 0 ||
+            strcmp(profile, "unchanged") == 0)
+                return;
+        if (fd_read_file(AT_FDCWD, "/sys/kernel/security/apparmor/profiles", 4 << 20, &loaded, NULL) < 0)
+                say(f, "security", GRADE_WARNING,
+                    "the configuration names the AppArmor profile '%.128s', and the profiles loaded here cannot be "
+                    "read",
+                    profile);
+        else if (!lxc_profile_loaded(loaded, profile))
+                say(f, "security", GRADE_ERROR,
+                    "the AppArmor profile '%.128s' is not loaded here. Load it with "
+                    "apparmor_parser",
+                    profile);
+}
+
+static void verify_networks(const struct findings *f, const struct lxc_private *p, bool restart)
 {
         const json_t *network;
+        char owner[NAME_MAX_LENGTH + 1];
         size_t i;
 
         json_array_foreach(json_object_get(p->info, "networks"), i, network)
@@ -147,8 +176,13 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
 
                 if (strcmp(type, "empty") == 0)
                         continue;
-                if (strcmp(type, "veth") != 0)
+                if (strcmp(type, "veth") != 0 && restart)
+                        say(f, "bridge", GRADE_WARNING,
+                            "whether a network of type '%.32s' can be made here is not known", type);
+                else if (strcmp(type, "veth") != 0)
                         say(f, "bridge", GRADE_ERROR, "a network of type '%.32s' cannot be restored", type);
+                else if (restart && !bridge[0])
+                        say(f, "bridge", GRADE_OK, "an interface is on no bridge");
                 else if (!network_bridge_exists(bridge))
                         say(f, "bridge", GRADE_ERROR, "there is no bridge '%.32s' here", bridge);
                 else if (network_bridge_delays(bridge))
@@ -157,9 +191,9 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
                             bridge);
                 else
                         say(f, "bridge", GRADE_OK, "bridge %s exists", bridge);
-                if (address[0] && address_taken(p->lxcpath, address))
-                        say(f, "address", GRADE_ERROR, "another container here has the hardware address %.32s",
-                            address);
+                if (address[0] && lxc_address_taken(p->lxcpath, address, owner))
+                        say_taken(f, owner, "hardware address", address);
+                verify_addresses(f, p, network);
                 if (pair[0] && network_interface_exists(pair))
                         say(f, "interface", GRADE_WARNING, "the name %.32s of its interface is taken here", pair);
         }
@@ -175,6 +209,16 @@ static void verify_cgroups(const struct findings *f, const char *id, const struc
                 say(f, "cgroup", GRADE_WARNING, "empty cgroups of a container '%s' lie about and will be removed", id);
         else
                 say(f, "cgroup", GRADE_OK, "cgroups can be made");
+}
+
+static void verify_ids(const struct findings *f, const struct lxc_private *p)
+{
+        char text[512];
+
+        if (lxc_is_idmapped(p->info)) {
+                bool ok = lxc_idmap_allowed(p->info, text, sizeof(text));
+                say(f, "ids", ok ? GRADE_OK : GRADE_ERROR, "%s", text);
+        }
 }
 
 /* liblxc reads a file, so it gets one. */
@@ -194,8 +238,54 @@ static int load_config(const char *id, struct lxc_private *p, struct error *err)
         return r;
 }
 
-static int target_paths(struct workload *w, struct lxc_private *p, const char *config, struct error *err)
+/* A path that the other host names, of storage both have: plain, and not where this host keeps its containers. */
+static bool is_plain(const char *path, const char *lxcpath)
 {
+        const size_t n = lxcpath ? strlen(lxcpath) : 0;
+
+        if (n == 0 || path[0] != '/' || !path[1] || strpbrk(path, ":,\\\n") || strlen(path) > 2048 ||
+            (strncmp(path, lxcpath, n) == 0 && (path[n] == '/' || !path[n])))
+                return false;
+        for (const char *part = path; part; part = strchr(part, '/')) {
+                part++;
+                size_t length = strcspn(part, "/");
+                if ((length == 1 && part[0] == '.') || (length == 2 && memcmp(part, "..", 2) == 0))
+                        return false;
+        }
+        return true;
+}
+
+/* The trees stay where they are, so the configuration goes on to name them. */
+static int shared_paths(struct workload *w, struct lxc_private *p, const char *config, const json_t *description,
+                        struct error *err)
+{
+        const json_t *trees = json_object_get(description, "trees");
+        const size_t n = p->overlay ? 2 : 1;
+        const char *first = json_string_value(json_array_get(trees, 0)) ?: "";
+        const char *second = json_string_value(json_array_get(trees, 1)) ?: "";
+
+        if (json_array_size(trees) != n || !is_plain(first, p->lxcpath) || (n == 2 && !is_plain(second, p->lxcpath)))
+                return error_set_kind(err, ERROR_REFUSED, EINVAL,
+                                      "the shared directories have no plain paths outside of %s", p->lxcpath);
+        AUTO_FREE char *rootfs = n == 2 ? lxc_format("overlay:%s:%s", first, second) : lxc_format("dir:%s", first);
+        w->trees = calloc(2, sizeof(*w->trees));
+        if (!rootfs || !w->trees)
+                return error_set(err, ENOMEM, "out of memory");
+        w->n_trees = n;
+        for (size_t i = 0; i < n; i++) {
+                w->trees[i].label = strdup(n == 1 ? "rootfs" : i == 0 ? "lower" : "upper");
+                w->trees[i].target = strdup(i == 0 ? first : second);
+                if (!w->trees[i].label || !w->trees[i].target)
+                        return error_set(err, ENOMEM, "out of memory");
+        }
+        return lxc_config_rewrite(config, rootfs, &p->config, err);
+}
+
+static int target_paths(struct workload *w, struct lxc_private *p, const char *config, const json_t *description,
+                        struct error *err)
+{
+        if (w->options && w->options->files == MOVE_SHARED)
+                return shared_paths(w, p, config, description, err);
         AUTO_FREE char *rootfs = p->overlay ? lxc_format("overlay:%s/lower:%s/upper", p->base, p->base)
                                             : lxc_format("dir:%s/rootfs", p->base);
 
@@ -244,7 +334,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
         }
         say(&f, "kind", GRADE_OK, "LXC %s", lxc_string(path, "version"));
         p->base = lxc_format("%s/%s", p->lxcpath, id);
-        r = p->base ? target_paths(w, p, config, err) : error_set(err, ENOMEM, "out of memory");
+        r = p->base ? target_paths(w, p, config, d, err) : error_set(err, ENOMEM, "out of memory");
         if (r == 0) {
                 verify_name(&f, id, p);
                 if (load_config(id, p, &why) < 0) {
@@ -252,8 +342,10 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
                 } else {
                         say(&f, "config", GRADE_OK, "the configuration loads");
                         verify_files(&f, p->info, d);
-                        verify_networks(&f, p);
+                        verify_networks(&f, p, w->options && w->options->mode == MODE_RESTART);
+                        verify_security(&f, p->info);
                         verify_cgroups(&f, id, p, lxc_string(path, "cgroup_pattern"));
+                        verify_ids(&f, p);
                 }
         }
         json_decref(d);
@@ -280,14 +372,32 @@ static int make_directory(const char *base, const char *name, mode_t mode, struc
         return mkdir(path, mode) < 0 ? error_errno(err, errno, "cannot make %s", path) : 0;
 }
 
-static int make_files(const struct lxc_private *p, struct error *err)
+/* liblxc looks for the root file system, and makes an overlay, with the ids of a mapped container. */
+static int give_to_container(const struct lxc_private *p, bool shared, struct error *err)
+{
+        AUTO_FREE char *work = lxc_format("%s/work", p->base);
+        uid_t uid;
+        gid_t gid;
+
+        if (!lxc_is_idmapped(p->info))
+                return 0;
+        int r = lxc_idmap_root(p->info, &uid, &gid, err);
+        if (r < 0 || !work)
+                return work ? r : error_set(err, ENOMEM, "out of memory");
+        if (chown(p->base, (uid_t)-1, gid) < 0 || chmod(p->base, 0710) < 0 ||
+            (p->overlay && !shared && chown(work, uid, gid) < 0))
+                return error_errno(err, errno, "cannot give %s to the container", p->base);
+        return 0;
+}
+
+static int make_files(const struct lxc_private *p, bool shared, struct error *err)
 {
         AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
         int r = 0;
 
         if (!config)
                 return error_set(err, ENOMEM, "out of memory");
-        if (p->overlay) {
+        if (p->overlay && !shared) {
                 r = make_directory(p->base, "lower", 0755, err);
                 if (r == 0)
                         r = make_directory(p->base, "upper", 0755, err);
@@ -295,8 +405,10 @@ static int make_files(const struct lxc_private *p, struct error *err)
                         r = make_directory(p->base, "work", 0700, err);
         }
         /* An overlay is mounted there for the restore; liblxc wants the directory as well. */
-        if (r == 0)
+        if (r == 0 && !shared)
                 r = make_directory(p->base, "rootfs", 0755, err);
+        if (r == 0)
+                r = give_to_container(p, shared, err);
         if (r < 0)
                 return r;
         r = fd_write_file(AT_FDCWD, config, p->config, strlen(p->config), 0640);
@@ -329,7 +441,7 @@ int lxc_prepare(struct workload *w, hauler_leftover_fn leftover, void *context, 
         AUTO_FD int fd = marker ? open(marker, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
         if (fd < 0)
                 return error_errno(err, marker ? errno : ENOMEM, "cannot mark %s", p->base);
-        return make_files(p, err);
+        return make_files(p, w->options && w->options->files == MOVE_SHARED, err);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- publish */

@@ -43,6 +43,41 @@ static void configuration_is_rewritten(void **state)
         assert_int_equal(lxc_config_rewrite("", "dir:/x\nlxc.hook.start = /bin/evil", &out, NULL), -EINVAL);
 }
 
+/* What root of a container is outside, from maps in any order. */
+static void mapped_ids(void **state)
+{
+        static const struct {
+                const char *maps;
+                int result;
+                uid_t uid;
+                gid_t gid;
+        } cases[] = {
+                {"[\"u 0 100000 65536\",\"g 0 200000 65536\"]", 0, 100000, 200000},
+                {"[\"u 1000 1000 1\",\"g 5 5 1\",\"b 0 300000 1000\"]", 0, 300000, 300000},
+                {"[\"u 0 100000 65536\"]", -EOPNOTSUPP, 0, 0},
+                {"[\"u 1 100000 65536\",\"g 0 100000 65536\"]", -EOPNOTSUPP, 0, 0},
+                {"[\"u 0 4294967290 65536\",\"g 0 100000 65536\"]", -EOPNOTSUPP, 0, 0},
+                {"[\"nonsense\"]", -EOPNOTSUPP, 0, 0},
+        };
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                json_t *info = json_pack("{s:o}", "idmaps", json_loads(cases[i].maps, 0, NULL));
+                struct error err = {0};
+                uid_t uid = 0;
+                gid_t gid = 0;
+                assert_true(lxc_is_idmapped(info));
+                assert_int_equal(lxc_idmap_root(info, &uid, &gid, &err), cases[i].result);
+                assert_int_equal(uid, cases[i].uid);
+                assert_int_equal(gid, cases[i].gid);
+                assert_int_equal(err.kind, cases[i].result ? ERROR_REFUSED : ERROR_NONE);
+                json_decref(info);
+        }
+        json_t *none = json_pack("{s:[]}", "idmaps");
+        assert_false(lxc_is_idmapped(none));
+        json_decref(none);
+}
+
 static void expect_freezer(const char *mounts, const char *cgroups, const char *path, bool v2)
 {
         AUTO_FREE char *found = NULL;
@@ -104,6 +139,33 @@ static void networks_are_named_as_liblxc_does(void **state)
         assert_string_equal(name, "ph0123456712");
 }
 
+/* An address counts as a whole, in a network key, and not in a comment. */
+static void addresses_are_found(void **state)
+{
+        static const char text[] = "lxc.net.0.hwaddr = 00:16:3E:aa:bb:cc\n# lxc.net.0.ipv4.address = 10.0.0.9/24\n"
+                                   "lxc.uts.name = 10.0.0.8\n  lxc.net.0.ipv4.address=10.0.0.5/24\n"
+                                   "lxc.net.1.ipv4.address = 10.0.0.77";
+
+        (void)state;
+        assert_true(lxc_config_has_address(text, "00:16:3e:aa:bb:cc"));
+        assert_true(lxc_config_has_address(text, "10.0.0.5"));
+        assert_false(lxc_config_has_address(text, "10.0.0.7"));
+        assert_false(lxc_config_has_address(text, "10.0.0.8"));
+        assert_false(lxc_config_has_address(text, "10.0.0.9"));
+        assert_false(lxc_config_has_address("", "10.0.0.5"));
+}
+
+static void profiles_are_found(void **state)
+{
+        static const char text[] = "lxc-container-default (enforce)\n/usr/bin/man (enforce)\na b (complain)\n";
+
+        (void)state;
+        assert_true(lxc_profile_loaded(text, "lxc-container-default"));
+        assert_true(lxc_profile_loaded(text, "a b"));
+        assert_false(lxc_profile_loaded(text, "lxc-container"));
+        assert_false(lxc_profile_loaded("", "lxc-container"));
+}
+
 /* A discard gets its names from a record; what does not look like one of ours is left alone. */
 static void strange_leftovers_are_refused(void **state)
 {
@@ -115,13 +177,31 @@ static void strange_leftovers_are_refused(void **state)
         assert_int_equal(lxc_discard("directory", "/var/lib/lxc/web#0123", &err), -EINVAL);
 }
 
+/* A start that failed: only liblxc's word that it failed before init began lets the original run again. */
+static void failed_starts_are_understood(void **state)
+{
+        (void)state;
+        assert_false(lxc_start_may_have_run(
+                "lxc web 2026 ERROR conf - ../src/lxc/conf.c:run_buffer:321 - Script exited with "
+                "status 1\n"));
+        assert_true(lxc_start_may_have_run(
+                "lxc web 2026 NOTICE start - ../src/lxc/start.c:start:2205 - Exec'ing "
+                "\"/sbin/init\"\nlxc web 2026 ERROR start - Received container state STOPPING\n"));
+        assert_true(lxc_start_may_have_run("lxc web 2026 INFO start - Initialized LSM\n"));
+        assert_true(lxc_start_may_have_run(""));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(configuration_is_rewritten),
+                cmocka_unit_test(mapped_ids),
                 cmocka_unit_test(freezer_is_found),
                 cmocka_unit_test(networks_are_named_as_liblxc_does),
+                cmocka_unit_test(addresses_are_found),
+                cmocka_unit_test(profiles_are_found),
                 cmocka_unit_test(strange_leftovers_are_refused),
+                cmocka_unit_test(failed_starts_are_understood),
         };
 
         return cmocka_run_group_tests_name("lxc", tests, NULL, NULL);

@@ -3,19 +3,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/name.h"
+#include "base/spawn.h"
+#include "haulers/unconfined.h"
 
 /*
  * A restore by liblxc: it forks what becomes the container's monitor, which forks CRIU. The monitor lives as long as
@@ -32,28 +33,9 @@ struct restore {
         char *mountpoint; /* of the overlay; NULL: none */
         char *log;
         char **changes; /* veth:N=NAME */
+        bool apart;     /* CRIU gets a network namespace of its own */
         int n_changes;
 };
-
-/* The workload would live with whatever confines us: seccomp and no_new_privs cannot be taken off again. */
-static int refuse_confinement(struct error *err)
-{
-        static const char *const fields[] = {"NoNewPrivs:", "Seccomp:"};
-        AUTO_FREE char *ours = NULL, *first = NULL;
-
-        if (fd_read_file(AT_FDCWD, "/proc/self/status", 65536, &ours, NULL) < 0 ||
-            fd_read_file(AT_FDCWD, "/proc/1/status", 65536, &first, NULL) < 0)
-                return 0;
-        for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-                const char *a = strstr(ours, fields[i]), *b = strstr(first, fields[i]);
-                if (!a || !b || strcspn(a, "\n") != strcspn(b, "\n") || strncmp(a, b, strcspn(a, "\n")) != 0)
-                        return error_set(err, EPERM,
-                                         "this process is confined (%.*s, unlike process 1), and so would be the "
-                                         "container for ever",
-                                         a ? (int)strcspn(a, "\n") : 0, a ? a : "");
-        }
-        return 0;
-}
 
 static int write_criu_options(const struct restore *r, char **ret_path, struct error *err)
 {
@@ -79,14 +61,46 @@ static int write_criu_options(const struct restore *r, char **ret_path, struct e
         return 0;
 }
 
+/* liblxc is to find our program of that name, apart.c, where it looks for criu. */
 static bool clean_environment(const struct restore *r, const char *criu_options)
 {
+        char path[PATH_MAX];
+        const char *directory = secure_getenv("PHAUL_LIBEXECDIR");
+
+        (void)snprintf(path, sizeof(path), "%s/apart:" SPAWN_PATH, directory ? directory : PHAUL_LIBEXECDIR);
         /* HOME: CRIU would read somebody's ~/.criu; a directory that does not exist has none. */
-        return clearenv() == 0 &&
-               setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1) == 0 &&
-               setenv("HOME", "/nonexistent", 1) == 0 && setenv("LANG", "C.UTF-8", 1) == 0 &&
-               setenv("CRIU_CONFIG_FILE", criu_options, 1) == 0 && setenv("PHAUL_HOLD_SOCKET", r->socket, 1) == 0 &&
-               setenv("PHAUL_RECORD", r->record, 1) == 0;
+        return clearenv() == 0 && setenv("PATH", path, 1) == 0 &&
+               (!r->apart || setenv("PHAUL_CRIU_APART", "1", 1) == 0) && setenv("HOME", "/nonexistent", 1) == 0 &&
+               setenv("LANG", "C.UTF-8", 1) == 0 && setenv("CRIU_CONFIG_FILE", criu_options, 1) == 0 &&
+               setenv("PHAUL_HOLD_SOCKET", r->socket, 1) == 0 && setenv("PHAUL_RECORD", r->record, 1) == 0;
+}
+
+/*
+ * The name liblxc gives to a generated profile (6.0.4, lsm/apparmor.c): lxc-NAME_<LXCPATH>, and below it, where
+ * AppArmor can stack profiles, a policy namespace of the same name with dashes for slashes.
+ */
+static bool name_profile(struct lxc_container *c, const struct restore *r)
+{
+        char profile[64] = "", space[PATH_MAX], label[2 * PATH_MAX + 256];
+        AUTO_FREE char *enabled = NULL;
+        AUTO_FREE char *stacks = NULL;
+
+        if (c->get_config_item(c, "lxc.apparmor.profile", profile, sizeof(profile)) <= 0 ||
+            strcmp(profile, "generated") != 0)
+                return true;
+        if (fd_read_file(AT_FDCWD, "/sys/module/apparmor/parameters/enabled", 16, &enabled, NULL) < 0 ||
+            enabled[0] != 'Y')
+                return true;
+        int n = snprintf(label, sizeof(label), "lxc-%s_<%s>", r->name, r->lxcpath);
+        if (fd_read_file(AT_FDCWD, "/sys/kernel/security/apparmor/features/domain/stack", 16, &stacks, NULL) == 0 &&
+            strncmp(stacks, "yes", 3) == 0) {
+                (void)snprintf(space, sizeof(space), "lxc-%s_<%s>", r->name, r->lxcpath);
+                for (char *s = space; *s; s++)
+                        if (*s == '/')
+                                *s = '-';
+                n = snprintf(label, sizeof(label), "lxc-%s_<%s>//&:%s:", r->name, r->lxcpath, space);
+        }
+        return n > 0 && n < (int)sizeof(label) && setenv("PHAUL_CRIU_LSM", label, 1) == 0;
 }
 
 static bool change_config(struct lxc_container *c, const struct restore *r)
@@ -119,33 +133,12 @@ static bool change_config(struct lxc_container *c, const struct restore *r)
 
 enum { WORKER_DONE = 0, WORKER_FAILED = 1, WORKER_BAD_CONFIG = 2 };
 
-/* CRIU restores a score of its own only where it is not 0, so ours would become the workload's. */
-static void forget_oom_score(void)
-{
-        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-        if (fd >= 0) {
-                (void)!write(fd, "0", 1);
-                (void)close(fd);
-        }
-}
-
 /* Never returns to our caller: it becomes, by fork, the monitor of the container. */
 static _Noreturn void worker(const struct restore *r, const char *criu_options)
 {
-        sigset_t none;
-
         /* Nothing of ours may stay: the monitor is as old as the container will get. */
-        (void)setsid();
-        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-        if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0)
+        if (!leave_everything() || !clean_environment(r, criu_options))
                 _exit(WORKER_FAILED);
-        if (syscall(SYS_close_range, 3U, ~0U, 0U) < 0 || !clean_environment(r, criu_options) || chdir("/") < 0)
-                _exit(WORKER_FAILED);
-        (void)umask(022);
-        forget_oom_score();
-        (void)sigemptyset(&none);
-        (void)sigprocmask(SIG_SETMASK, &none, NULL);
 
         struct lxc_log log = {.name = r->name,
                               .lxcpath = r->lxcpath,
@@ -155,7 +148,7 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
                               .quiet = true};
         (void)lxc_log_init(&log);
         struct lxc_container *c = lxc_container_new(r->name, r->lxcpath);
-        if (!c || !c->load_config(c, r->config) || !change_config(c, r))
+        if (!c || !c->load_config(c, r->config) || !change_config(c, r) || !name_profile(c, r))
                 _exit(WORKER_BAD_CONFIG);
 
         struct migrate_opts options = {
@@ -165,23 +158,6 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
         };
         int result = c->migrate(c, MIGRATE_RESTORE, &options, sizeof(options));
         _exit(result == 0 ? WORKER_DONE : WORKER_FAILED);
-}
-
-/* The last complaint in liblxc's log. */
-static void read_log(const char *path, char *text, size_t size)
-{
-        AUTO_FREE char *log = NULL;
-
-        text[0] = '\0';
-        if (fd_read_file(AT_FDCWD, path, 4 << 20, &log, NULL) < 0)
-                return;
-        for (char *at = log, *hit; (hit = strstr(at, " ERROR ")); at = hit + 1) {
-                const char *message = strstr(hit, " - ");
-                message = message ? message + 3 : hit + 7;
-                /* The first one is the cause, what follows are its consequences. */
-                (void)snprintf(text, size, "%.*s", (int)strcspn(message, "\n"), message);
-                return;
-        }
 }
 
 static int run_worker(const struct restore *r, struct error *err)
@@ -203,7 +179,7 @@ static int run_worker(const struct restore *r, struct error *err)
                         return error_errno(err, errno, "cannot wait for liblxc");
         if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_DONE)
                 return 0;
-        read_log(r->log, complaint, sizeof(complaint));
+        first_complaint(r->log, complaint, sizeof(complaint));
         if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_BAD_CONFIG)
                 return error_set(err, EINVAL, "liblxc cannot load the configuration: %s", complaint);
         return error_set(err, EIO, "liblxc could not restore '%s': %s", r->name, complaint);
@@ -253,11 +229,15 @@ int verb_restore(int argc, char **argv, json_t **ret, struct error *err)
         for (int i = 1; i < 7; i++)
                 if (argv[i][0] != '/')
                         return error_set_kind(err, ERROR_USAGE, EINVAL, "'%s' is not an absolute path", argv[i]);
-        int result = refuse_confinement(err);
+        int result = unconfined_check(err);
         if (result < 0)
                 return result;
         if (asprintf(&r.log, "%s/%s/phaul.log", r.lxcpath, r.name) < 0)
                 return error_set(err, ENOMEM, "out of memory");
+        if (r.n_changes && strcmp(r.changes[r.n_changes - 1], "apart") == 0) {
+                r.apart = true;
+                r.n_changes--;
+        }
         if (r.n_changes && strncmp(r.changes[r.n_changes - 1], "overlay:", 8) == 0)
                 result = mount_overlay(&r, r.changes[--r.n_changes] + 8, err);
         if (result == 0)

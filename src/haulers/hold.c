@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * phaul-lxc-hold: CRIU's action script on a restore by liblxc. CRIU runs it without arguments and waits for it; what is
+ * phaul-hold: CRIU's action script on a restore, whoever runs CRIU. It is run without arguments and waited for; what is
  * going on stands in the environment. Everything but "post-restore" is let through. There, the copy is complete and has
  * not executed one instruction: this program tells the session ($PHAUL_HOLD_SOCKET) and stays until the migration's
  * record file ($PHAUL_RECORD) says what to do:

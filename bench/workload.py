@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is moved: a memory writer, in a container or by itself, that says how long it stood still."""
+
+import itertools
+import re
+import time
+
+from simlab import LabError
+
+FIRST_PID = itertools.count(10000, 200)   # of plain processes: free on both hosts
+
+
+class Workload:
+    """Runs on alpha at first, and writes a line each second; `log` is where those are found."""
+
+    def __init__(self, site):
+        self.site, self.host = site, site.alpha
+        self.moved_to = None
+
+    def lines(self):
+        """(time in ms since 1970, longest gap in ms) of each line."""
+        text = (self.moved_to or self.host).run("cat", self.log(), check=False).stdout
+        if re.search("^error", text, re.M):
+            raise LabError(f"the workload found its memory wrong: {text[-300:]}")
+        return [(int(at), int(gap)) for at, gap in re.findall(r"^(\d+) ms: .* longest gap (\d+) ms", text, re.M)]
+
+    def wait_ready(self):
+        """Until it has filled its memory and written for two seconds."""
+        wait_for(lambda: len(self.lines()) >= 2, "the workload does not begin", 120)
+
+    def downtime_ms(self, begin_ms):
+        """The longest time it did not run since then, by its own clock."""
+        now_ms = time.time() * 1000
+        wait_for(lambda: self.lines() and self.lines()[-1][0] > now_ms + 200, "the workload does not go on", 60)
+        return max(gap for at, gap in self.lines() if at >= begin_ms)
+
+
+class Container(Workload):
+    """An LXC container with the writer as its init."""
+
+    def __init__(self, site, mib, rate):
+        super().__init__(site)
+        self.what, self.name = "lxc/writer", "writer"
+        site.alpha.container(self.name, ["memwriter", "--mib", str(mib), "--rate", str(rate), "--status", "/root/log"])
+        self.wait_ready()
+
+    def log(self):
+        return f"/var/lib/lxc/{self.name}/rootfs/root/log"
+
+    def remove(self):
+        for host in (self.site.alpha, self.site.beta):
+            host.run("timeout", "20", "lxc-destroy", "-f", "-n", self.name, check=False)
+            host.run("sh", "-c", f"rm -rf /var/lib/lxc/{self.name} /var/lib/phaul/released/*", check=False)
+
+
+class Process(Workload):
+    """The writer as a process of the host, with its log on either host under the same name."""
+
+    def __init__(self, site, mib, rate):
+        super().__init__(site)
+        site.alpha.run("sh", "-c", f"echo {next(FIRST_PID)} > /proc/sys/kernel/ns_last_pid")
+        self.pid = site.alpha.workload("writer", "memwriter", "--mib", str(mib), "--rate", str(rate))
+        self.what = f"pid/{self.pid}"
+        self.wait_ready()
+
+    def log(self):
+        return "/var/log/writer.log"
+
+    def remove(self):
+        for host in (self.site.alpha, self.site.beta):
+            host.run("kill", "-KILL", str(self.pid), check=False)
+            wait_for(lambda: host.run("test", "-e", f"/proc/{self.pid}", check=False).returncode,  # noqa: B023
+                     "the workload does not end", 20)
+            host.run("rm", "-f", self.log())
+
+
+def wait_for(condition, complaint, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"{complaint} within {seconds} s")
+        time.sleep(0.1)

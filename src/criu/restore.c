@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <stddef.h>
+#include <unistd.h>
+
+#include "criu/criu.h"
+
+#define ARGUMENTS_MAX 32
+
+/*
+ * The command line and not the RPC: a restore needs no words of ours on its way but the one at post-restore, and that
+ * is the hold program's, which outlives the session. With `criu swrk` the death of whoever holds its socket would be an
+ * answer.
+ */
+int criu_restore_exec(const struct criu_restore_options *o, struct error *err)
+{
+        const char *argv[ARGUMENTS_MAX] = {"criu",
+                                           "--no-default-config",
+                                           "restore",
+                                           "--images-dir",
+                                           o->images,
+                                           "--work-dir",
+                                           o->images,
+                                           "--log-file",
+                                           o->log_file,
+                                           "-v3",
+                                           "--restore-detached",
+                                           "--manage-cgroups=ignore",
+                                           "--file-locks"};
+        size_t n = 13;
+
+        argv[n++] = "--network-lock";
+        argv[n++] = "skip";
+        if (o->tcp_established)
+                argv[n++] = "--tcp-established";
+        if (o->tcp_close)
+                argv[n++] = "--tcp-close";
+        if (o->shell_job)
+                argv[n++] = "--shell-job";
+        if (o->action_script) {
+                argv[n++] = "--action-script";
+                argv[n++] = o->action_script;
+        }
+        argv[n] = NULL;
+        (void)execvp(argv[0], (char *const *)argv);
+        return error_errno(err, errno, "cannot execute criu");
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "haulers/process/connections.h"
+#include "haulers/process/copy.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/cgroup.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+
+#define END_MS 10000
+#define GHOST_LIMIT (256U << 20) /* bytes of a deleted file that is still open */
+
+/* What a later process of the migration still knows: the description. Its paths are this host's own words. */
+struct place {
+        json_t *info;
+        char *freezer;
+};
+
+static void place_done(struct place *place)
+{
+        json_decref(place->info);
+        free(place->freezer);
+}
+
+static int find_place(const struct workload *w, struct place *ret, struct error *err)
+{
+        ret->info = w->description ? json_loads(w->description, 0, NULL) : NULL;
+        if (!ret->info)
+                return error_set(err, EINVAL, "nothing is known of the process tree '%s'", w->id);
+        ret->freezer = process_format("%s/phaul-%d-%llu", process_string(ret->info, "cgroup"),
+                                      (int)json_integer_value(json_object_get(ret->info, "pid")),
+                                      (unsigned long long)json_integer_value(json_object_get(ret->info, "started")));
+        return ret->freezer ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+int process_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err)
+{
+        const struct process_private *p = w->private_data;
+        struct process_task root;
+
+        int r = process_task_read(w->init_pid, &root);
+        if (r < 0 || root.started != (uint64_t)json_integer_value(json_object_get(p->info, "started")))
+                return error_set_kind(err, ERROR_NOT_FOUND, ESRCH, "process %d has ended", (int)w->init_pid);
+        r = process_copies_save(w, options->images_fd, false, err);
+        if (r == 0)
+                r = process_cgroup_enter(w->init_pid, w->freezer, err);
+        if (r < 0)
+                return r;
+        options->pid = w->init_pid;
+        options->tcp_established = !w->options->tcp_close;
+        options->tcp_close = w->options->tcp_close;
+        options->shell_job = w->options->shell_job;
+        options->file_locks = true;
+        options->ghost_limit = GHOST_LIMIT;
+        /* It stays in the cgroup it is in, which CRIU could not know: on the target it gets one of its own. */
+        options->ignore_cgroups = true;
+        return 0;
+}
+
+int process_frozen(struct workload *w, int images_fd, struct error *err)
+{
+        const struct process_private *p = w->private_data;
+
+        /* Whoever was orphaned since does not belong to the tree any more: not dumped, so not to be killed. */
+        int r = process_cgroup_evict(w->init_pid, w->freezer, process_string(p->info, "cgroup"), err);
+        if (r == 0 && !w->options->tcp_close)
+                r = process_connections_save(w, images_fd, err);
+        return r < 0 ? r : process_copies_save(w, images_fd, true, err);
+}
+
+/* Nobody starts a process by its pid. */
+int process_disarm(struct workload *w, struct error *err)
+{
+        (void)w;
+        (void)err;
+        return 0;
+}
+
+/* Whoever has not locked in this process cannot know whether an earlier one did. */
+static int unlock(const struct workload *w, const struct place *place, struct error *err)
+{
+        const struct process_private *p = w->private_data;
+        char mark[32];
+
+        if (p && p->n_flows == 0)
+                return 0;
+        (void)snprintf(mark, sizeof(mark), "%lld",
+                       (long long)json_integer_value(json_object_get(place->info, "started")));
+        return process_connections_unlock((pid_t)json_integer_value(json_object_get(place->info, "pid")), mark, err);
+}
+
+int process_rearm(struct workload *w, struct error *err)
+{
+        CLEANUP(place_done) struct place place = {0};
+
+        if (!w->description)
+                return 0; /* not even looked at */
+        int r = find_place(w, &place, err);
+        if (r < 0)
+                return r;
+        r = process_cgroup_leave(place.freezer, process_string(place.info, "cgroup"), err);
+        int unlocked = unlock(w, &place, r == 0 ? err : NULL);
+        return r < 0 ? r : unlocked;
+}
+
+int process_release(struct workload *w, const char *released, struct error *err)
+{
+        CLEANUP(place_done) struct place place = {0};
+
+        (void)released;
+        int r = find_place(w, &place, err);
+        if (r == 0)
+                r = process_cgroup_kill(place.freezer, json_is_true(json_object_get(place.info, "v2")), END_MS, err);
+        if (r == 0)
+                r = unlock(w, &place, err);
+        /* It may have come here by a migration, and then had a cgroup of its own. */
+        process_home_sweep();
+        return r;
+}

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "haulers/process/connections.h"
+#include "haulers/process/copy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+
+#define KILL_MS 10000
+
+int process_prepare(struct workload *w, hauler_leftover_fn leftover, void *context, struct error *err)
+{
+        struct process_private *p = w->private_data;
+        AUTO_FREE char *other = NULL;
+        bool v2;
+
+        process_home_sweep();
+        int r = process_home_find(w->init_pid, &other, &v2, err);
+        if (r < 0)
+                return r;
+        if (other)
+                return error_set_kind(err, ERROR_REFUSED, EBUSY, "a process tree %d is here already, in %s",
+                                      (int)w->init_pid, other);
+        r = id_new(p->token);
+        if (r < 0)
+                return error_errno(err, -r, "cannot make a token");
+        AUTO_FREE char *name = process_format("%d#%s", (int)w->init_pid, p->token);
+        if (!name)
+                return error_set(err, ENOMEM, "out of memory");
+        r = process_copies_announce(w, leftover, context, err);
+        if (r == 0 && !w->options->tcp_close)
+                r = leftover("lock", name, context, err);
+        return r < 0 ? r : leftover("cgroup", name, context, err);
+}
+
+/* As CRIU itself has it, the network is open before sockets leave their repair mode; they then ask the other end. */
+int process_publish(struct workload *w, struct error *err)
+{
+        const struct process_private *p = w->private_data;
+
+        /* After a crash nobody knows the token here; the lock is on the list of leftovers, and goes when it runs. */
+        return p && p->n_flows ? process_connections_unlock(w->init_pid, p->token, err) : 0;
+}
+
+/* Not stopped by us or CRIU: a task that CRIU left in its restorer is traced, or stands there for ever. */
+static bool runs(pid_t pid)
+{
+        AUTO_FREE char *text = NULL;
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+        if (fd_read_file(AT_FDCWD, path, 65536, &text, NULL) < 0)
+                return false;
+        const char *state = strstr(text, "\nState:\t"), *tracer = strstr(text, "\nTracerPid:\t");
+        return state && !strchr("tXZ", state[8]) && tracer && tracer[12] == '0';
+}
+
+int process_alive(struct workload *w, struct error *err)
+{
+        AUTO_FREE char *home = NULL, *cgroup = NULL;
+        bool v2;
+
+        int r = process_home_find(w->init_pid, &home, &v2, err);
+        if (r < 0 || !home)
+                return r;
+        if (process_cgroup_of(w->init_pid, &cgroup, &v2, NULL) < 0 || strcmp(cgroup, home) != 0)
+                return 0;
+        return runs(w->init_pid) && !process_cgroup_frozen(home, v2);
+}
+
+int process_put_down(struct workload *w, const char *images, struct error *err)
+{
+        AUTO_FREE char *home = NULL;
+        bool v2;
+
+        int r = process_home_find(w->init_pid, &home, &v2, err);
+        if (r == 0 && home)
+                r = process_cgroup_kill(home, v2, KILL_MS, err);
+        if (r < 0)
+                return r;
+        AUTO_FD int fd = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return fd < 0 ? 1 : criu_restore_may_have_resumed(fd, "restore.log");
+}
+
+/* "PID#TOKEN" */
+static int take_apart(const char *name, pid_t *ret_pid, char ret_token[static ID_LENGTH + 1], struct error *err)
+{
+        AUTO_FREE char *text = strdup(name);
+        char *hash = text ? strchr(text, '#') : NULL;
+
+        if (!hash || !id_is_valid(hash + 1))
+                return error_set(err, EINVAL, "'%.256s' is not a leftover of ours", name);
+        *hash = '\0';
+        *ret_pid = process_id(text);
+        memcpy(ret_token, hash + 1, ID_LENGTH + 1);
+        return *ret_pid > 1 ? 0 : error_set(err, EINVAL, "'%.256s' is not a leftover of ours", name);
+}
+
+static int discard_lock(const char *name, struct error *err)
+{
+        char token[ID_LENGTH + 1];
+        pid_t pid;
+
+        int r = take_apart(name, &pid, token, err);
+        return r < 0 ? r : process_connections_unlock(pid, token, err);
+}
+
+static int discard_cgroup(const char *name, struct error *err)
+{
+        AUTO_FREE char *home = NULL;
+        char token[ID_LENGTH + 1];
+        pid_t pid;
+        bool v2;
+
+        int r = take_apart(name, &pid, token, err);
+        if (r == 0)
+                r = process_home(pid, token, &home, &v2, err);
+        if (r == 0)
+                r = process_cgroup_kill(home, v2, KILL_MS, err);
+        process_home_sweep();
+        return r;
+}
+
+int process_discard(const char *what, const char *name, struct error *err)
+{
+        if (strcmp(what, "cgroup") == 0)
+                return discard_cgroup(name, err);
+        if (strcmp(what, "lock") == 0)
+                return discard_lock(name, err);
+        if (strcmp(what, "file") == 0 || strcmp(what, "path") == 0)
+                return process_copies_discard(what, name, err);
+        return error_set(err, EINVAL, "'%.64s' is nothing that a process tree leaves", what);
+}
+
+int process_keep(const char *what, const char *name, struct error *err)
+{
+        if (strcmp(what, "file") == 0)
+                return process_copies_keep(name, err);
+        return strcmp(what, "lock") == 0 ? discard_lock(name, err) : 0;
+}
+
+/* Whoever waits for the file reads a whole number in it. */
+int process_arrived(struct workload *w, struct error *err)
+{
+        char text[32];
+
+        if (!w->options->dst_pidfile[0])
+                return 0;
+        int n = snprintf(text, sizeof(text), "%d\n", (int)w->init_pid);
+        int r = fd_write_file(AT_FDCWD, w->options->dst_pidfile, text, (size_t)n, 0644);
+        return r < 0 ? error_errno(err, -r, "cannot write the pid file %s", w->options->dst_pidfile) : 0;
+}

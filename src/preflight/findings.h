@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "haulers/hauler.h"
+
+/*
+ * Everything the scanners can find. A problem is reported once, however many tasks have it: a few are named, the others
+ * counted, so that a thousand workers do not make a thousand lines.
+ */
+enum problem {
+        PROBLEM_OUTSIDE,
+        PROBLEM_TRACED,
+        PROBLEM_UNINTERRUPTIBLE,
+        PROBLEM_DEAD_LEADER,
+        PROBLEM_NAMESPACE,
+        PROBLEM_SECCOMP_STRICT,
+        PROBLEM_IO_URING,
+        PROBLEM_USERFAULTFD,
+        PROBLEM_BPF,
+        PROBLEM_PERF,
+        PROBLEM_SECCOMP_LISTENER,
+        PROBLEM_ANONYMOUS,
+        PROBLEM_DEVICE,
+        PROBLEM_FOREIGN_MOUNT,
+        PROBLEM_DELETED,
+        PROBLEM_MPTCP,
+        PROBLEM_SOCKET_FAMILY,
+        PROBLEM_NETLINK_UNREAD,
+        PROBLEM_INET_KERNEL,
+        PROBLEM_HUGETLB,
+        PROBLEM_UPROBES,
+        PROBLEM_RESTARTED,
+        PROBLEM_UNIT,
+        PROBLEMS
+};
+
+#define EXAMPLES_MAX 3
+#define EXAMPLE_SIZE 160
+
+struct finding {
+        size_t count;
+        char examples[EXAMPLES_MAX][EXAMPLE_SIZE];
+};
+
+struct findings {
+        struct finding of[PROBLEMS];
+};
+
+/* Note one case, told as "4711 (nginx) fd 7". Control characters and bytes that are not UTF-8 are escaped. */
+void findings_note(struct findings *f, enum problem problem, const char *format, ...)
+        __attribute__((format(printf, 3, 4)));
+
+/* Report all, and "ok" for each item of the scan that has none. */
+void findings_report(const struct findings *f, size_t n_tasks, size_t n_descriptors, hauler_report_fn report,
+                     void *context);
+
+/* Item of a problem, for the test that holds docs/preflight.md against this table. */
+const char *problem_item(enum problem problem);

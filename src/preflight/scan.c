@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "preflight/scan.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cgroup.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "preflight/preflight.h"
+
+#define STATUS_MAX 65536
+#define MOUNTS_MAX (16U << 20)
+#define CGROUP_SETTLES_MS 20
+#define ANSWER_MAX (256 * 1024)
+
+/* -- which tasks ------------------------------------------------------------------------------------------------ */
+
+static int add_tree(struct pid_list *tree, pid_t root)
+{
+        int r = pid_list_add(tree, root);
+
+        for (size_t i = 0; r == 0 && i < tree->n; i++) {
+                struct dirent *entry;
+                char path[300];
+                (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)tree->pids[i]);
+                AUTO_DIR DIR *threads = opendir(path);
+                while (threads && r == 0 && (entry = readdir(threads))) {
+                        if (!isdigit((unsigned char)entry->d_name[0]))
+                                continue;
+                        (void)snprintf(path, sizeof(path), "%s/children", entry->d_name);
+                        r = pid_list_add_file(tree, dirfd(threads), path);
+                }
+        }
+        return r;
+}
+
+static int read_task(pid_t pid, struct task *ret)
+{
+        AUTO_FREE char *text = NULL;
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+        int r = fd_read_file(AT_FDCWD, path, STATUS_MAX, &text, NULL);
+        return r < 0 ? r : task_parse(text, ret);
+}
+
+static int set_of(const struct pid_list *list, struct number_set *set)
+{
+        for (size_t i = 0; i < list->n; i++)
+                if (number_set_add(set, (uint64_t)list->pids[i]) < 0)
+                        return -ENOMEM;
+        number_set_sort(set);
+        return 0;
+}
+
+/* Who is in the cgroup and not in the tree, now and a moment later: a task that is just being born is in neither. */
+static int find_outsiders(struct scan *s, const struct preflight_subject *subject)
+{
+        struct number_set before = {0};
+        int r = 0;
+
+        for (int look = 0; r == 0 && look < 2; look++) {
+                struct pid_list tree = {0}, here = {0};
+                struct number_set known = {0}, strangers = {0};
+                r = cgroup_add_tasks(&here, subject->cgroup);
+                if (r == 0)
+                        r = add_tree(&tree, subject->init);
+                if (r == 0)
+                        r = set_of(&tree, &known);
+                for (size_t i = 0; r == 0 && i < here.n; i++) {
+                        struct task t;
+                        if (number_set_has(&known, (uint64_t)here.pids[i]) || read_task(here.pids[i], &t) < 0)
+                                continue;
+                        if (look == 0)
+                                r = number_set_add(&strangers, (uint64_t)t.pid);
+                        else if (number_set_has(&before, (uint64_t)t.pid))
+                                findings_note(&s->findings, PROBLEM_OUTSIDE, "process %d (%s)", (int)t.pid, t.comm);
+                }
+                free(before.numbers);
+                before = strangers;
+                number_set_sort(&before);
+                free(tree.pids);
+                free(here.pids);
+                free(known.numbers);
+                if (before.n == 0)
+                        break;
+                (void)nanosleep(&(struct timespec){.tv_nsec = CGROUP_SETTLES_MS * 1000000L}, NULL);
+        }
+        free(before.numbers);
+        return r;
+}
+
+/* -- one task --------------------------------------------------------------------------------------------------- */
+
+static void read_namespaces(pid_t pid, uint64_t *ret)
+{
+        for (size_t i = 0; i < NAMESPACES; i++) {
+                struct stat st;
+                char path[64];
+                (void)snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)pid, namespace_names[i]);
+                ret[i] = stat(path, &st) == 0 ? st.st_ino : 0;
+        }
+}
+
+/* A mount namespace of its own shows mounts of its own: they count as seen. */
+static int add_mounts(struct scan *s, pid_t pid)
+{
+        AUTO_FREE char *text = NULL;
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/mountinfo", (int)pid);
+        if (fd_read_file(AT_FDCWD, path, MOUNTS_MAX, &text, NULL) < 0)
+                return 0;
+        return mounts_add(text, &s->mounts);
+}
+
+static int scan_task(struct scan *s, pid_t pid)
+{
+        uint64_t namespaces[NAMESPACES];
+        struct task t;
+
+        if (read_task(pid, &t) < 0)
+                return 0; /* it has just ended */
+        t.pid = pid;
+        /* Most waits are over in no time: only one that lasts is worth a word. */
+        for (int look = 0; t.state == 'D' && look < 3; look++) {
+                (void)nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
+                if (read_task(pid, &t) < 0)
+                        return 0;
+        }
+        task_judge(s, &t);
+        if (t.state == 'Z')
+                return 0;
+        read_namespaces(pid, namespaces);
+        namespaces_judge(s, &t, namespaces);
+        int r = descriptors_scan(s, &t);
+        return r < 0 ? r : mappings_scan(s, &t);
+}
+
+static int prepare(struct scan *s, const struct preflight_subject *subject, const struct pid_list *tree)
+{
+        AUTO_FREE char *netlink = NULL;
+        char path[64];
+        struct number_set seen = {0};
+        int r = 0;
+
+        read_namespaces(subject->init, s->init_ns);
+        for (size_t i = 0; r == 0 && i < tree->n; i++) {
+                struct stat st;
+                (void)snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)tree->pids[i]);
+                bool known = stat(path, &st) < 0;
+                for (size_t k = 0; !known && k < seen.n; k++)
+                        known = seen.numbers[k] == st.st_ino;
+                if (known)
+                        continue;
+                r = number_set_add(&seen, st.st_ino);
+                if (r == 0)
+                        r = add_mounts(s, tree->pids[i]);
+        }
+        free(seen.numbers);
+        number_set_sort(&s->mounts);
+        (void)snprintf(path, sizeof(path), "/proc/%d/net/netlink", (int)subject->init);
+        if (r == 0 && fd_read_file(AT_FDCWD, path, MOUNTS_MAX, &netlink, NULL) == 0)
+                r = netlink_unread(netlink, &s->unread);
+        return r;
+}
+
+/* -- in a child ------------------------------------------------------------------------------------------------- */
+
+static void print_finding(const char *item, enum grade grade, const char *reason, void *context)
+{
+        (void)json_array_append_new(context,
+                                    json_pack("{s:s, s:i, s:s}", "item", item, "grade", (int)grade, "reason", reason));
+}
+
+static int scan_all(const struct preflight_subject *subject, json_t *list)
+{
+        CLEANUP(cleanup_free) struct scan *s = calloc(1, sizeof(*s));
+        struct pid_list tree = {0};
+        struct utsname u;
+        enum grade grade;
+
+        if (!s)
+                return -ENOMEM;
+        s->ghost_limit = subject->ghost_limit;
+        s->inet_kernel = uname(&u) == 0 && preflight_bad_pair(subject->criu, u.release, &grade) != NULL;
+        int r = add_tree(&tree, subject->init);
+        if (r == 0)
+                r = prepare(s, subject, &tree);
+        for (size_t i = 0; r == 0 && i < tree.n; i++)
+                r = scan_task(s, tree.pids[i]);
+        if (r == 0 && subject->cgroup)
+                r = find_outsiders(s, subject);
+        if (r == 0) {
+                unit_scan(s, subject->init);
+                findings_report(&s->findings, tree.n, s->n_descriptors, print_finding, list);
+        }
+        free(tree.pids);
+        free(s->mounts.numbers);
+        free(s->unread.numbers);
+        return r;
+}
+
+static _Noreturn void child(const struct preflight_subject *subject, int out)
+{
+        json_t *list = json_array();
+
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        int r = list ? scan_all(subject, list) : -ENOMEM;
+        AUTO_FREE char *text = r == 0 ? json_dumps(list, JSON_COMPACT) : NULL;
+        if (text)
+                (void)fd_write_all(out, text, strlen(text));
+        json_decref(list);
+        _exit(text ? 0 : 1);
+}
+
+static int collect(int fd, int timeout_ms, hauler_report_fn report, void *context)
+{
+        AUTO_FREE char *text = malloc(ANSWER_MAX);
+        json_t *item;
+        size_t i;
+
+        if (!text)
+                return -ENOMEM;
+        ssize_t n = fd_read_until(fd, text, ANSWER_MAX, clock_ms() + (uint64_t)timeout_ms);
+        if (n < 0)
+                return (int)n;
+        json_t *list = json_loadb(text, (size_t)n, 0, NULL);
+        if (!list)
+                return -EIO;
+        json_array_foreach(list, i, item)
+        {
+                report(json_string_value(json_object_get(item, "item")),
+                       (enum grade)json_integer_value(json_object_get(item, "grade")),
+                       json_string_value(json_object_get(item, "reason")), context);
+        }
+        json_decref(list);
+        return 0;
+}
+
+int preflight_scan(const struct preflight_subject *subject, int timeout_ms, hauler_report_fn report, void *context,
+                   struct error *err)
+{
+        int fds[2];
+
+        if (pipe2(fds, O_CLOEXEC) < 0)
+                return error_errno(err, errno, "cannot make a pipe");
+        AUTO_FD int in = fds[0];
+        AUTO_FD int out = fds[1];
+        pid_t worker = fork();
+        if (worker < 0)
+                return error_errno(err, errno, "cannot fork");
+        if (worker == 0)
+                child(subject, out);
+        (void)close(TAKE_FD(out));
+        int r = collect(in, timeout_ms, report, context);
+        if (r < 0) {
+                (void)kill(worker, SIGKILL);
+                report("tasks", GRADE_WARNING,
+                       r == -ETIMEDOUT
+                               ? "one of the processes hangs so that it could not be looked at in time. Look for "
+                                 "tasks in state D"
+                               : "the processes could not be looked at; is memory short?",
+                       context);
+        }
+        /* Killed, it ends at once, unless it hangs in the kernel: then it is left to init. */
+        for (int i = 0; i < 100 && waitpid(worker, NULL, r < 0 ? WNOHANG : 0) == 0; i++)
+                (void)nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        return 0;
+}

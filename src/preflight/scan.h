@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "preflight/findings.h"
+
+/*
+ * What the scanners share. Each reads one family of things; those that parse a text are pure, so that tests can hand
+ * them what other machines said.
+ */
+#define NAMESPACES 9 /* in the order of namespace_names */
+extern const char *const namespace_names[NAMESPACES];
+
+struct task {
+        pid_t pid;
+        char comm[32];
+        char state;
+        pid_t tracer;
+        unsigned seccomp, threads;
+        bool kernel;
+};
+
+/* Sorted numbers. */
+struct number_set {
+        uint64_t *numbers;
+        size_t n, room;
+};
+
+struct scan {
+        struct findings findings;
+        size_t n_descriptors;
+        uint64_t ghost_limit;
+        uint64_t init_ns[NAMESPACES]; /* of the tree's root, inode numbers; 0 where the kernel has none */
+        struct number_set mounts;     /* ids of all mounts the tree can see */
+        struct number_set unread;     /* inodes of netlink sockets with data to read */
+        bool inet_kernel;             /* TCP and UDP sockets do not work with this CRIU and this kernel */
+};
+
+/* From the text of /proc/PID/status; -EBADMSG. */
+int task_parse(const char *status, struct task *ret);
+void task_judge(struct scan *s, const struct task *t);
+
+/* Namespaces of a task against those of the root; `inode` has NAMESPACES numbers. */
+void namespaces_judge(struct scan *s, const struct task *t, const uint64_t *inode);
+
+/* One open descriptor, by what /proc/PID/fd/N points to; true when that settles it. */
+bool descriptor_judge_link(struct scan *s, const struct task *t, int fd, const char *link);
+
+/* A socket, by the name of its protocol in the kernel ("TCP", "MPTCPv6", "UNIX", …) and its inode. */
+void socket_judge(struct scan *s, const struct task *t, int fd, const char *protocol, uint64_t inode);
+
+/* Inodes with unread data, from the text of /proc/net/netlink. */
+int netlink_unread(const char *text, struct number_set *ret);
+
+/* Ids of mounts, from the text of /proc/PID/mountinfo. */
+int mounts_add(const char *mountinfo, struct number_set *set);
+
+/* A line of /proc/PID/maps: address range and path ("" for none); true when the file has to be looked at. */
+bool mapping_judge(struct scan *s, const struct task *t, const char *path);
+
+/* Everything behind /proc/PID/fd and /proc/PID/maps of one task. Negative errno; a task that is gone has none. */
+int descriptors_scan(struct scan *s, const struct task *t);
+int mappings_scan(struct scan *s, const struct task *t);
+
+/* Whether the unit around it would be started again; "" when it is in none. From the text of /proc/PID/cgroup. */
+const char *unit_of(const char *cgroup, char *buffer, size_t size);
+void unit_scan(struct scan *s, pid_t pid);
+
+int number_set_add(struct number_set *set, uint64_t number);
+void number_set_sort(struct number_set *set);
+bool number_set_has(const struct number_set *set, uint64_t number);

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "preflight/scan.h"
+
+const char *const namespace_names[NAMESPACES] = {
+        "mnt", "net", "pid", "user", "uts", "ipc", "cgroup", "time", "time_for_children"};
+#define NAMESPACES_NESTABLE 2 /* mnt and net: CRIU's CLONE_SUBNS */
+
+int number_set_add(struct number_set *set, uint64_t number)
+{
+        if (set->n == set->room) {
+                size_t room = set->room ? set->room * 2 : 64;
+                uint64_t *grown = reallocarray(set->numbers, room, sizeof(*grown));
+                if (!grown)
+                        return -ENOMEM;
+                set->numbers = grown;
+                set->room = room;
+        }
+        set->numbers[set->n++] = number;
+        return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+        uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+        return x < y ? -1 : x > y;
+}
+
+void number_set_sort(struct number_set *set)
+{
+        if (set->n)
+                qsort(set->numbers, set->n, sizeof(*set->numbers), compare);
+}
+
+bool number_set_has(const struct number_set *set, uint64_t number)
+{
+        return set->n && bsearch(&number, set->numbers, set->n, sizeof(number), compare);
+}
+
+/* The value of "\nKEY:\t…" in a status file. */
+static const char *value_of(const char *status, const char *key)
+{
+        size_t n = strlen(key);
+
+        for (const char *line = status; line; line = strchr(line, '\n')) {
+                line += *line == '\n';
+                if (strncmp(line, key, n) == 0 && line[n] == ':')
+                        return line + n + 1 + strspn(line + n + 1, " \t");
+                if (!*line)
+                        break;
+        }
+        return NULL;
+}
+
+static unsigned long number_of(const char *status, const char *key)
+{
+        const char *text = value_of(status, key);
+
+        return text ? strtoul(text, NULL, 10) : 0;
+}
+
+int task_parse(const char *status, struct task *ret)
+{
+        const char *name = value_of(status, "Name"), *state = value_of(status, "State");
+
+        if (!name || !state || !value_of(status, "Pid"))
+                return -EBADMSG;
+        *ret = (struct task){.pid = (pid_t)number_of(status, "Pid"),
+                             .state = *state,
+                             .tracer = (pid_t)number_of(status, "TracerPid"),
+                             .seccomp = (unsigned)number_of(status, "Seccomp"),
+                             .threads = (unsigned)number_of(status, "Threads"),
+                             .kernel = number_of(status, "Kthread") == 1};
+        (void)snprintf(ret->comm, sizeof(ret->comm), "%.*s", (int)strcspn(name, "\n"), name);
+        return 0;
+}
+
+void task_judge(struct scan *s, const struct task *t)
+{
+        if (t->tracer)
+                findings_note(&s->findings, PROBLEM_TRACED, "process %d (%s), by process %d", (int)t->pid, t->comm,
+                              (int)t->tracer);
+        if (t->state == 'D')
+                findings_note(&s->findings, PROBLEM_UNINTERRUPTIBLE, "process %d (%s)", (int)t->pid, t->comm);
+        if (t->state == 'Z' && t->threads > 1)
+                findings_note(&s->findings, PROBLEM_DEAD_LEADER, "process %d (%s)", (int)t->pid, t->comm);
+        if (t->seccomp == 1)
+                findings_note(&s->findings, PROBLEM_SECCOMP_STRICT, "process %d (%s)", (int)t->pid, t->comm);
+}
+
+void namespaces_judge(struct scan *s, const struct task *t, const uint64_t *inode)
+{
+        for (size_t i = NAMESPACES_NESTABLE; i < NAMESPACES; i++)
+                if (inode[i] && s->init_ns[i] && inode[i] != s->init_ns[i])
+                        findings_note(&s->findings, PROBLEM_NAMESPACE, "process %d (%s) in a %s namespace", (int)t->pid,
+                                      t->comm, namespace_names[i]);
+}

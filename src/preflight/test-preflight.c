@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* The scanners on what other machines said: texts of /proc, names of sockets, processors. */
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "preflight/preflight.h"
+#include "preflight/scan.h"
+
+static const struct task nginx = {.pid = 4711, .comm = "nginx", .state = 'S', .threads = 1};
+
+static bool found_only(const struct findings *f, enum problem problem)
+{
+        for (size_t i = 0; i < PROBLEMS; i++)
+                if ((f->of[i].count > 0) != (i == (size_t)problem))
+                        return false;
+        return true;
+}
+
+static const char status[] = "Name:\tfoo bar\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t12\nPid:\t12\nPPid:\t1\n"
+                             "TracerPid:\t99\nNSpid:\t12\t3\nThreads:\t7\nKthread:\t0\nSeccomp:\t2\n";
+
+static void status_is_read(void **state)
+{
+        struct task t;
+
+        (void)state;
+        assert_int_equal(task_parse(status, &t), 0);
+        assert_string_equal(t.comm, "foo bar");
+        assert_int_equal(t.pid, 12);
+        assert_int_equal(t.tracer, 99);
+        assert_int_equal(t.threads, 7);
+        assert_int_equal(t.seccomp, 2);
+        assert_int_equal(task_parse("", &t), -EBADMSG);
+        assert_int_equal(task_parse("Name:\tx\n", &t), -EBADMSG);
+}
+
+static void tasks_are_judged(void **state)
+{
+        static const struct {
+                struct task task;
+                enum problem problem;
+        } cases[] = {
+                {{.pid = 1, .state = 'S', .tracer = 7}, PROBLEM_TRACED},
+                {{.pid = 1, .state = 'D'}, PROBLEM_UNINTERRUPTIBLE},
+                {{.pid = 1, .state = 'Z', .threads = 2}, PROBLEM_DEAD_LEADER},
+                {{.pid = 1, .state = 'S', .seccomp = 1}, PROBLEM_SECCOMP_STRICT},
+                {{.pid = 1, .state = 'Z', .threads = 1}, PROBLEMS},
+                {{.pid = 1, .state = 'T', .threads = 4, .seccomp = 2}, PROBLEMS},
+        };
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                struct scan s = {0};
+                task_judge(&s, &cases[i].task);
+                assert_true(found_only(&s.findings, cases[i].problem));
+        }
+}
+
+/* Mount and network namespaces may be nested, others not; one the kernel has not got is no difference. */
+static void namespaces_are_compared(void **state)
+{
+        struct scan s = {.init_ns = {1, 2, 3, 4, 5, 6, 7, 8, 8}};
+        uint64_t own[NAMESPACES] = {91, 92, 3, 4, 5, 6, 7, 8, 8};
+
+        (void)state;
+        namespaces_judge(&s, &nginx, own);
+        assert_true(found_only(&s.findings, PROBLEMS));
+        own[6] = 0;
+        namespaces_judge(&s, &nginx, own);
+        assert_true(found_only(&s.findings, PROBLEMS));
+        own[3] = 99;
+        namespaces_judge(&s, &nginx, own);
+        assert_true(found_only(&s.findings, PROBLEM_NAMESPACE));
+        assert_non_null(strstr(s.findings.of[PROBLEM_NAMESPACE].examples[0], "user namespace"));
+}
+
+static void links_are_judged(void **state)
+{
+        static const struct {
+                const char *link;
+                enum problem problem;
+                bool settled;
+        } cases[] = {
+                {"anon_inode:[eventfd]", PROBLEMS, true},
+                {"anon_inode:inotify", PROBLEMS, true},
+                {"anon_inode:[fanotify]", PROBLEMS, true},
+                {"anon_inode:[io_uring]", PROBLEM_IO_URING, true},
+                {"anon_inode:[userfaultfd]", PROBLEM_USERFAULTFD, true},
+                {"anon_inode:bpf-map", PROBLEM_BPF, true},
+                {"anon_inode:[perf_event]", PROBLEM_PERF, true},
+                {"anon_inode:seccomp notify", PROBLEM_SECCOMP_LISTENER, true},
+                {"anon_inode:kvm-vm", PROBLEM_ANONYMOUS, true},
+                {"pipe:[12]", PROBLEMS, true},
+                {"net:[4026531840]", PROBLEMS, true},
+                {"/var/log/x", PROBLEMS, false},
+        };
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                struct scan s = {0};
+                assert_int_equal(descriptor_judge_link(&s, &nginx, 3, cases[i].link), cases[i].settled);
+                assert_true(found_only(&s.findings, cases[i].problem));
+        }
+}
+
+static void sockets_are_judged(void **state)
+{
+        static const struct {
+                const char *protocol;
+                enum problem problem;
+        } cases[] = {{"TCP", PROBLEMS},
+                     {"UDPv6", PROBLEMS},
+                     {"UNIX-STREAM", PROBLEMS},
+                     {"PACKET", PROBLEMS},
+                     {"RAW", PROBLEMS},
+                     {"MPTCP", PROBLEM_MPTCP},
+                     {"ALG", PROBLEM_SOCKET_FAMILY},
+                     {"SCTP", PROBLEM_SOCKET_FAMILY}};
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                struct scan s = {0};
+                socket_judge(&s, &nginx, 3, cases[i].protocol, 1);
+                assert_true(found_only(&s.findings, cases[i].problem));
+        }
+        struct scan old = {.inet_kernel = true};
+        socket_judge(&old, &nginx, 3, "UDP", 1);
+        assert_true(found_only(&old.findings, PROBLEM_INET_KERNEL));
+}
+
+static void unread_netlink_is_seen(void **state)
+{
+        static const char text[] =
+                "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"
+                "0000000000000000 0   4711       00000000 0        0        0     2        0        100\n"
+                "0000000000000000 15  4712       00000001 768      0        0     2        0        200\n";
+        struct scan s = {0};
+
+        (void)state;
+        assert_int_equal(netlink_unread(text, &s.unread), 0);
+        assert_int_equal(s.unread.n, 1);
+        socket_judge(&s, &nginx, 3, "NETLINK", 100);
+        assert_true(found_only(&s.findings, PROBLEMS));
+        socket_judge(&s, &nginx, 3, "NETLINK", 200);
+        assert_true(found_only(&s.findings, PROBLEM_NETLINK_UNREAD));
+        free(s.unread.numbers);
+}
+
+static void mappings_are_judged(void **state)
+{
+        struct scan s = {0};
+
+        (void)state;
+        assert_false(mapping_judge(&s, &nginx, "/usr/bin/nginx"));
+        assert_false(mapping_judge(&s, &nginx, "[stack]"));
+        assert_false(mapping_judge(&s, &nginx, "/memfd:x (deleted)"));
+        assert_true(mapping_judge(&s, &nginx, "/tmp/x (deleted)"));
+        assert_true(mapping_judge(&s, &nginx, "/dev/dri/card0"));
+        assert_true(found_only(&s.findings, PROBLEMS));
+        assert_false(mapping_judge(&s, &nginx, "/anon_hugepage (deleted)"));
+        assert_true(found_only(&s.findings, PROBLEM_HUGETLB));
+}
+
+static void units_are_found(void **state)
+{
+        char unit[64];
+
+        (void)state;
+        assert_string_equal(unit_of("0::/system.slice/web.service\n", unit, sizeof(unit)), "web.service");
+        assert_string_equal(
+                unit_of("3:cpu:/x.service\n1:name=systemd:/system.slice/a.service/sub\n", unit, sizeof(unit)),
+                "a.service");
+        assert_string_equal(unit_of("0::/user.slice/session-1.scope\n", unit, sizeof(unit)), "");
+        assert_string_equal(unit_of("0::/lxc.payload.web/init.scope\n", unit, sizeof(unit)), "");
+        assert_string_equal(unit_of("", unit, sizeof(unit)), "");
+}
+
+/* -- comparing hosts -------------------------------------------------------------------------------------------- */
+
+struct heard {
+        enum grade worst;
+        char text[2048];
+};
+
+static void hear(const char *item, enum grade grade, const char *reason, void *context)
+{
+        struct heard *h = context;
+
+        if (strcmp(item, "cpu") == 0 || strcmp(item, "criu-versions") == 0 || strcmp(item, "clock") == 0 ||
+            strcmp(item, "io_uring") == 0 || strcmp(item, "link") == 0 || strcmp(item, "deleted") == 0 ||
+            strcmp(item, "tasks") == 0) {
+                h->worst = grade > h->worst ? grade : h->worst;
+                (void)snprintf(h->text + strlen(h->text), sizeof(h->text) - strlen(h->text), "%s: %s\n", item, reason);
+        }
+}
+
+static json_t *host(const char *arch, const char *criu, json_int_t time_ms, const char *flags, int xsave)
+{
+        return json_pack("{s:s, s:s, s:s, s:I, s:{s:s, s:i}}", "arch", arch, "kernel", "6.18.0", "criu", criu,
+                         "time_ms", time_ms, "cpu", "flags", flags, "xsave", xsave);
+}
+
+static struct heard compare(json_t *source, json_t *target)
+{
+        struct heard h = {0};
+
+        preflight_compare(source, target, hear, &h);
+        json_decref(source);
+        json_decref(target);
+        return h;
+}
+
+#define HOST host("x86_64", "4.2.1", 1000000, "fpu sse4_2 avx2 pti", 832)
+
+static void processors_are_compared(void **state)
+{
+        (void)state;
+        struct heard h = compare(HOST, HOST);
+        assert_int_equal(h.worst, GRADE_OK);
+        /* What only the kernel uses may be missing, what programs use may not, and is named. */
+        h = compare(HOST, host("x86_64", "4.2.1", 1000000, "fpu sse4_2 avx2 avx512f", 832));
+        assert_int_equal(h.worst, GRADE_OK);
+        h = compare(host("x86_64", "4.2.1", 1000000, "fpu sse4_2 avx2 avx512bw avx512f", 832), HOST);
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        assert_non_null(strstr(h.text, "avx512bw avx512f"));
+        /* "avx" is not in "avx2". */
+        h = compare(host("x86_64", "4.2.1", 1000000, "avx", 832), HOST);
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        h = compare(host("x86_64", "4.2.1", 1000000, "fpu", 2696), HOST);
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        h = compare(host("x86_64", "4.2.1", 1000000, "fpu", 576), HOST);
+        assert_int_equal(h.worst, GRADE_WARNING);
+        h = compare(host("aarch64", "4.2.1", 1000000, "fp asimd", 0), HOST);
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        /* On other machines every flag counts. */
+        h = compare(host("aarch64", "4.2.1", 1000000, "fp sve", 0), host("aarch64", "4.2.1", 1000000, "fp", 0));
+        assert_int_equal(h.worst, GRADE_JUDGED);
+}
+
+static void versions_and_clocks_are_compared(void **state)
+{
+        enum grade grade;
+
+        (void)state;
+        struct heard h = compare(host("x86_64", "3.19", 1000000, "fpu", 832), HOST);
+        assert_int_equal(h.worst, GRADE_WARNING);
+        h = compare(host("x86_64", "4.3", 1000000, "fpu", 832), HOST);
+        assert_int_equal(h.worst, GRADE_WARNING);
+        h = compare(host("x86_64", "4.1.1", 1000000, "fpu", 832), HOST);
+        assert_int_equal(h.worst, GRADE_OK);
+        h = compare(host("x86_64", "4.2.1", 996000, "fpu", 832), HOST);
+        assert_int_equal(h.worst, GRADE_WARNING);
+        assert_non_null(strstr(h.text, "4.0 s ahead of"));
+        assert_non_null(preflight_bad_pair("3.17.1", "6.13.0-1", &grade));
+        assert_int_equal(grade, GRADE_JUDGED);
+        assert_non_null(preflight_bad_pair("4.1.1", "6.18.2", &grade));
+        assert_int_equal(grade, GRADE_WARNING);
+        assert_null(preflight_bad_pair("4.2.1", "6.18.2", &grade));
+        assert_null(preflight_bad_pair("3.17.1", "6.1.0-20-amd64", &grade));
+        assert_null(preflight_bad_pair("4.1.1", "6.12.0", &grade));
+}
+
+/* The floor, and the memory over what the link, or the person, allows. */
+static void downtime_is_predicted(void **state)
+{
+        struct preflight_link link = {.round_us = 400, .bytes_per_second = 100000000};
+        struct heard h = {0};
+
+        (void)state;
+        preflight_predict(&link, 75000000, 500000000, hear, &h);
+        assert_int_equal(h.worst, GRADE_OK);
+        assert_non_null(strstr(h.text, "about 1.0 s of downtime"));
+        assert_non_null(strstr(h.text, "about 5 s before"));
+        link.cap = 1000000;
+        preflight_predict(&link, 75000000, 0, hear, &h);
+        assert_int_equal(h.worst, GRADE_WARNING);
+        assert_non_null(strstr(h.text, "about 75.2 s of downtime"));
+        link = (struct preflight_link){0};
+        preflight_predict(&link, 1, 0, hear, &h);
+}
+
+/* What a peer says of itself may be anything. */
+static void nonsense_is_survived(void **state)
+{
+        (void)state;
+        struct heard h = compare(json_pack("[i]", 1), HOST);
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        h = compare(json_pack("{s:i, s:s, s:[]}", "arch", 7, "criu", "99999999999999999999.x", "cpu"), HOST);
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        json_t *self = preflight_host("4.2.1");
+        assert_non_null(self);
+        assert_true(json_object_size(self) == 5);
+        h = compare(json_incref(self), self);
+        assert_int_equal(h.worst, GRADE_OK);
+}
+
+/* -- on this machine -------------------------------------------------------------------------------------------- */
+
+/* A child that holds a large deleted file is seen, with a name that is escaped. */
+static void a_real_process_is_looked_at(void **state)
+{
+        char path[] = "/tmp/phaul-preflight-XXXXXX", block[65536] = {1};
+        struct heard h = {0};
+        struct error err = {0};
+        int ready[2];
+
+        (void)state;
+        assert_int_equal(pipe(ready), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+                int fd = mkstemp(path);
+                for (int i = 0; i < 32; i++)
+                        (void)!write(fd, block, sizeof(block));
+                (void)unlink(path);
+                (void)!write(ready[1], "x", 1);
+                for (;;)
+                        (void)pause();
+        }
+        assert_int_equal(read(ready[0], block, 1), 1);
+        const struct preflight_subject subject = {.init = pid, .criu = "4.2.1"};
+        int r = preflight_scan(&subject, 20000, hear, &h, &err);
+        (void)kill(pid, SIGKILL);
+        (void)waitpid(pid, NULL, 0);
+        (void)close(ready[0]);
+        (void)close(ready[1]);
+        assert_int_equal(r, 0);
+        assert_int_equal(h.worst, GRADE_ERROR);
+        assert_non_null(strstr(h.text, "deleted: process"));
+        assert_non_null(strstr(h.text, "tasks: 1 processes"));
+}
+
+/* A thousand cases are one line. */
+static void many_are_one(void **state)
+{
+        struct findings f = {0};
+        struct heard h = {0};
+
+        (void)state;
+        for (int i = 0; i < 1000; i++)
+                findings_note(&f, PROBLEM_IO_URING, "process %d (\033x)", i);
+        findings_report(&f, 1000, 10000, hear, &h);
+        assert_non_null(strstr(h.text, "and 997 more"));
+        assert_null(strchr(h.text, '\033'));
+}
+
+/* Every item there can be is in the documentation. */
+static void items_are_documented(void **state)
+{
+        static const char *const others[] = {"cpu", "criu", "criu-versions", "clock", "link"};
+        AUTO_FREE char *text = NULL;
+        char cell[64];
+
+        (void)state;
+        assert_int_equal(fd_read_file(AT_FDCWD, DOCS "/preflight.md", 1 << 20, &text, NULL), 0);
+        for (size_t i = 0; i < PROBLEMS + sizeof(others) / sizeof(others[0]); i++) {
+                (void)snprintf(cell, sizeof(cell), "\n| %s |",
+                               i < PROBLEMS ? problem_item((enum problem)i) : others[i - PROBLEMS]);
+                if (!strstr(text, cell))
+                        fail_msg("docs/preflight.md does not explain%s", cell + 1);
+        }
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(status_is_read),
+                cmocka_unit_test(tasks_are_judged),
+                cmocka_unit_test(namespaces_are_compared),
+                cmocka_unit_test(links_are_judged),
+                cmocka_unit_test(sockets_are_judged),
+                cmocka_unit_test(unread_netlink_is_seen),
+                cmocka_unit_test(mappings_are_judged),
+                cmocka_unit_test(units_are_found),
+                cmocka_unit_test(processors_are_compared),
+                cmocka_unit_test(versions_and_clocks_are_compared),
+                cmocka_unit_test(downtime_is_predicted),
+                cmocka_unit_test(nonsense_is_survived),
+                cmocka_unit_test(a_real_process_is_looked_at),
+                cmocka_unit_test(many_are_one),
+                cmocka_unit_test(items_are_documented),
+        };
+
+        return cmocka_run_group_tests_name("preflight", tests, NULL, NULL);
+}

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The pre-flight says no to what CRIU cannot carry, by name, and what it lets pass moves."""
+
+import json
+import re
+import subprocess
+import time
+
+import pytest
+
+from site_under_test import PROGRAMS, TREE, eventually
+
+ROOT = "/var/lib/lxc/odd/rootfs"
+
+# (what oddity does, id of the item, its grade)
+REFUSED = [
+    ("mptcp", "sockets", "error"),
+    ("vsock", "sockets", "error"),
+    ("netlink-unread", "netlink", "warning"),
+    ("io-uring", "io_uring", "error"),
+    ("userfaultfd", "userfaultfd", "error"),
+    ("perf", "perf", "error"),
+    ("bpf-map", "bpf", "error"),
+    ("bpf-program", "bpf", "error"),
+    ("seccomp-listener", "seccomp", "error"),
+    ("fscontext", "descriptors", "error"),
+    ("fuse", "devices", "error"),
+    ("loop-control", "devices", "error"),
+    ("deleted-large", "deleted", "error"),
+    ("deleted-mapped", "deleted", "error"),
+    ("user-namespace", "namespaces", "error"),
+    ("pid-namespace", "namespaces", "error"),
+    ("time-namespace", "namespaces", "error"),
+    ("cgroup-namespace", "namespaces", "error"),
+    ("uts-namespace", "namespaces", "error"),
+    ("ipc-namespace", "namespaces", "error"),
+    ("traced", "tasks", "error"),
+    ("dead-leader", "tasks", "error"),
+    ("vfork", "tasks", "warning"),
+]
+CARRIED = ["tcp", "raw", "packet", "unix", "netlink", "seccomp", "deleted-small", "deleted-linked", "inotify", "fanotify",
+           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie"]
+
+
+def start(site, host, name):
+    """An oddity inside the container, a child of its init."""
+    h = site[host]
+    h.run("rm", "-f", f"{ROOT}/root/ready")
+    h.run("lxc-attach", "-n", "odd", "--", "setsid", "-f", "sh", "-c",
+          f"exec {PROGRAMS}/oddity {name} /root/ready </dev/null >/dev/null 2>&1")
+    said = eventually(lambda: h.run("cat", f"{ROOT}/root/ready", check=False).stdout, 30, name)
+    if said != "ready":
+        pytest.skip(f"{name} is not possible here: {said}")
+    # lxc-attach itself is on its way out
+    eventually(lambda: not site.pid_of(h, "lxc-attach"), 30, "the end of lxc-attach")
+
+
+def stop(site, host):
+    """Kill all but the container's init."""
+    site[host].run("sh", "-c", "for p in $(pgrep -x oddity); do "
+                   "awk '/^NSpid/ { exit !(NF == 3 && $3 == 1) }' /proc/$p/status || kill -9 $p; done", check=False)
+    eventually(lambda: oddities(site, host) <= 1, 30, "the end of the oddities")
+
+
+def oddities(site, host):
+    """By name: a process whose first thread has ended has no program any more."""
+    return len(site[host].run("pgrep", "-x", "oddity", check=False).stdout.split())
+
+
+def check(site, source="alpha", target="beta", code=None):
+    done = site[source].run("phaul", "check", "lxc/odd", target, "--json", check=False)
+    assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return json.loads(done.stdout)
+
+
+def items(verdict, identity, grade=None, host=None):
+    return [i for i in verdict["items"] if i["id"] == identity and (not grade or i["grade"] == grade)
+            and (not host or i["host"] == host)]
+
+
+def make(site):
+    site["alpha"].container("odd", ["oddity", "init"], ip="10.77.0.70/24")
+    eventually(lambda: site.runs("alpha", "odd"), 30, "the container")
+
+
+@pytest.fixture(scope="module")
+def odd(whole_site):
+    """One container for all that only look."""
+    whole_site.clean()
+    make(whole_site)
+    yield whole_site
+    whole_site.clean()
+
+
+@pytest.fixture
+def beta_proc(odd):
+    """Whatever is mounted over files of /proc on beta goes away again."""
+    yield odd
+    odd["beta"].run("sh", "-c", "umount /proc/cpuinfo; rm -f /root/cpuinfo", check=False)
+
+
+def test_a_plain_container_passes(odd):
+    verdict = check(odd, code=0)
+    assert verdict["verdict"] == "ok", verdict
+    for identity in ("tasks", "outside", "namespaces", "sockets", "criu", "cpu", "clock", "memory", "disk", "name", "bridge"):
+        assert items(verdict, identity, "ok"), identity
+
+
+@pytest.mark.parametrize("what,identity,grade", REFUSED, ids=[r[0] for r in REFUSED])
+def test_what_criu_cannot_carry_is_named(odd, what, identity, grade):
+    try:
+        start(odd, "alpha", what)
+        verdict = check(odd, code=3 if grade == "error" else 0)
+        found = items(verdict, identity, grade, "alpha")
+        assert found and re.search(r"process \d+ \(", found[0]["reason"]), verdict["items"]
+        assert items(verdict, "name", "ok", "beta"), "the other host is asked as well"
+        others = [i for i in verdict["items"] if i["grade"] != "ok" and i["id"] != identity]
+        assert not others, others
+    finally:
+        stop(odd, "alpha")
+
+
+def test_what_was_attached_from_outside_is_named(odd):
+    attached = odd["alpha"].popen("lxc-attach", "-n", "odd", "--", f"{PROGRAMS}/oddity", "tcp", "/root/ready",
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: items(check(odd), "outside", "error"), 30, "the outsider")
+        assert "oddity" in items(check(odd, code=3), "outside", "error")[0]["reason"]
+    finally:
+        stop(odd, "alpha")
+        attached.wait(30)
+    assert items(check(odd, code=0), "outside", "ok")
+
+
+def test_a_processor_that_lacks_something_is_refused(beta_proc):
+    """The target's /proc/cpuinfo is replaced by one without an instruction set that this machine has."""
+    beta = beta_proc["beta"]
+    text = beta.run("cat", "/proc/cpuinfo").stdout
+    lacking = next(f for f in ("avx2", "avx", "sse4_2", "fp") if re.search(rf"\b{f}\b", text))
+    beta.run("sh", "-c", f"sed 's/\\b{lacking}\\b//g' /proc/cpuinfo > /root/cpuinfo && mount --bind /root/cpuinfo /proc/cpuinfo")
+    verdict = check(beta_proc, code=3)
+    assert lacking in items(verdict, "cpu", "error", "beta")[0]["reason"].split(": ")[1], verdict
+
+
+def test_an_address_that_runs_on_the_target_is_refused(odd):
+    odd["beta"].container("twin", ["counter", "/root/n"], ip="10.77.0.70/24")
+    try:
+        found = items(check(odd, code=3), "address", "error", "beta")
+        assert found and "twin" in found[0]["reason"] and "10.77.0.70" in found[0]["reason"]
+        odd["beta"].run("lxc-stop", "-k", "-n", "twin")
+        assert items(check(odd, code=0), "address", "warning", "beta")
+    finally:
+        odd["beta"].run("lxc-destroy", "-f", "-n", "twin")
+
+
+def test_a_thousand_processes_do_not_take_long(odd):
+    """The look at 1000 processes with 10 descriptors each costs less than ten looks at none; it is not minutes."""
+    began = time.monotonic()
+    check(odd, code=0)
+    small = time.monotonic() - began
+    odd["alpha"].run("lxc-attach", "-n", "odd", "--", "setsid", "-f", "sh", "-c",
+                     "exec </dev/null >/dev/null 2>&1; exec 3</dev/null 4<&3 5<&3 6<&3 7<&3 8<&3 9<&3; "
+                     "i=0; while [ $i -lt 1000 ]; do sleep 600 & i=$((i+1)); done; wait")
+    try:
+        eventually(lambda: len(odd.pid_of(odd["alpha"], "sleep")) >= 1000, 60, "the processes")
+        eventually(lambda: not odd.pid_of(odd["alpha"], "lxc-attach"), 30, "the end of lxc-attach")
+        began = time.monotonic()
+        verdict = check(odd, code=0)
+        assert time.monotonic() - began < 10 * small
+        looked = re.match(r"(\d+) processes with (\d+) ", items(verdict, "tasks", "ok")[0]["reason"])
+        assert int(looked[1]) > 1000 and int(looked[2]) >= 10000
+    finally:
+        # Those inside alone: the host sleeps as well.
+        odd["alpha"].run("sh", "-c", "kill -9 $(awk '/^NSpid/ && NF == 3 && $3 != 1 { print $2 }' /proc/[0-9]*/status)", check=False)
+
+
+def test_every_item_is_documented(odd):
+    documented = set(re.findall(r"^\| ([a-z_-]+) \|", (TREE / "docs/preflight.md").read_text(), re.M))
+    assert {i["id"] for i in check(odd)["items"]} <= documented
+    reported = set()
+    for source in (TREE / "src").rglob("*.c"):
+        if source.name.startswith("test-") or "/process/" in str(source):
+            continue
+        text = source.read_text()
+        reported |= set(re.findall(r'(?:verdict_)?report\("([a-z_-]+)",', text))
+        reported |= set(re.findall(r'say\(\s*&?f, "([a-z_-]+)",', text))
+        reported |= set(re.findall(r'\[PROBLEM_\w+\] =\s*{"([a-z_-]+)",', text))
+    assert len(reported) > 25 and reported <= documented, reported - documented
+
+
+def test_a_terminal_gets_errors_first_and_wrapped(odd):
+    try:
+        start(odd, "alpha", "io-uring")
+        done = odd["alpha"].run("script", "-qec", "stty cols 90; phaul check lxc/odd beta", "/dev/null", check=False)
+        lines = done.stdout.replace("\r", "").splitlines()
+        assert lines[0].startswith("error") and "io_uring" in lines[0], done.stdout
+        assert max(map(len, lines)) <= 90 and lines[1].startswith(" " * 30), done.stdout
+    finally:
+        stop(odd, "alpha")
+
+
+def test_what_passes_moves(site):
+    """Every thing that the pre-flight calls carried, at once, there and back."""
+    make(site)
+    for what in CARRIED:
+        try:
+            start(site, "alpha", what)
+        except pytest.skip.Exception:
+            continue
+    before = oddities(site, "alpha")
+    assert check(site, code=0)["verdict"] == "ok"
+    site.migrate("alpha", "lxc/odd", "beta")
+    eventually(lambda: oddities(site, "beta") == before, 30, "all of it on beta")
+    site.migrate("beta", "lxc/odd", "alpha")
+    eventually(lambda: oddities(site, "alpha") == before, 30, "all of it on alpha")
