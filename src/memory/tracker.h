@@ -42,13 +42,14 @@ void tracker_free(struct tracker *t);
 DEFINE_CLEANUP(struct tracker, tracker_free)
 
 /*
- * Make the address space of a process tracked, as far as it is not yet. To be called in every round for every process
- * while it runs (a stopped or frozen one is -EAGAIN the first time). The first time, and after an exec, a system call
- * is run inside the process (memory/inject.h); later calls only register areas that are new.
+ * Make the address space of a process tracked, as far as it is not yet. To be called in every round for every process,
+ * while it runs: the first time, and after an exec, a system call is run inside the process (memory/inject.h), which
+ * stops its first thread for a fraction of a millisecond; later calls only add areas that are new.
  *
- * -EOPNOTSUPP with the reason: this process cannot be tracked (asynchronous I/O, pinned memory, somebody else's
- * userfaultfd, an address space shared with another process, no way to run a system call in it, …). Nothing was changed
- * then, and all its memory counts as dirty. What was tracked before is tracked no longer.
+ * -EOPNOTSUPP with the reason: this process cannot be tracked, for ever (asynchronous I/O, pinned memory, a userfaultfd
+ * of its own, an address space that is tracked as another process's already, …) or for now (stopped, frozen, traced).
+ * Nothing of it is changed, what was tracked of it before is tracked no longer, and all its memory counts as dirty. It
+ * may be tried again in the next round.
  */
 int tracker_attach(struct tracker *t, pid_t pid, struct error *err);
 
@@ -57,12 +58,15 @@ typedef int (*tracker_range_fn)(pid_t pid, uint64_t start, uint64_t end, void *c
 
 /*
  * The pages in tracked areas that were written since the last scan of this process, in the first one all of them: those
- * that have contents of their own, so neither pages of files nor the zero page. By rising address, and armed again in
- * the same step. After a failure it is not known which pages were armed: the process counts as dirty altogether, and
- * the next scan reports everything again.
+ * that have contents of their own, so neither pages of files nor the zero page. By rising address; each is armed again
+ * in the same step. Who copies them may do so while the process runs on: what is written meanwhile is reported again.
+ * What cannot be read then (unmapped, or protected meanwhile) must be remembered as dirty: if it was only protected,
+ * nobody writes it and it is not reported again.
  *
  * To be called while the tasks stand still (frozen cgroup): a direct I/O in flight would change its page afterwards,
- * unseen. A process that was never attached, or cannot be tracked, is -EOPNOTSUPP: all its memory is dirty.
+ * unseen. What was found out since tracker_attach() to make the process unfit is -EOPNOTSUPP, as is a process that was
+ * not attached. After any failure it is not known which pages were armed: the process is tracked no longer, all its
+ * memory is dirty, and after the next tracker_attach() everything is reported again.
  */
 int tracker_scan(struct tracker *t, pid_t pid, tracker_range_fn found, void *context, struct error *err);
 
