@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "memory/test-process.h"
+
+#define PAGE UINT64_C(4096)
+
+/* A child that does what it is told, one thing after the other. */
+struct servant {
+        struct child child;
+        int socket;
+};
+
+void servant_start(struct servant *s);
+void servant_end(struct servant *s);
+
+/* The child calls the function with up to three numbers, the rest are 0; its answer. */
+typedef uint64_t (*servant_fn)(const uint64_t *arguments);
+uint64_t servant_ask_all(struct servant *s, servant_fn fn, const uint64_t *arguments);
+#define servant_ask(s, fn, ...) servant_ask_all(s, fn, (const uint64_t[4]){__VA_ARGS__})
+
+/* It becomes another program, and is that when this returns. Nothing can be asked of it any more. */
+void servant_exec(struct servant *s);
+
+/* For tracker_scan() and tracker_clean(): pages of a range. */
+struct page_count {
+        uint64_t start, end, pages;
+        int fail; /* what to return, once there were any */
+        uint64_t last;
+};
+int page_count_add(pid_t pid, uint64_t start, uint64_t end, void *context);
+
+/* Pages of the range that are present or in swap, or look like it. */
+uint64_t count_used(pid_t pid, uint64_t start, uint64_t pages);
+
+/* Whether memory that was only read is the one page of zeros; some virtual machines have none. */
+bool has_zero_page(void);
+
+/* Mappings that a userfaultfd has to do with, by the flags of /proc/PID/smaps. */
+size_t count_flagged(pid_t pid);
+
+size_t count_descriptors(pid_t pid);
