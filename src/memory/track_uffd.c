@@ -13,9 +13,9 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "base/kernel_abi.h"
 #include "memory/address_space.h"
 #include "memory/inject.h"
-#include "memory/kernel_abi.h"
 #include "memory/track.h"
 
 /*
@@ -515,6 +515,7 @@ static struct scan_request request_for(const struct look *l, bool file, uint64_t
 static int look_at(const struct look *l, bool file, uint64_t start, uint64_t end, struct error *err)
 {
         const pid_t pid = l->process->pid;
+        uint64_t told = start;
 
         while (start < end) {
                 struct scan_request q = request_for(l, file, start, end);
@@ -525,10 +526,17 @@ static int look_at(const struct look *l, bool file, uint64_t start, uint64_t end
                         return error_set(err, EIO, "PAGEMAP_SCAN of process %d does not go on", (int)pid);
                 for (int i = 0; i < n; i++) {
                         const struct scan_region *region = &l->tracker->regions[i];
-                        int r = l->found(pid, region->start, region->end, l->context);
+                        if (region->end <= told)
+                                continue;
+                        int r = l->found(pid, region->start > told ? region->start : told, region->end, l->context);
                         if (r < 0)
                                 return error_negative(r);
+                        told = region->end;
                 }
+                /*
+                 * After more than 512 regions the kernel may say that a walk that is through ended where a buffer of
+                 * its own was full (it keeps the old value): some are seen twice then.
+                 */
                 start = q.walk_end;
         }
         return 0;
