@@ -8,37 +8,46 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "criu/page_index.h"
+#include "criu/pagemap_file.h"
 
-/* criu/include/magic.h: every image but the inventory begins with the first, then its own. Little-endian words. */
-#define MAGIC_COMMON 0x54564319U
-#define MAGIC_PAGEMAP 0x56084025U
-
-/*
- * images/pagemap.proto. nr_pages was field 2 as u32 until 4.1.1; 4.2 writes 64 bits as field 5 and still reads field 2,
- * so field 2 alone suits both, as long as an entry is kept below ENTRY_PAGES_MAX (4 TiB).
- */
-enum { HEAD_PAGES_ID = 1 };
-enum { ENTRY_VADDR = 1, ENTRY_NR_PAGES = 2, ENTRY_FLAGS = 4 };
-#define ENTRY_PAGES_MAX (1U << 30)
-
-/* One entry: size word, three fields of one byte tag and varints of at most 10, 5 and 5 bytes. */
-#define ENTRY_BYTES_MAX (4 + 3 + 10 + 5 + 5)
-#define BUFFER_BYTES (64U * 1024)
 #define GROWTH_BYTES ((off_t)64 << 20)
 
 /* End of user space with five-level page tables; offsets in shared memory are below as well. */
 #define ADDRESS_END (UINT64_C(1) << 56)
 
+#define LEVELS_MAX (PAGEMAP_ROUNDS_MAX + 1) /* the last one is the image directory itself */
+
+/* A line of the pagemap that CRIU reads first. */
+struct map_entry {
+        uint64_t vaddr, n_pages;
+        uint32_t flags;
+};
+
+struct map_entries {
+        struct map_entry *list;
+        size_t n, room;
+};
+
 struct image {
         uint64_t image;
         uint32_t pages_id;
-        uint64_t end;             /* first address not yet covered */
-        uint64_t pages;           /* stored in pages-N.img */
-        struct page_batch latest; /* entry still growing; n_pages 0: none */
+        bool opened;                   /* the frozen task has it */
+        uint64_t end;                  /* first address this round has not covered yet */
+        uint64_t kept_end;             /* the same of what is kept */
+        struct page_index index;       /* of what the rounds brought */
+        uint64_t stored[LEVELS_MAX];   /* pages in the file of each level */
+        struct map_entries last, kept; /* of the frozen task: what was dumped, what was left out */
         struct image *next;
+};
+
+struct level {
+        int dir_fd;
+        unsigned round; /* 0: the image directory */
 };
 
 struct pagemap_writer {
@@ -46,15 +55,21 @@ struct pagemap_writer {
         void *tree;          /* struct image by number */
         struct image *first; /* list of all of them */
         uint32_t n_images;
-        struct image *current; /* whose files are open: */
-        int pagemap_fd, pages_fd;
-        off_t room;      /* size of the file of pages, when it is ahead of what is in it; else 0 */
-        uint8_t *buffer; /* entries of `current` that were not written yet */
-        size_t used;
-        uint64_t pages;
+        struct level levels[LEVELS_MAX];
+        uint32_t n_levels;
+        bool level_open;       /* this round has brought something new: the last level is its own */
+        unsigned round;        /* 0: there was none yet */
+        bool last;             /* after the rounds */
+        struct image *current; /* whose files are open, as far as they were needed: */
+        int files[LEVELS_MAX];
+        off_t room; /* size of the last level's file, when it is ahead of what is in it; else 0 */
+        uint64_t pages, stored;
         bool finished;
         int failed; /* sticky: negative errno of a write that failed */
 };
+
+/* -- small parts -----------------------------------------------------------------------------------------------------
+ */
 
 static int compare_images(const void *a, const void *b)
 {
@@ -68,12 +83,31 @@ static void keep_node(void *node)
         (void)node; /* freed with the list */
 }
 
+static int entries_add(struct map_entries *e, uint64_t vaddr, uint64_t n_pages, uint32_t flags)
+{
+        struct map_entry *latest = e->n ? &e->list[e->n - 1] : NULL;
+
+        if (latest && latest->flags == flags && latest->vaddr + latest->n_pages * PAGE_BYTES == vaddr) {
+                latest->n_pages += n_pages;
+                return 0;
+        }
+        if (!e->list || e->n == e->room) {
+                size_t room = e->room ? 2 * e->room : 16;
+                struct map_entry *grown = reallocarray(e->list, room, sizeof(*grown));
+                if (!grown)
+                        return -ENOMEM;
+                e->list = grown;
+                e->room = room;
+        }
+        e->list[e->n++] = (struct map_entry){.vaddr = vaddr, .n_pages = n_pages, .flags = flags};
+        return 0;
+}
+
 static void close_files(struct pagemap_writer *w)
 {
-        if (w->pagemap_fd >= 0)
-                (void)close(TAKE_FD(w->pagemap_fd));
-        if (w->pages_fd >= 0)
-                (void)close(TAKE_FD(w->pages_fd));
+        for (size_t i = 0; i < LEVELS_MAX; i++)
+                if (w->files[i] >= 0)
+                        (void)close(TAKE_FD(w->files[i]));
         w->current = NULL;
 }
 
@@ -82,116 +116,251 @@ void pagemap_writer_free(struct pagemap_writer *writer)
         if (!writer)
                 return;
         close_files(writer);
+        for (size_t i = 0; i < writer->n_levels; i++)
+                if (writer->levels[i].round)
+                        (void)close(writer->levels[i].dir_fd);
         tdestroy(writer->tree, keep_node);
         for (struct image *i = writer->first, *next; i; i = next) {
                 next = i->next;
+                page_index_done(&i->index);
+                free(i->last.list);
+                free(i->kept.list);
                 free(i);
         }
-        free(writer->buffer);
         free(writer);
 }
 
 int pagemap_writer_new(int images_fd, struct pagemap_writer **ret)
 {
-        CLEANUP(pagemap_writer_free_ptr) struct pagemap_writer *w = calloc(1, sizeof(*w));
+        struct pagemap_writer *w = calloc(1, sizeof(*w));
 
         if (!w)
                 return -ENOMEM;
         w->images_fd = images_fd;
-        w->pagemap_fd = w->pages_fd = -1;
-        w->buffer = malloc(BUFFER_BYTES);
-        if (!w->buffer)
-                return -ENOMEM;
-        *ret = TAKE_PTR(w);
+        for (size_t i = 0; i < LEVELS_MAX; i++)
+                w->files[i] = -1;
+        *ret = w;
         return 0;
 }
 
-static void put_word(struct pagemap_writer *w, uint32_t v)
+uint64_t pagemap_writer_stored(const struct pagemap_writer *writer)
 {
-        for (int shift = 0; shift < 32; shift += 8)
-                w->buffer[w->used++] = (uint8_t)(v >> shift);
+        return writer->stored;
 }
 
-/* A protobuf field of wire type 0. */
-static size_t put_field(uint8_t *to, unsigned number, uint64_t value)
+static int check_state(const struct pagemap_writer *w, struct error *err)
 {
-        size_t n = 0;
-
-        to[n++] = (uint8_t)(number << 3);
-        for (; value >= 0x80; value >>= 7)
-                to[n++] = (uint8_t)(value | 0x80);
-        to[n++] = (uint8_t)value;
-        return n;
+        if (w->failed)
+                return error_errno(err, -w->failed, "cannot write page images");
+        if (w->finished)
+                return error_set(err, EBADMSG, "pages after their end");
+        return 0;
 }
 
-static int flush_buffer(struct pagemap_writer *w)
+static int write_failed(struct pagemap_writer *w, int r, struct error *err)
 {
-        int r = w->used ? fd_write_all(w->pagemap_fd, w->buffer, w->used) : 0;
-
-        w->used = 0;
-        return r;
+        w->failed = r;
+        return error_errno(err, -r, "cannot write page images");
 }
 
-/* Moves the growing entry of the current image into the buffer. */
-static int flush_entry(struct pagemap_writer *w, struct page_batch *e)
-{
-        uint8_t body[ENTRY_BYTES_MAX];
-        size_t n = 0;
+/* -- levels: the image directory, and before it one for each round that brought something new ------------------------
+ */
 
-        if (e->n_pages == 0)
-                return 0;
-        if (w->used + ENTRY_BYTES_MAX > BUFFER_BYTES) {
-                int r = flush_buffer(w);
+static int level_new(struct pagemap_writer *w)
+{
+        const unsigned before = w->n_levels ? w->levels[w->n_levels - 1].round : 0;
+        struct level level = {.dir_fd = w->images_fd, .round = w->last ? 0 : w->round};
+        char name[32], parent[48];
+
+        if (w->n_levels == LEVELS_MAX - (w->last ? 0 : 1))
+                return -E2BIG;
+        if (level.round) {
+                (void)snprintf(name, sizeof(name), "round-%u", level.round);
+                if (mkdirat(w->images_fd, name, 0700) < 0)
+                        return -errno;
+                level.dir_fd = openat(w->images_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+                if (level.dir_fd < 0)
+                        return -errno;
+        }
+        w->levels[w->n_levels++] = level;
+        w->level_open = true;
+        /* CRIU looks for an image's parent by this name. */
+        (void)snprintf(parent, sizeof(parent), "%sround-%u", level.round ? "../" : "", before);
+        return before && symlinkat(parent, level.dir_fd, "parent") < 0 ? -errno : 0;
+}
+
+static int begin_round(struct pagemap_writer *w)
+{
+        if (w->room &&
+            ftruncate(w->files[w->n_levels - 1], (off_t)(w->current->stored[w->n_levels - 1] * PAGE_BYTES)) < 0)
+                return -errno;
+        w->room = 0;
+        for (struct image *i = w->first; i; i = i->next) {
+                int r = page_index_settle(&i->index);
                 if (r < 0)
                         return r;
+                i->end = 0;
         }
-        n += put_field(body + n, ENTRY_VADDR, e->vaddr);
-        n += put_field(body + n, ENTRY_NR_PAGES, e->n_pages);
-        n += put_field(body + n, ENTRY_FLAGS, e->flags);
-        put_word(w, (uint32_t)n);
-        memcpy(w->buffer + w->used, body, n);
-        w->used += n;
-        e->n_pages = 0;
+        w->level_open = false;
         return 0;
+}
+
+int pagemap_writer_round(struct pagemap_writer *writer, struct error *err)
+{
+        int r = check_state(writer, err);
+
+        if (r < 0)
+                return r;
+        if (writer->last || (writer->n_images && !writer->round))
+                return error_set(err, EBADMSG, "a round of pages after the rounds");
+        writer->round++;
+        r = begin_round(writer);
+        return r < 0 ? write_failed(writer, r, err) : 0;
+}
+
+int pagemap_writer_last(struct pagemap_writer *writer, struct error *err)
+{
+        int r = check_state(writer, err);
+
+        if (r < 0)
+                return r;
+        if (writer->last || !writer->round)
+                return error_set(err, EBADMSG, "the rounds of pages end twice");
+        r = begin_round(writer);
+        writer->last = true;
+        return r < 0 ? write_failed(writer, r, err) : 0;
+}
+
+/* -- files -----------------------------------------------------------------------------------------------------------
+ */
+
+static void pagemap_name(const struct image *image, char *ret, size_t size)
+{
+        (void)snprintf(ret, size, "pagemap-%s%" PRIu64 ".img",
+                       (image->image & 0xff) == PAGE_IMAGE_SHMEM ? "shmem-" : "", image->image >> 8);
+}
+
+static int open_pages(const struct pagemap_writer *w, const struct image *image, uint32_t level, int flags)
+{
+        char name[32];
+
+        (void)snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", image->pages_id);
+        int fd = openat(w->levels[level].dir_fd, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+        return fd < 0 ? -errno : fd;
 }
 
 static int leave_current(struct pagemap_writer *w)
 {
+        const uint32_t level = w->n_levels - 1;
         int r = 0;
 
-        if (w->current) {
-                r = flush_entry(w, &w->current->latest);
-                if (r == 0)
-                        r = flush_buffer(w);
-                if (r == 0 && w->room && ftruncate(w->pages_fd, (off_t)(w->current->pages * PAGE_BYTES)) < 0)
-                        r = -errno;
-        }
+        if (w->current && w->room && ftruncate(w->files[level], (off_t)(w->current->stored[level] * PAGE_BYTES)) < 0)
+                r = -errno;
         w->room = 0;
         close_files(w);
         return r;
 }
 
-static int open_files(struct pagemap_writer *w, struct image *image, bool new)
+static int make_current(struct pagemap_writer *w, struct image *image)
 {
-        int flags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW | (new ? O_CREAT | O_EXCL : 0);
-        const char *kind = (image->image & 0xff) == PAGE_IMAGE_SHMEM ? "shmem-" : "";
-        char name[64];
+        int r = w->current == image ? 0 : leave_current(w);
 
-        int r = leave_current(w);
+        w->current = image;
+        return r;
+}
+
+/* The file of the current image in a level, open. */
+static int file_of(struct pagemap_writer *w, uint32_t level)
+{
+        if (w->files[level] < 0) {
+                int r = open_pages(w, w->current, level, w->current->stored[level] ? 0 : O_CREAT | O_EXCL);
+                if (r < 0)
+                        return r;
+                w->files[level] = r;
+        }
+        return w->files[level];
+}
+
+static int write_at(int fd, const uint8_t *data, size_t size, off_t offset)
+{
+        for (size_t done = 0; done < size;) {
+                ssize_t n = pwrite(fd, data + done, size - done, offset + (off_t)done);
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0)
+                        return -errno;
+                done += (size_t)n;
+        }
+        return 0;
+}
+
+/* -- pages -----------------------------------------------------------------------------------------------------------
+ */
+
+/* What is here already. */
+static int overwrite(struct pagemap_writer *w, const struct page_run *run, uint64_t vaddr, const uint8_t *pages,
+                     uint64_t n)
+{
+        const uint64_t position = run->position + (vaddr - run->vaddr) / PAGE_BYTES;
+        int fd = file_of(w, run->level);
+
+        return fd < 0 ? fd : write_at(fd, pages, n * PAGE_BYTES, (off_t)(position * PAGE_BYTES));
+}
+
+static int append(struct pagemap_writer *w, uint64_t vaddr, const uint8_t *pages, uint64_t n)
+{
+        int r = w->level_open ? 0 : level_new(w);
         if (r < 0)
                 return r;
-        (void)snprintf(name, sizeof(name), "pagemap-%s%" PRIu64 ".img", kind, image->image >> 8);
-        w->pagemap_fd = openat(w->images_fd, name, flags | O_APPEND, 0600);
-        if (w->pagemap_fd < 0)
-                return -errno;
-        (void)snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", image->pages_id);
-        w->pages_fd = openat(w->images_fd, name, flags, 0600);
-        if (w->pages_fd < 0) {
-                r = -errno;
-                close_files(w);
-                return r;
+        const uint32_t level = w->n_levels - 1;
+        const struct page_run run = {
+                .vaddr = vaddr, .n_pages = n, .position = w->current->stored[level], .level = level};
+        const off_t offset = (off_t)(run.position * PAGE_BYTES), size = (off_t)(n * PAGE_BYTES);
+
+        const int fd = file_of(w, level);
+        if (fd < 0)
+                return fd;
+        /* A tmpfs takes huge pages only within the size of a file. Where much is coming, the size goes ahead of it. */
+        if (n == PAGE_BATCH_MAX && offset + size > w->room) {
+                if (ftruncate(fd, offset + GROWTH_BYTES) < 0)
+                        return -errno;
+                w->room = offset + GROWTH_BYTES;
         }
-        w->current = image;
+        r = write_at(fd, pages, (size_t)size, offset);
+        if (r == 0 && w->round && !w->last)
+                r = page_index_add(&w->current->index, &run);
+        if (r < 0)
+                return r;
+        w->current->stored[level] += n;
+        w->stored += n;
+        return 0;
+}
+
+/* Each part of the batch to where it belongs: over what the rounds brought, or behind it. */
+static int store(struct pagemap_writer *w, const struct page_batch *b, const uint8_t *pages)
+{
+        struct image *image = w->current;
+
+        for (uint64_t done = 0, n; done < b->n_pages; done += n) {
+                const uint64_t vaddr = b->vaddr + done * PAGE_BYTES;
+                const uint8_t *from = pages + done * PAGE_BYTES;
+                const struct page_run *run = page_index_find(&image->index, vaddr);
+                const bool known = run && run->vaddr <= vaddr;
+                const uint64_t until = !run ? UINT64_MAX : known ? page_run_end(run) : run->vaddr;
+                uint32_t flags = b->flags;
+
+                n = (until - vaddr) / PAGE_BYTES;
+                if (n > b->n_pages - done)
+                        n = b->n_pages - done;
+                int r = known ? overwrite(w, run, vaddr, from, n) : append(w, vaddr, from, n);
+                if (known)
+                        flags = (flags & ~(uint32_t)PE_PRESENT) | PE_PARENT;
+                if (r == 0 && (w->last || !w->round))
+                        r = entries_add(&image->last, vaddr, n, flags);
+                if (r < 0)
+                        return r;
+        }
+        w->pages += b->n_pages;
         return 0;
 }
 
@@ -221,56 +390,47 @@ static struct image *image_find(struct pagemap_writer *w, uint64_t number)
         return node ? *node : NULL;
 }
 
-static int check_state(const struct pagemap_writer *w, struct error *err)
+/* Found, or made. */
+static int image_get(struct pagemap_writer *w, uint64_t number, struct image **ret, struct error *err)
 {
-        if (w->failed)
-                return error_errno(err, -w->failed, "cannot write page images");
-        if (w->finished)
-                return error_set(err, EBADMSG, "pages after their end");
-        return 0;
-}
-
-static int write_failed(struct pagemap_writer *w, int r, struct error *err)
-{
-        w->failed = r;
-        return error_errno(err, -r, "cannot write page images");
+        *ret = image_find(w, number);
+        if (*ret)
+                return 0;
+        if (!page_image_is_valid(number))
+                return error_set(err, EBADMSG, "page image 0x%" PRIx64 " is of no known type", number);
+        if (w->n_images >= PAGEMAP_IMAGES_MAX)
+                return error_set(err, EBADMSG, "more than %u page images", PAGEMAP_IMAGES_MAX);
+        int r = image_new(w, number, ret);
+        return r < 0 ? write_failed(w, r, err) : 0;
 }
 
 int pagemap_writer_open(struct pagemap_writer *writer, uint64_t image, struct error *err)
 {
-        struct image *new = NULL;
-        uint8_t head[16];
+        struct image *found;
 
         int r = check_state(writer, err);
         if (r < 0)
                 return r;
-        if (!page_image_is_valid(image))
-                return error_set(err, EBADMSG, "page image 0x%" PRIx64 " is of no known type", image);
-        if (image_find(writer, image))
-                return error_set(err, EBADMSG, "page image 0x%" PRIx64 " came twice", image);
-        if (writer->n_images >= PAGEMAP_IMAGES_MAX)
-                return error_set(err, EBADMSG, "more than %u page images", PAGEMAP_IMAGES_MAX);
-
-        r = image_new(writer, image, &new);
-        if (r == 0)
-                r = open_files(writer, new, true);
+        if (writer->round && !writer->last)
+                return error_set(err, EBADMSG, "page image 0x%" PRIx64 " opened within a round", image);
+        r = image_get(writer, image, &found, err);
         if (r < 0)
-                return write_failed(writer, r, err);
-        put_word(writer, MAGIC_COMMON);
-        put_word(writer, MAGIC_PAGEMAP);
-        size_t n = put_field(head, HEAD_PAGES_ID, new->pages_id);
-        put_word(writer, (uint32_t)n);
-        memcpy(writer->buffer + writer->used, head, n);
-        writer->used += n;
+                return r;
+        if (found->opened)
+                return error_set(err, EBADMSG, "page image 0x%" PRIx64 " came twice", image);
+        found->opened = true;
         return 0;
 }
 
-static int check_batch(const struct image *image, const struct page_batch *b, const void *pages, struct error *err)
+static int check_batch(const struct pagemap_writer *w, const struct image *image, const struct page_batch *b,
+                       const void *pages, struct error *err)
 {
-        bool present = b->flags & PE_PRESENT;
+        const bool present = b->flags & PE_PRESENT, in_round = w->round && !w->last;
 
-        if (!image)
+        if (!image || (!in_round && !image->opened))
                 return error_set(err, EBADMSG, "pages of image 0x%" PRIx64 ", which was not opened", b->image);
+        if (in_round && ((image->image & 0xff) != PAGE_IMAGE_TASK || b->flags != PE_PRESENT))
+                return error_set(err, EBADMSG, "pages in a round that are not those of a task");
         if (b->n_pages == 0 || b->n_pages > PAGE_BATCH_MAX)
                 return error_set(err, EBADMSG, "a batch of %" PRIu32 " pages", b->n_pages);
         if (b->vaddr % PAGE_BYTES || b->vaddr > ADDRESS_END - (uint64_t)b->n_pages * PAGE_BYTES)
@@ -286,72 +446,134 @@ static int check_batch(const struct image *image, const struct page_batch *b, co
         return 0;
 }
 
-static int append_pages(struct pagemap_writer *w, const struct image *image, const void *pages, size_t size)
-{
-        off_t offset = (off_t)(image->pages * PAGE_BYTES);
-
-        /* A tmpfs takes huge pages only within the size of a file. Where much is coming, the size goes ahead of it. */
-        if (size == (size_t)PAGE_BATCH_MAX * PAGE_BYTES && offset + (off_t)size > w->room) {
-                if (ftruncate(w->pages_fd, offset + GROWTH_BYTES) < 0)
-                        return -errno;
-                w->room = offset + GROWTH_BYTES;
-        }
-        for (size_t done = 0; done < size;) {
-                ssize_t n = pwrite(w->pages_fd, (const uint8_t *)pages + done, size - done, offset + (off_t)done);
-                if (n < 0 && errno == EINTR)
-                        continue;
-                if (n < 0)
-                        return -errno;
-                done += (size_t)n;
-        }
-        return 0;
-}
-
-static int append_entry(struct pagemap_writer *w, struct image *image, const struct page_batch *b)
-{
-        struct page_batch *e = &image->latest;
-        bool continues = e->n_pages > 0 && e->flags == b->flags &&
-                         e->vaddr + (uint64_t)e->n_pages * PAGE_BYTES == b->vaddr &&
-                         e->n_pages <= ENTRY_PAGES_MAX - b->n_pages;
-
-        if (continues) {
-                e->n_pages += b->n_pages;
-                return 0;
-        }
-        int r = flush_entry(w, e);
-        if (r < 0)
-                return r;
-        *e = *b;
-        return 0;
-}
-
 int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *batch, const void *pages,
                        struct error *err)
 {
         const struct page_batch b = *batch;
+        struct image *image = writer->current;
         int r = check_state(writer, err);
 
         if (r < 0)
                 return r;
-        struct image *image =
-                writer->current && writer->current->image == b.image ? writer->current : image_find(writer, b.image);
-        r = check_batch(image, &b, pages, err);
+        if (!image || image->image != b.image)
+                image = image_find(writer, b.image);
+        if (!image && writer->round && !writer->last)
+                r = image_get(writer, b.image, &image, err);
+        if (r == 0)
+                r = check_batch(writer, image, &b, pages, err);
         if (r < 0)
                 return r;
-        if (image != writer->current)
-                r = open_files(writer, image, false);
-        if (r == 0 && b.flags & PE_PRESENT)
-                r = append_pages(writer, image, pages, (size_t)b.n_pages * PAGE_BYTES);
+        r = make_current(writer, image);
         if (r == 0)
-                r = append_entry(writer, image, &b);
+                r = pages ? store(writer, &b, pages) : entries_add(&image->last, b.vaddr, b.n_pages, b.flags);
         if (r < 0)
                 return write_failed(writer, r, err);
-        if (b.flags & PE_PRESENT) {
-                image->pages += b.n_pages;
-                writer->pages += b.n_pages;
-        }
         image->end = b.vaddr + (uint64_t)b.n_pages * PAGE_BYTES;
         return 0;
+}
+
+/* All of it has to be here. */
+static bool is_known(const struct image *image, uint64_t vaddr, uint64_t end)
+{
+        while (vaddr < end) {
+                const struct page_run *run = page_index_find(&image->index, vaddr);
+                if (!run || run->vaddr > vaddr)
+                        return false;
+                vaddr = page_run_end(run);
+        }
+        return true;
+}
+
+int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
+                        struct error *err)
+{
+        int r = check_state(writer, err);
+
+        if (r < 0)
+                return r;
+        struct image *found = image_find(writer, image);
+        if (!writer->last || !found || !found->opened)
+                return error_set(err, EBADMSG, "pages to be kept of image 0x%" PRIx64 ", which is not there", image);
+        if (n_pages == 0 || vaddr % PAGE_BYTES || vaddr >= ADDRESS_END || n_pages > (ADDRESS_END - vaddr) / PAGE_BYTES)
+                return error_set(err, EBADMSG, "%" PRIu64 " pages to be kept at 0x%" PRIx64, n_pages, vaddr);
+        const uint64_t end = vaddr + n_pages * PAGE_BYTES;
+        if (vaddr < found->kept_end)
+                return error_set(err, EBADMSG, "pages to be kept at 0x%" PRIx64 " behind others", vaddr);
+        if (!is_known(found, vaddr, end))
+                return error_set(err, EBADMSG, "pages to be kept at 0x%" PRIx64 " never came", vaddr);
+        r = entries_add(&found->kept, vaddr, n_pages, PE_PARENT);
+        if (r < 0)
+                return write_failed(writer, r, err);
+        found->kept_end = end;
+        return 0;
+}
+
+/* -- the end ---------------------------------------------------------------------------------------------------------
+ */
+
+static int make_pagemap(struct pagemap_writer *w, const struct image *image, uint32_t level, struct pagemap_file **ret)
+{
+        char name[64];
+
+        if (image->stored[level] == 0) {
+                AUTO_FD int fd = open_pages(w, image, level, O_CREAT | O_EXCL);
+                if (fd < 0)
+                        return fd;
+        }
+        pagemap_name(image, name, sizeof(name));
+        return pagemap_file_new(w->levels[level].dir_fd, name, image->pages_id, ret);
+}
+
+/* What a level has, and what it leaves to those before it. */
+static int write_level(struct pagemap_writer *w, const struct image *image, uint32_t level)
+{
+        struct pagemap_file *file;
+        int r = make_pagemap(w, image, level, &file);
+
+        if (r < 0)
+                return r;
+        for (size_t i = 0; r == 0 && i < image->index.n_known; i++) {
+                const struct page_run *run = &image->index.known[i];
+                if (run->level <= level)
+                        r = pagemap_file_add(file, run->vaddr, run->n_pages,
+                                             run->level == level ? PE_PRESENT : PE_PARENT);
+        }
+        int closed = pagemap_file_close(file);
+        return r < 0 ? r : closed;
+}
+
+/* What was dumped and what was left out, in order of addresses; -EBADMSG when they overlap. */
+static int write_last(struct pagemap_writer *w, const struct image *image)
+{
+        const struct map_entries *a = &image->last, *b = &image->kept;
+        struct pagemap_file *file;
+        uint64_t end = 0;
+
+        int r = make_pagemap(w, image, w->n_levels - 1, &file);
+        if (r < 0)
+                return r;
+        for (size_t i = 0, j = 0; r == 0 && (i < a->n || j < b->n);) {
+                const bool dumped = j == b->n || (i < a->n && a->list[i].vaddr < b->list[j].vaddr);
+                const struct map_entry *e = dumped ? &a->list[i++] : &b->list[j++];
+                r = e->vaddr < end ? -EBADMSG : pagemap_file_add(file, e->vaddr, e->n_pages, e->flags);
+                end = e->vaddr + e->n_pages * PAGE_BYTES;
+        }
+        int closed = pagemap_file_close(file);
+        return r < 0 ? r : closed;
+}
+
+/* The levels from the first that has something of it. */
+static int finish_image(struct pagemap_writer *w, const struct image *image)
+{
+        bool begun = false;
+        int r = 0;
+
+        for (uint32_t level = 0; r == 0 && level + 1 < w->n_levels; level++) {
+                begun |= image->stored[level] != 0;
+                if (begun)
+                        r = write_level(w, image, level);
+        }
+        return r < 0 ? r : write_last(w, image);
 }
 
 int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, struct error *err)
@@ -360,7 +582,16 @@ int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, st
 
         if (r < 0)
                 return r;
+        if (writer->round && !writer->last)
+                return error_set(err, EBADMSG, "the pages end within a round");
         r = leave_current(writer);
+        if (r == 0 && !writer->level_open) {
+                writer->last = true; /* also when there were no rounds */
+                r = level_new(writer);
+        }
+        for (const struct image *i = writer->first; r == 0 && i; i = i->next)
+                if (i->opened)
+                        r = finish_image(writer, i);
         if (r < 0)
                 return write_failed(writer, r, err);
         writer->finished = true;

@@ -6,10 +6,19 @@
 
 /*
  * Writes pagemap-PID.img / pagemap-shmem-ID.img with their pages-N.img into an image directory from batches, in the
- * format CRIU 3.x and 4.x read (magic, then size-prefixed protobuf: pagemap_head, pagemap_entry…; criu's
- * images/pagemap.proto). Batches of one image come with rising addresses; images may interleave, which costs a
- * reopening of two files at each change. Batches that continue each other with equal flags share one entry. The result
- * is complete in itself: batches that refer to a parent image are refused.
+ * format CRIU 3.x and 4.x read. Batches of one image come with rising addresses within a round; images may interleave,
+ * which costs a reopening of files at each change.
+ *
+ * Pages may come in rounds first, while their task runs, and what the frozen task has then says which of them count:
+ *
+ *      round()   add()…          as often as one likes
+ *      last()    open() add()…   what was dumped of the frozen task
+ *                keep()…         what was left out of that dump: as the latest round has it
+ *      finish()
+ *
+ * A page that comes again is written over the one before, in place. What a round was the first to bring is in a
+ * directory of its own, round-N, and is a parent (in CRIU's sense) of what came later: finish() only writes pagemaps,
+ * no page moves. Without rounds the result is complete in itself.
  *
  * One thread. Blocking writes, meant for a tmpfs.
  */
@@ -18,14 +27,30 @@ struct pagemap_writer;
 /* Ceiling of images in one writer; a host has at most 4 million tasks and nobody moves more than a fraction of them. */
 #define PAGEMAP_IMAGES_MAX (1U << 17)
 
+/* Rounds that bring pages which no round before them has. */
+#define PAGEMAP_ROUNDS_MAX 15U
+
 /* `images_fd` is borrowed for the writer's life. */
 int pagemap_writer_new(int images_fd, struct pagemap_writer **ret);
-/* Every value is checked (alignment, overlap, order, counts, id): it came from the other host. -EBADMSG. */
+
+/* Every value below is checked (alignment, overlap, order, counts, id): it came from the other host. -EBADMSG. */
+
+/* Another round begins; in it images need no opening, and are those of tasks only. */
+int pagemap_writer_round(struct pagemap_writer *writer, struct error *err);
+/* The rounds are over (if there were any). */
+int pagemap_writer_last(struct pagemap_writer *writer, struct error *err);
 int pagemap_writer_open(struct pagemap_writer *writer, uint64_t image, struct error *err);
 /* `pages` is read once and may be memory another process can write to; NULL without PE_PRESENT. */
 int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *batch, const void *pages,
                        struct error *err);
-/* Completes the files. *ret_pages: pages stored. After a failure, or without this call, the files are of no use. */
+/* Pages of an opened image whose contents a round has brought. Rising addresses within an image. */
+int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
+                        struct error *err);
+
+/* Pages on the disk, each counted once. */
+uint64_t pagemap_writer_stored(const struct pagemap_writer *writer);
+/* Completes the files. *ret_pages: pages that came with contents, rounds included. After a failure, or without this
+ * call, the files are of no use. */
 int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, struct error *err);
 void pagemap_writer_free(struct pagemap_writer *writer);
 DEFINE_CLEANUP(struct pagemap_writer, pagemap_writer_free)
