@@ -41,7 +41,7 @@ def _shim():
         criu.parent.mkdir(parents=True)
         (root / FOLDER).mkdir(parents=True)
         _gcc(root, log, "-shared -fPIC -O2 -Wall -Wextra -Werror -o /build/prlimit-shim.so /src/shim/prlimit-shim.c")
-        criu.write_text(f"#!/bin/sh\nLD_PRELOAD=/{FOLDER}/prlimit-shim.so exec /usr/sbin/criu \"$@\"\n")
+        criu.write_text(f"#!/bin/sh\nLD_PRELOAD=\"/{FOLDER}/prlimit-shim.so $LD_PRELOAD\" exec /usr/sbin/criu \"$@\"\n")
         criu.chmod(0o755)
     return built("shim", _ingredients("shim"), build)
 

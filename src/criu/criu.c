@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/spawn.h"
+#include "criu/clean_pages.h"
 #include "criu/log.h"
 #include "criu/request.h"
 
@@ -52,7 +53,10 @@ struct criu {
 };
 
 /* Numbers of descriptors in the criu process. */
-enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4 };
+enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4, CHILD_CLEAN_PAGES = 5 };
+
+/* Leaves out clean pages. */
+#define FILTER PHAUL_LIBEXECDIR "/clean-pages-filter.so"
 
 /* Send buffer of the page connection. */
 #define PAGE_BUFFER_BYTES (2 << 20)
@@ -242,19 +246,27 @@ int criu_proceed(struct criu *criu, bool ok)
 static int start(struct criu *criu, const struct criu_dump_options *o, int child_socket, struct error *err)
 {
         const char *const argv[] = {o->program ? o->program : "criu", "--no-default-config", "swrk", "3", NULL};
-        struct spawn_fd fds[] = {
+        char clean_pages[40];
+        const char *const env[] = {"LD_PRELOAD=" FILTER, clean_pages, NULL};
+        struct spawn_fd fds[4] = {
                 {.fd = child_socket, .target = CHILD_SOCKET},
                 {.fd = criu->stderr_fd, .target = 2},
-                {.fd = o->page_server_fd, .target = CHILD_PAGE_SERVER},
         };
-        const struct spawn_options options = {
+        struct spawn_options options = {
                 .argv = argv,
                 .fds = fds,
-                .n_fds = o->page_server_fd >= 0 ? 3 : 2,
+                .n_fds = 2,
                 .new_session = true,
                 .keep_from_oom = true,
         };
 
+        if (o->page_server_fd >= 0)
+                fds[options.n_fds++] = (struct spawn_fd){.fd = o->page_server_fd, .target = CHILD_PAGE_SERVER};
+        if (o->clean_pages_fd > 0) {
+                fds[options.n_fds++] = (struct spawn_fd){.fd = o->clean_pages_fd, .target = CHILD_CLEAN_PAGES};
+                (void)snprintf(clean_pages, sizeof(clean_pages), CLEAN_PAGES_ENV "=%d", CHILD_CLEAN_PAGES);
+                options.env = env;
+        }
         int r = spawn(&options, &criu->pid, &criu->pidfd, err);
         if (r < 0)
                 return r;

@@ -233,14 +233,19 @@ static uint32_t batch_pages(const struct page_server *s)
         return s->left < PAGE_BATCH_MAX ? (uint32_t)s->left : PAGE_BATCH_MAX;
 }
 
-static int commit(struct page_server *s, struct error *err)
+static struct page_batch next_batch(const struct page_server *s)
 {
-        const struct page_batch batch = {
+        return (struct page_batch){
                 .image = s->image,
                 .vaddr = s->command.vaddr + (s->command.n_pages - s->left) * PAGE_BYTES,
                 .n_pages = batch_pages(s),
                 .flags = s->command.flags,
         };
+}
+
+static int commit(struct page_server *s, struct error *err)
+{
+        const struct page_batch batch = next_batch(s);
 
         int r = s->sink.commit(&batch, s->context);
         if (r < 0)
@@ -255,17 +260,18 @@ static int commit(struct page_server *s, struct error *err)
 
 static int reserve(struct page_server *s, struct error *err)
 {
+        const struct page_batch batch = next_batch(s);
         void *data;
 
-        int r = s->sink.reserve(&data, s->context);
+        int r = s->sink.reserve(&batch, &data, s->context);
         if (r == -EAGAIN)
                 return r;
         if (r < 0)
                 return error_errno(err, -r, "cannot take memory from criu");
         s->data = data;
         s->filled = 0;
-        s->wants = (size_t)batch_pages(s) * PAGE_BYTES;
-        if (!(s->command.flags & PE_PRESENT))
+        s->wants = (size_t)batch.n_pages * PAGE_BYTES;
+        if (!(batch.flags & PE_PRESENT))
                 return commit(s, err);
         s->state = STATE_DATA;
         return 0;

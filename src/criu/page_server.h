@@ -27,7 +27,7 @@ struct page_batch {
         uint32_t n_pages; /* at most PAGE_BATCH_MAX */
         uint32_t flags;   /* PE_PRESENT and friends, as CRIU's pagemap image has them */
 };
-#define PAGE_BATCH_MAX 256U /* pages, 1 MiB */
+#define PAGE_BATCH_MAX 255U /* pages; 1 MiB together with a page that says where they belong */
 #define PAGE_BYTES 4096U
 
 /* Flags of a batch, values of CRIU's pagemap image. */
@@ -45,10 +45,9 @@ bool page_image_is_valid(uint64_t image);
  * cut, CRIU's dump fails and the tasks go on.
  */
 struct page_sink {
-        /* Memory for the next batch's bytes (PAGE_BATCH_MAX pages), or -EAGAIN: page_server_resume() is called later.
-         */
-        int (*reserve)(void **ret_data, void *context);
-        /* The reserved memory holds batch->n_pages pages (none for a batch without PE_PRESENT). */
+        /* Memory for the bytes of the next batch, or -EAGAIN: page_server_resume() is called later. */
+        int (*reserve)(const struct page_batch *batch, void **ret_data, void *context);
+        /* The reserved memory holds that batch's pages (none for a batch without PE_PRESENT). */
         int (*commit)(const struct page_batch *batch, void *context);
         /* CRIU opened an image (before its first batch). -EAGAIN as with reserve(). */
         int (*open)(uint64_t image, void *context);

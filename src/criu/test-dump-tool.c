@@ -92,8 +92,9 @@ static void on_timer(void *context)
                 page_server_resume(d->server);
 }
 
-static int sink_reserve(void **ret, void *context)
+static int sink_reserve(const struct page_batch *batch, void **ret, void *context)
 {
+        (void)batch;
         struct dump *d = context;
 
         if (mode_is(d, "slow") && d->reserves++ % 3 == 0) {

@@ -185,8 +185,9 @@ static bool no_room(struct story *s)
         return s->wants_resume;
 }
 
-static int sink_reserve(void **ret, void *context)
+static int sink_reserve(const struct page_batch *batch, void **ret, void *context)
 {
+        (void)batch;
         struct story *s = context;
 
         if (no_room(s))

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * Loaded into `criu dump` (LD_PRELOAD) to leave out pages that are on the target already: CRIU asks the kernel by
+ * PAGEMAP_SCAN which pages a process has, and does not hear of those that are clean (clean_pages.h). CRIU has no option
+ * for that; criu/pagemap-cache.c is where it asks.
+ *
+ * Each page that is removed is marked as such before CRIU goes on. Questions for other things (guard pages), other
+ * files, or processes that nothing is known of pass through untouched, and so does everything when the memory to be
+ * shared is not what it should be. Nothing here allocates, locks or prints.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "criu/clean_pages.h"
+#include "base/kernel_abi.h"
+
+#define PAGE UINT64_C(4096)
+
+int ioctl(int fd, unsigned long request, ...);
+
+static struct clean_header *shared;
+
+__attribute__((constructor)) static void attach(void)
+{
+        const char *text = getenv(CLEAN_PAGES_ENV);
+        struct stat st;
+        char *end;
+
+        if (!text)
+                return;
+        long fd = strtol(text, &end, 10);
+        if (*end || fd < 0 || fd > INT_MAX || fstat((int)fd, &st) < 0 || st.st_size < (off_t)sizeof(*shared))
+                return;
+        void *memory = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd, 0);
+        if (memory == MAP_FAILED)
+                return;
+        const struct clean_header *header = memory;
+        const uint64_t room = ((uint64_t)st.st_size - sizeof(*header)) / sizeof(struct clean_window);
+        if (header->abi != CLEAN_ABI || header->n_windows > room) {
+                (void)munmap(memory, (size_t)st.st_size);
+                return;
+        }
+        shared = memory;
+}
+
+/* The process whose page tables a descriptor shows, or 0: its name ends in "/PID/pagemap". */
+static int32_t pid_of(int fd)
+{
+        char link[40], path[PATH_MAX];
+
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(link, path, sizeof(path) - 1);
+        if (n <= 0)
+                return 0;
+        path[n] = '\0';
+        char *file = strrchr(path, '/');
+        if (!file || strcmp(file, "/pagemap") != 0)
+                return 0;
+        *file = '\0';
+        const char *number = strrchr(path, '/');
+        number = number ? number + 1 : path;
+        char *end;
+        long pid = strtol(number, &end, 10);
+        return *end || end == number || pid <= 0 || pid > INT_MAX ? 0 : (int32_t)pid;
+}
+
+/* The first window of `pid` that ends behind `address`, or n_windows. */
+static uint32_t find_window(int32_t pid, uint64_t address)
+{
+        uint32_t low = 0, high = shared->n_windows;
+
+        while (low < high) {
+                const uint32_t middle = low + (high - low) / 2;
+                const struct clean_window *w = &shared->windows[middle];
+                if (w->pid < pid || (w->pid == pid && w->start + CLEAN_WINDOW_BYTES <= address))
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        return low;
+}
+
+/* How far the pages from `address` on are all clean (*ret_clean) or all not, up to `end`. */
+static uint64_t run_end(int32_t pid, uint64_t address, uint64_t end, bool *ret_clean)
+{
+        uint32_t i = find_window(pid, address);
+        bool first = true;
+
+        *ret_clean = false;
+        while (address < end) {
+                const struct clean_window *w = i < shared->n_windows ? &shared->windows[i] : NULL;
+                const bool outside = !w || w->pid != pid || w->start > address;
+                const uint64_t page = outside ? 0 : (address - w->start) / PAGE;
+                const bool clean = !outside && w->clean[page / 64] >> page % 64 & 1;
+
+                if (first)
+                        *ret_clean = clean;
+                else if (clean != *ret_clean)
+                        return address;
+                first = false;
+                if (outside)
+                        address = w && w->pid == pid && w->start < end ? w->start : end;
+                else
+                        address += PAGE;
+                if (!outside && address == w->start + CLEAN_WINDOW_BYTES)
+                        i++;
+        }
+        return end;
+}
+
+static void mark(int32_t pid, uint64_t address, uint64_t end)
+{
+        for (uint32_t i = find_window(pid, address); address < end; address += PAGE) {
+                struct clean_window *w = &shared->windows[i];
+                if (address >= w->start + CLEAN_WINDOW_BYTES)
+                        w = &shared->windows[++i];
+                const uint64_t page = (address - w->start) / PAGE;
+                w->removed[page / 64] |= UINT64_C(1) << page % 64;
+        }
+}
+
+/*
+ * Regions without their clean pages. A region may fall into several, so that there may be more than fit: the walk then
+ * ends (for the asker) where the first one that does not fit begins, and is taken up there by the next question.
+ */
+static long filter(int32_t pid, struct scan_request *arg, long n)
+{
+        /* NOLINTNEXTLINE(performance-no-int-to-ptr): the kernel's way to say where */
+        struct scan_region *regions = (struct scan_region *)(uintptr_t)arg->regions;
+        /* What is written never overtakes what is still to be read: both are in one array, the rest waits in here. */
+        enum { KEPT_MAX = 4096 };
+        static struct scan_region kept[KEPT_MAX];
+        const size_t room = arg->regions_size < KEPT_MAX ? arg->regions_size : KEPT_MAX;
+        size_t n_kept = 0;
+
+        for (long i = 0; i < n; i++) {
+                for (uint64_t at = regions[i].start, next; at < regions[i].end; at = next) {
+                        bool clean;
+                        next = run_end(pid, at, regions[i].end, &clean);
+                        if (clean) {
+                                mark(pid, at, next);
+                                continue;
+                        }
+                        if (n_kept == room) {
+                                arg->walk_end = at;
+                                memcpy(regions, kept, n_kept * sizeof(*kept));
+                                return (long)n_kept;
+                        }
+                        kept[n_kept++] = (struct scan_region){at, next, regions[i].categories};
+                }
+        }
+        memcpy(regions, kept, n_kept * sizeof(*kept));
+        return (long)n_kept;
+}
+
+static bool is_about_pages(const struct scan_request *arg)
+{
+        return arg->size >= sizeof(*arg) && arg->flags == 0 && arg->regions && arg->regions_size &&
+               (arg->any_of & PAGE_PRESENT) && (arg->returned & PAGE_PRESENT);
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+        va_list list;
+
+        va_start(list, request);
+        void *argument = va_arg(list, void *);
+        va_end(list);
+        const long n = syscall(SYS_ioctl, fd, request, argument);
+        if (request != SCAN_IOCTL || !shared || n < 0 || !is_about_pages(argument))
+                return (int)n;
+        const int saved = errno;
+        const int32_t pid = pid_of(fd);
+        errno = saved;
+        atomic_fetch_add(&shared->scans, 1);
+        return (int)(pid ? filter(pid, argument, n) : n);
+}
