@@ -13,7 +13,9 @@
 struct image_receiver {
         int images_fd;
         struct pagemap_writer *writer;
-        uint64_t max_bytes, bytes;
+        uint64_t max_bytes, bytes; /* the limit on what is stored; all that came */
+        uint64_t file_bytes;
+        uint64_t rounds;
         uint64_t frames, pages;
         uint64_t n_files;
         int file;                /* the one being received, or -1 */
@@ -56,25 +58,90 @@ uint64_t image_receiver_bytes(const struct image_receiver *receiver)
         return receiver->bytes;
 }
 
+/* What may still be stored. */
+static uint64_t room(const struct image_receiver *r)
+{
+        const uint64_t used = r->file_bytes + pagemap_writer_stored(r->writer) * PAGE_BYTES;
+
+        return used < r->max_bytes ? r->max_bytes - used : 0;
+}
+
+static int on_round(struct image_receiver *r, const struct bulk_frame *f, struct error *err)
+{
+        if (f->size || f->flags || f->offset || f->count || f->object != r->rounds + 1)
+                return error_set(err, EBADMSG, "round %" PRIu64 " of memory is out of order", f->object);
+        int result = pagemap_writer_round(r->writer, err);
+        if (result == 0)
+                r->rounds++;
+        return result;
+}
+
+static int on_last(struct image_receiver *r, const struct bulk_frame *f, struct error *err)
+{
+        if (f->size || f->flags || f->object || f->offset || f->count)
+                return error_set(err, EBADMSG, "the end of the rounds with fields that do not belong there");
+        return pagemap_writer_last(r->writer, err);
+}
+
+/* One run after the other, each copied before it is looked at. */
+static int get_run(const uint8_t *table, uint64_t i, struct page_span *ret, struct error *err)
+{
+        uint8_t copy[RUN_BYTES];
+
+        memcpy(copy, table + i * RUN_BYTES, sizeof(copy));
+        return page_span_get(copy, ret) ? 0 : error_set(err, EBADMSG, "a run of pages that is none");
+}
+
+static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data, struct error *err)
+{
+        uint64_t done = 0;
+
+        if (f->count == 0 || f->count > PAGE_BATCH_MAX || f->offset == 0 || f->offset > RUNS_PER_TABLE ||
+            f->size != RUN_TABLE_BYTES + f->count * PAGE_BYTES || !(f->flags & PE_PRESENT))
+                return error_set(err, EBADMSG, "%" PRIu64 " pages in %" PRIu64 " runs and %" PRIu32 " bytes", f->count,
+                                 f->offset, f->size);
+        if (f->count * PAGE_BYTES > room(r))
+                return error_set(err, EFBIG, "the state is larger than the %" PRIu64 " bytes allowed", r->max_bytes);
+        for (uint64_t i = 0; i < f->offset; i++) {
+                struct page_span span;
+                int result = get_run(data, i, &span, err);
+                if (result < 0)
+                        return result;
+                if (span.n_pages > f->count - done)
+                        return error_set(err, EBADMSG, "runs of more pages than came");
+                const struct page_batch batch = {
+                        .image = f->object, .vaddr = span.vaddr, .n_pages = span.n_pages, .flags = f->flags};
+                result = pagemap_writer_add(r->writer, &batch, data + RUN_TABLE_BYTES + done * PAGE_BYTES, err);
+                if (result < 0)
+                        return result;
+                done += span.n_pages;
+        }
+        if (done != f->count)
+                return error_set(err, EBADMSG, "runs of fewer pages than came");
+        r->pages += f->count;
+        return 0;
+}
+
+static int on_pages_kept(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data, struct error *err)
+{
+        if (f->flags || f->count || f->offset == 0 || f->offset > RUNS_PER_FRAME || f->size != f->offset * RUN_BYTES)
+                return error_set(err, EBADMSG, "%" PRIu64 " runs in %" PRIu32 " bytes", f->offset, f->size);
+        for (uint64_t i = 0; i < f->offset; i++) {
+                struct page_span span;
+                int result = get_run(data, i, &span, err);
+                if (result == 0)
+                        result = pagemap_writer_keep(r->writer, f->object, span.vaddr, span.n_pages, err);
+                if (result < 0)
+                        return result;
+        }
+        return 0;
+}
+
 static int on_pages_open(struct image_receiver *r, const struct bulk_frame *f, struct error *err)
 {
         if (f->size || f->flags || f->offset || f->count)
                 return error_set(err, EBADMSG, "page image opened with fields that do not belong there");
         return pagemap_writer_open(r->writer, f->object, err);
-}
-
-static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const void *data, struct error *err)
-{
-        bool present = f->flags & PE_PRESENT;
-
-        if (f->count == 0 || f->count > PAGE_BATCH_MAX || f->size != (present ? f->count * PAGE_BYTES : 0))
-                return error_set(err, EBADMSG, "%" PRIu64 " pages in %" PRIu32 " bytes", f->count, f->size);
-        const struct page_batch batch = {
-                .image = f->object, .vaddr = f->offset, .n_pages = (uint32_t)f->count, .flags = f->flags};
-        int result = pagemap_writer_add(r->writer, &batch, present ? data : NULL, err);
-        if (result == 0 && present)
-                r->pages += f->count;
-        return result;
 }
 
 static int finish_file(struct image_receiver *r, struct error *err)
@@ -106,7 +173,7 @@ static int on_file_name(struct image_receiver *r, const struct bulk_frame *f, co
                                  name_quote(name, quoted, sizeof(quoted)));
         if (image_name_is_pages(name))
                 return error_set(err, EBADMSG, "page image %s came as a file", name);
-        if (f->count > r->max_bytes - r->bytes)
+        if (f->count > room(r))
                 return error_set(err, EFBIG, "image file %s has %" PRIu64 " bytes, more than what is left of %" PRIu64,
                                  name, f->count, r->max_bytes);
 
@@ -116,6 +183,7 @@ static int on_file_name(struct image_receiver *r, const struct bulk_frame *f, co
         if (r->file < 0)
                 return error_errno(err, errno, "cannot write image file %s", name);
         r->n_files++;
+        r->file_bytes += f->count;
         r->size = f->count;
         r->position = 0;
         return 0;
@@ -162,13 +230,17 @@ static int dispatch(struct image_receiver *r, const struct bulk_frame *f, const 
                 return error_set(err, EBADMSG, "a frame after the end of the state");
         if (f->size > BULK_MAX)
                 return error_set(err, EBADMSG, "a frame of %" PRIu32 " bytes", f->size);
-        if (f->size > r->max_bytes - r->bytes)
-                return error_set(err, EFBIG, "the state is larger than the %" PRIu64 " bytes allowed", r->max_bytes);
         switch (f->type) {
         case BULK_PAGES_OPEN:
                 return on_pages_open(r, f, err);
         case BULK_PAGES:
                 return on_pages(r, f, data, err);
+        case BULK_ROUND:
+                return on_round(r, f, err);
+        case BULK_LAST:
+                return on_last(r, f, err);
+        case BULK_PAGES_KEPT:
+                return on_pages_kept(r, f, data, err);
         case BULK_FILE_NAME:
                 return on_file_name(r, f, data, err);
         case BULK_FILE_DATA:

@@ -10,7 +10,8 @@
 #include "base/fd.h"
 #include "memory/image_stream.h"
 
-_Static_assert((uint64_t)PAGE_BATCH_MAX *PAGE_BYTES <= BULK_MAX, "a batch of pages fits into a slot");
+_Static_assert(RUN_TABLE_BYTES + (uint64_t)PAGE_BATCH_MAX * PAGE_BYTES <= BULK_MAX,
+               "a batch of pages fits into a slot");
 
 /*
  * pages --image_sender_files()--> files (NAME, DATA…)* --> end mark --> draining --link idle--> on_sent
@@ -21,6 +22,10 @@ enum phase { PHASE_PAGES, PHASE_FILES, PHASE_END, PHASE_DRAINING, PHASE_OVER };
 struct image_sender {
         struct link *link;
         void *slot; /* reserved, not yet committed */
+        struct {
+                uint64_t image;
+                uint32_t flags, n_runs, n_pages;
+        } filling; /* pages in the slot that are not sent yet, as long as more of their kind come */
         uint64_t frames, pages, bytes;
         void (*on_pages)(const struct error *err, uint64_t pages, void *context);
         void *on_pages_context;
@@ -63,12 +68,6 @@ uint64_t image_sender_bytes(const struct image_sender *sender)
         return sender->bytes;
 }
 
-/* A slot that was reserved and not used stays ours. */
-static int get_slot(struct image_sender *s)
-{
-        return s->slot ? 0 : link_bulk_reserve(s->link, &s->slot);
-}
-
 static int send_slot(struct image_sender *s, const struct bulk_frame *frame)
 {
         int r = link_bulk_commit(s->link, frame);
@@ -81,54 +80,139 @@ static int send_slot(struct image_sender *s, const struct bulk_frame *frame)
         return 0;
 }
 
-static int sink_reserve(void **ret, void *context)
+static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, uint32_t n_runs, uint32_t n_pages)
+{
+        const struct bulk_frame frame = {
+                .type = BULK_PAGES,
+                .flags = (uint16_t)flags,
+                .size = RUN_TABLE_BYTES + n_pages * PAGE_BYTES,
+                .object = image,
+                .offset = n_runs,
+                .count = n_pages,
+        };
+
+        if (!s->slot || n_pages == 0 || n_pages > PAGE_BATCH_MAX || n_runs == 0 || n_runs > RUNS_PER_TABLE)
+                return -EINVAL;
+        memset((uint8_t *)s->slot + (size_t)n_runs * RUN_BYTES, 0, RUN_TABLE_BYTES - (size_t)n_runs * RUN_BYTES);
+        int r = send_slot(s, &frame);
+        if (r == 0)
+                s->pages += n_pages;
+        return r;
+}
+
+static int flush(struct image_sender *s)
+{
+        if (s->filling.n_runs == 0)
+                return 0;
+        int r = send_pages(s, s->filling.image, s->filling.flags, s->filling.n_runs, s->filling.n_pages);
+        if (r == 0)
+                s->filling.n_runs = s->filling.n_pages = 0;
+        return r;
+}
+
+/* An empty one. One that was reserved and not used stays ours. */
+static int get_slot(struct image_sender *s)
+{
+        int r = flush(s);
+
+        return r < 0 || s->slot ? r : link_bulk_reserve(s->link, &s->slot);
+}
+
+/* -- what CRIU dumps -------------------------------------------------------------------------------------------------
+ */
+
+/* Behind the pages that wait in the slot, if they are of the same kind and there is room. */
+static int sink_reserve(const struct page_batch *batch, void **ret, void *context)
 {
         struct image_sender *s = context;
+        const bool joins = s->filling.n_runs && s->filling.n_runs < RUNS_PER_TABLE &&
+                           s->filling.image == batch->image && s->filling.flags == batch->flags &&
+                           batch->n_pages <= PAGE_BATCH_MAX - s->filling.n_pages;
 
-        if (s->phase != PHASE_PAGES)
+        if (s->phase != PHASE_PAGES || !(batch->flags & PE_PRESENT) || batch->n_pages > PAGE_BATCH_MAX)
                 return -EINVAL;
-        int r = get_slot(s);
+        int r = joins ? 0 : get_slot(s);
         if (r == 0)
-                *ret = s->slot;
+                *ret = (uint8_t *)s->slot + RUN_TABLE_BYTES + (size_t)s->filling.n_pages * PAGE_BYTES;
         return r;
 }
 
 static int sink_commit(const struct page_batch *batch, void *context)
 {
         struct image_sender *s = context;
-        bool present = batch->flags & PE_PRESENT;
-        const struct bulk_frame frame = {
-                .type = BULK_PAGES,
-                .flags = (uint16_t)batch->flags,
-                .size = present ? batch->n_pages * PAGE_BYTES : 0,
-                .object = batch->image,
-                .offset = batch->vaddr,
-                .count = batch->n_pages,
-        };
 
-        if (!s->slot || batch->n_pages > PAGE_BATCH_MAX)
+        if (!s->slot || batch->n_pages > PAGE_BATCH_MAX - s->filling.n_pages)
                 return -EINVAL;
-        int r = send_slot(s, &frame);
-        if (r == 0 && present)
-                s->pages += batch->n_pages;
-        return r;
+        page_span_put((uint8_t *)s->slot + (size_t)s->filling.n_runs * RUN_BYTES,
+                      &(struct page_span){.vaddr = batch->vaddr, .n_pages = batch->n_pages});
+        s->filling.image = batch->image;
+        s->filling.flags = batch->flags;
+        s->filling.n_runs++;
+        s->filling.n_pages += batch->n_pages;
+        return s->filling.n_pages == PAGE_BATCH_MAX ? flush(s) : 0;
+}
+
+static int send_mark(struct image_sender *s, const struct bulk_frame *frame)
+{
+        if (s->phase != PHASE_PAGES)
+                return -EINVAL;
+        int r = get_slot(s);
+        return r < 0 ? r : send_slot(s, frame);
 }
 
 static int sink_open(uint64_t image, void *context)
 {
-        struct image_sender *s = context;
-        const struct bulk_frame frame = {.type = BULK_PAGES_OPEN, .object = image};
-
-        if (s->phase != PHASE_PAGES)
-                return -EINVAL;
-        int r = get_slot(s);
-        return r < 0 ? r : send_slot(s, &frame);
+        return send_mark(context, &(struct bulk_frame){.type = BULK_PAGES_OPEN, .object = image});
 }
+
+/* -- rounds ----------------------------------------------------------------------------------------------------------
+ */
+
+int image_sender_round(struct image_sender *sender, unsigned number)
+{
+        return send_mark(sender, &(struct bulk_frame){.type = BULK_ROUND, .object = number});
+}
+
+int image_sender_last(struct image_sender *sender)
+{
+        return send_mark(sender, &(struct bulk_frame){.type = BULK_LAST});
+}
+
+int image_sender_reserve(struct image_sender *sender, uint8_t **ret)
+{
+        int r = sender->phase == PHASE_PAGES ? get_slot(sender) : -EINVAL;
+
+        if (r == 0)
+                *ret = sender->slot;
+        return r;
+}
+
+int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_runs, uint32_t n_pages)
+{
+        return sender->phase == PHASE_PAGES ? send_pages(sender, image, PE_PRESENT, n_runs, n_pages) : -EINVAL;
+}
+
+int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_runs)
+{
+        return send_mark(sender, &(struct bulk_frame){.type = BULK_PAGES_KEPT,
+                                                      .size = n_runs * RUN_BYTES,
+                                                      .object = image,
+                                                      .offset = n_runs});
+}
+
+bool image_sender_idle(const struct image_sender *sender)
+{
+        return link_bulk_idle(sender->link);
+}
+
+/* -- image files -----------------------------------------------------------------------------------------------------
+ */
 
 static void sink_done(const struct error *err, uint64_t pages, void *context)
 {
         struct image_sender *s = context;
 
+        (void)flush(s); /* a link that is down says so itself */
         if (s->on_pages)
                 s->on_pages(err, pages, s->on_pages_context);
 }

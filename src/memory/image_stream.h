@@ -6,20 +6,36 @@
 #include "wire/link.h"
 
 /*
- * CRIU's state on its way between hosts: bulk frames on one bulk link. Order: any mixture of page frames and image
- * files, then BULK_END. The receiver writes into an image directory (a private tmpfs).
+ * CRIU's state on its way between hosts: bulk frames on one bulk link. Order: rounds of pages while the workload runs,
+ * each begun by BULK_ROUND, and BULK_LAST after them (neither, where there are none); then, of the frozen workload, any
+ * mixture of page frames and image files; then BULK_END. The receiver writes into an image directory (a private tmpfs).
  *
+ *   BULK_ROUND       object = its number, from 1 without gaps. In it nothing but BULK_PAGES of tasks, whose images are
+ *                    not opened. A page that came before is replaced
+ *   BULK_LAST        the rounds are over
  *   BULK_PAGES_OPEN  object = page image (criu/page_server.h)
- *   BULK_PAGES       object = page image, offset = vaddr, count = pages, flags = PE_*; data = the pages, none without
- *                    PE_PRESENT
+ *   BULK_PAGES       object = page image, offset = number of runs, count = pages, flags = PE_* of all of them; data =
+ *                    the runs, in a table of RUN_TABLE_BYTES, then the pages
+ *   BULK_PAGES_KEPT  object = page image, offset = number of runs; data = the runs: pages that were left out of the
+ *                    dump, as the rounds brought them
  *   BULK_FILE_NAME   object = number of the file, from 1 without gaps; count = its bytes; data = its name. A file is
  *                    sent whole before the next begins
  *   BULK_FILE_DATA   object = number of that file, offset = position, without gaps; data = contents, not empty
  *   BULK_END         offset = number of frames before this one, count = pages with contents in all
  *
- * Fields that are not named are 0. Nothing may follow the end.
+ * A run is 16 bytes, big-endian: u64 vaddr, u32 pages, u32 0; by rising address. Fields that are not named are 0.
+ * Nothing may follow the end.
  */
-enum bulk_type { BULK_PAGES_OPEN = 1, BULK_PAGES, BULK_FILE_NAME, BULK_FILE_DATA, BULK_END };
+enum bulk_type {
+        BULK_PAGES_OPEN = 1,
+        BULK_PAGES,
+        BULK_FILE_NAME,
+        BULK_FILE_DATA,
+        BULK_END,
+        BULK_ROUND,
+        BULK_LAST,
+        BULK_PAGES_KEPT,
+};
 
 /* Ceilings of one stream. */
 #define IMAGE_NAME_MAX 64
@@ -47,6 +63,33 @@ extern const struct page_sink image_sender_sink;
 void image_sender_on_pages(struct image_sender *sender,
                            void (*done)(const struct error *err, uint64_t pages, void *context), void *context);
 
+/* Pages that lie together. */
+struct page_span {
+        uint64_t vaddr;
+        uint32_t n_pages;
+};
+#define RUN_BYTES 16U
+#define RUN_TABLE_BYTES PAGE_BYTES
+#define RUNS_PER_TABLE (RUN_TABLE_BYTES / RUN_BYTES)
+/* What fits into a frame without pages. */
+#define RUNS_PER_FRAME (BULK_MAX / RUN_BYTES)
+void page_span_put(uint8_t to[static RUN_BYTES], const struct page_span *span);
+/* False: not a run. */
+bool page_span_get(const uint8_t from[static RUN_BYTES], struct page_span *ret);
+
+/*
+ * Rounds, and what was kept. Each call is one frame, or -EAGAIN when the link has no room: its owner hears when it has.
+ * image_sender_reserve() gives the BULK_MAX bytes that image_sender_pages() or _kept() then sends, filled by the
+ * caller.
+ */
+int image_sender_round(struct image_sender *sender, unsigned number);
+int image_sender_reserve(struct image_sender *sender, uint8_t **ret);
+int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_runs, uint32_t n_pages);
+int image_sender_last(struct image_sender *sender);
+int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_runs);
+/* Whether all that was sent is in the kernel's hands. */
+bool image_sender_idle(const struct image_sender *sender);
+
 /*
  * Queue all image files of a directory (borrowed until on_sent), and the end mark; once, after the pages. `on_sent`
  * comes when everything left the ring and phaul-net too (0), or when something failed (negative errno); never from
@@ -64,8 +107,8 @@ uint64_t image_sender_bytes(const struct image_sender *sender);
 /*
  * Receiver. Feed it every frame; returns 1 at the (valid) end, 0 when more is expected, -EBADMSG and the like on lies;
  * after an error every further frame fails. `data` may be memory that another process can change meanwhile: what is
- * checked is copied first. -EFBIG beyond max_bytes of payload. images_fd (borrowed) should be empty: a name that exists
- * is refused.
+ * checked is copied first. -EFBIG beyond max_bytes in the directory. images_fd (borrowed) should be empty: a name that
+ * exists is refused.
  */
 struct image_receiver;
 int image_receiver_new(int images_fd, uint64_t max_bytes, struct image_receiver **ret);

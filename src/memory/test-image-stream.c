@@ -161,15 +161,15 @@ static void send_pages(struct story *s, uint64_t vaddr, uint32_t n, uint32_t fla
 {
         const struct page_batch batch = {TASK, vaddr, n, flags};
         void *memory, *again;
-        int r = image_sender_sink.reserve(&memory, s->sender);
+        int r = image_sender_sink.reserve(&batch, &memory, s->sender);
 
         if (r == -EAGAIN) {
                 assert_int_equal(deliver_all(s), 0);
-                r = image_sender_sink.reserve(&memory, s->sender);
+                r = image_sender_sink.reserve(&batch, &memory, s->sender);
         }
         assert_int_equal(r, 0);
         /* Asked twice it gives the same memory. */
-        assert_int_equal(image_sender_sink.reserve(&again, s->sender), 0);
+        assert_int_equal(image_sender_sink.reserve(&batch, &again, s->sender), 0);
         assert_ptr_equal(memory, again);
         memset(memory, 0x5a, (size_t)n * PAGE_BYTES);
         assert_int_equal(image_sender_sink.commit(&batch, s->sender), 0);
@@ -200,7 +200,9 @@ static void send_everything(struct story *s)
         assert_int_equal(image_sender_sink.open(TASK, s->sender), 0);
         for (unsigned i = 0; i < 5; i++)
                 send_pages(s, 0x100000 * (i + 1), 100, PE_PRESENT);
-        send_pages(s, 0x10000000, 7, PE_LAZY);
+        for (unsigned i = 0; i < 600; i++) /* far apart: as many as fit go together */
+                send_pages(s, 0x10000000 + 0x10000 * i, 1, PE_PRESENT);
+        assert_true(s->link.n < 20);
         assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
         assert_false(s->sent);
         while (!s->sent) {
@@ -225,9 +227,9 @@ static void test_everything_arrives(void **state)
         assert_int_equal(fstatat(s->to_fd, "dump.log", &st, 0), -1);
         assert_int_equal(fstatat(s->to_fd, "stats-dump", &st, 0), -1);
         assert_int_equal(fstatat(s->to_fd, "pages-1.img", &st, 0), 0);
-        assert_int_equal(st.st_size, 500 * PAGE_BYTES);
-        assert_int_equal(image_receiver_pages(s->receiver), 500);
-        assert_true(image_receiver_bytes(s->receiver) > BIG_BYTES + 500 * PAGE_BYTES);
+        assert_int_equal(st.st_size, 1100 * PAGE_BYTES);
+        assert_int_equal(image_receiver_pages(s->receiver), 1100);
+        assert_true(image_receiver_bytes(s->receiver) > BIG_BYTES + 1100 * PAGE_BYTES);
 
         /* Nothing more is taken. */
         const struct bulk_frame open = {.type = BULK_PAGES_OPEN, .object = PAGE_IMAGE(PAGE_IMAGE_TASK, 43)};
@@ -358,7 +360,8 @@ static void test_a_link_that_goes_down(void **state)
         assert_int_equal(s->sent_result, -ENOTCONN);
         /* Told once; later calls do nothing. */
         image_sender_writable(s->sender);
-        assert_int_equal(image_sender_sink.reserve(&memory, s->sender), -EINVAL);
+        const struct page_batch batch = {TASK, 0x1000, 1, PE_PRESENT};
+        assert_int_equal(image_sender_sink.reserve(&batch, &memory, s->sender), -EINVAL);
 }
 
 static void test_a_file_that_shrinks(void **state)
@@ -424,33 +427,112 @@ static void test_lies_about_frames(void **state)
         assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_FILE_DATA, .object = 1, .offset = 4}), -EBADMSG);
         assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_FILE_NAME, .object = 2, .size = 5}),
                          -EBADMSG); /* the first is not complete */
-        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_PAGES, .object = TASK, .count = 1, .flags = 4}),
-                         -EBADMSG); /* a page without bytes */
-        assert_int_equal(
-                lie(s, (struct bulk_frame){.type = BULK_PAGES, .object = TASK, .count = 1, .size = 4095, .flags = 4}),
-                -EBADMSG);
-        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_PAGES, .object = TASK, .flags = 4}), -EBADMSG);
-        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_PAGES,
-                                                    .object = TASK,
-                                                    .count = (UINT64_C(1) << 52) + 1,
-                                                    .size = 4096,
-                                                    .flags = 4}),
-                         -EBADMSG); /* count * 4096 wraps to the size */
-        assert_int_equal(lie(s,
-                             (struct bulk_frame){
-                                     .type = BULK_PAGES, .object = TASK + 256, .count = 1, .size = 4096, .flags = 4}),
-                         -EBADMSG); /* not opened */
-        assert_int_equal(
-                lie(s, (struct bulk_frame){.type = BULK_PAGES, .object = TASK, .count = 2, .size = 8192, .flags = 4}),
-                -EFBIG); /* 9 bytes came before */
         assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_END, .offset = 3}), -EBADMSG); /* half a file */
-        assert_int_equal(lie(s, (struct bulk_frame){.type = BULK_PAGES,
-                                                    .object = TASK,
-                                                    .count = 1,
-                                                    .size = 4096,
-                                                    .offset = 0x1000,
-                                                    .flags = 4}),
-                         0);
+}
+
+/* One frame with pages: the runs say {vaddr, pages}, and the frame says its own. */
+static int lie_about_pages(struct story *s, struct bulk_frame frame, const struct page_span *runs, size_t n)
+{
+        static uint8_t data[BULK_MAX];
+
+        memset(data, 0, RUN_TABLE_BYTES);
+        for (size_t i = 0; i < n; i++)
+                page_span_put(data + i * RUN_BYTES, &runs[i]);
+        frame.type = BULK_PAGES;
+        if (!frame.object)
+                frame.object = TASK;
+        return tell_lie(s, &frame, data);
+}
+
+static void test_lies_about_pages(void **state)
+{
+        struct story *s = *state;
+        const struct page_span one = {0x1000, 1}, two = {0x1000, 2}, back[] = {{0x2000, 1}, {0x1000, 1}};
+        const struct page_span same[] = {{0x1000, 1}, {0x1000, 1}}, none = {0x1000, 0}, odd = {0x1001, 1};
+        const uint32_t size = RUN_TABLE_BYTES + PAGE_BYTES;
+        const struct bulk_frame right = {.flags = 4, .offset = 1, .count = 1, .size = size};
+        struct bulk_frame f;
+
+        f = right;
+        f.size--;
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG);
+        f = right;
+        f.size = 0;
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG);
+        f = right;
+        f.count = 0;
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG);
+        f = right;
+        f.count += UINT64_C(1) << 52; /* times 4096 it wraps to the size */
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG);
+        f = right;
+        f.offset = RUNS_PER_TABLE + 1;
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG);
+        f = right;
+        f.flags = PE_LAZY;
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG);
+        f = right;
+        f.flags = PE_PRESENT | PE_PARENT;
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG);
+        f = right;
+        f.object = TASK + 256; /* not opened */
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG);
+        assert_int_equal(lie_about_pages(s, right, &two, 1), -EBADMSG); /* more than came */
+        assert_int_equal(lie_about_pages(s, right, &none, 1), -EBADMSG);
+        assert_int_equal(lie_about_pages(s, right, &odd, 1), -EBADMSG);
+        f = right;
+        f.offset = 2;
+        assert_int_equal(lie_about_pages(s, f, &one, 1), -EBADMSG); /* the second run is empty */
+        f.count = 2;
+        f.size += PAGE_BYTES;
+        assert_int_equal(lie_about_pages(s, f, back, 2), -EFBIG); /* 10 bytes are promised */
+        assert_int_equal(lie_about_pages(s, right, &one, 1), 0);
+        image_receiver_free(TAKE_PTR(s->receiver));
+        assert_int_equal(image_receiver_new(s->to_fd, 65536, &s->receiver), 0);
+        const struct bulk_frame open = {.type = BULK_PAGES_OPEN, .object = PAGE_IMAGE(PAGE_IMAGE_TASK, 7)};
+        assert_int_equal(deliver(s, &open, NULL), 0);
+        (void)unlinkat(s->to_fd, "pages-1.img", 0);
+        uint8_t data[RUN_TABLE_BYTES + 2 * PAGE_BYTES] = {0};
+        page_span_put(data, &same[0]);
+        page_span_put(data + RUN_BYTES, &same[1]);
+        f.type = BULK_PAGES;
+        f.object = open.object;
+        assert_int_equal(deliver(s, &f, data), -EBADMSG); /* the same page twice */
+}
+
+/* Of rounds: what is out of place, and what is kept without having come. */
+static void test_lies_about_rounds(void **state)
+{
+        struct story *s = *state;
+        const struct bulk_frame first = {.type = BULK_ROUND, .object = 1}, last = {.type = BULK_LAST};
+        const struct bulk_frame kept = {.type = BULK_PAGES_KEPT, .object = TASK, .offset = 1, .size = RUN_BYTES};
+        const struct bulk_frame open = {.type = BULK_PAGES_OPEN, .object = TASK};
+        uint8_t run[RUN_BYTES];
+        struct bulk_frame f;
+
+        page_span_put(run, &(struct page_span){0x1000, 1});
+        assert_int_equal(lie(s, first), -EBADMSG); /* after an image was opened */
+        assert_int_equal(lie(s, last), -EBADMSG);
+        assert_int_equal(tell_lie(s, &kept, run), -EBADMSG);
+        for (int i = 0; i < 5; i++) {
+                image_receiver_free(TAKE_PTR(s->receiver));
+                assert_int_equal(image_receiver_new(s->to_fd, 65536, &s->receiver), 0);
+                assert_int_equal(deliver(s, &first, NULL), 0);
+                if (i == 0) {
+                        assert_int_equal(deliver(s, &first, NULL), -EBADMSG);
+                        continue;
+                }
+                if (i == 1) {
+                        assert_int_equal(deliver(s, &open, NULL), -EBADMSG);
+                        continue;
+                }
+                assert_int_equal(deliver(s, &last, NULL), 0);
+                assert_int_equal(deliver(s, &open, NULL), 0);
+                f = kept;
+                f.size = i == 2 ? RUN_BYTES - 1 : RUN_BYTES;
+                f.offset = i == 3 ? 2 : 1;
+                assert_int_equal(deliver(s, &f, run), -EBADMSG); /* i == 4: it never came */
+        }
 }
 
 static void test_lies_at_the_end(void **state)
@@ -527,6 +609,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_a_link_that_goes_down, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_file_that_shrinks, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_lies_about_frames, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lies_about_pages, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lies_about_rounds, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_lies_at_the_end, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_names, setup, teardown),
         };
