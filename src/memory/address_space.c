@@ -101,18 +101,14 @@ int address_space_parse(const char *maps, struct address_space *ret)
                 struct area a;
                 const char *end = strchr(line, '\n');
                 int r = end ? parse_line(line, &a, &space) : -EBADMSG;
-                if (r < 0)
-                        return r;
-                line = end + 1;
-                /* Of a running process the file is read piece by piece: a mapping that grew meanwhile is told again. */
-                if (a.end <= last)
-                        continue;
-                if (a.start < last)
-                        a.start = last;
-                r = add_area(&space, &a);
+                if (r == 0 && a.start < last)
+                        r = -EBADMSG;
+                if (r == 0)
+                        r = add_area(&space, &a);
                 if (r < 0)
                         return r;
                 last = a.end;
+                line = end + 1;
         }
         *ret = space;
         space = (struct address_space){0};

@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "memory/precopy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/cgroup.h"
+#include "base/fd.h"
+
+#define STATUS_MAX 65536
+
+/* Beyond so many a process is left to the dump altogether. */
+#define UNREAD_MAX 4096
+
+struct process {
+        pid_t pid;
+        uint64_t image;
+        bool tracked;
+};
+
+/* Pages of one process. */
+struct range {
+        size_t process;
+        uint64_t start, end;
+};
+
+struct ranges {
+        struct range *list;
+        size_t n, room;
+};
+
+struct precopy {
+        struct image_sender *sender;
+        struct tracker *tracker;
+        size_t depth; /* which of a process's pids CRIU knows it by: of the root's pid namespace */
+        struct process *processes;
+        size_t n_processes, room;
+        unsigned round;
+        bool announced;            /* the round was */
+        struct ranges todo;        /* of the round */
+        size_t next;               /* of todo */
+        struct ranges unread;      /* of all rounds: sent never or not as it was */
+        struct pid_list abandoned; /* processes of which too much could not be read */
+        uint64_t round_bytes;
+
+        size_t current; /* process whose ranges a scan reports */
+        struct clean_pages *clean;
+        struct clean_cursor cursor; /* of what was told to be kept */
+        uint8_t *table;             /* being filled with it */
+        uint64_t table_image, kept_pages;
+        uint32_t table_runs;
+};
+
+void precopy_free(struct precopy *precopy)
+{
+        if (!precopy)
+                return;
+        tracker_free(precopy->tracker);
+        free(precopy->processes);
+        free(precopy->todo.list);
+        free(precopy->unread.list);
+        free(precopy->abandoned.pids);
+        free(precopy);
+}
+
+uint64_t precopy_round_bytes(const struct precopy *precopy)
+{
+        return precopy->round_bytes;
+}
+
+uint64_t precopy_kept_bytes(const struct precopy *precopy)
+{
+        return precopy->kept_pages * PAGE_BYTES;
+}
+
+/* -- processes -------------------------------------------------------------------------------------------------------
+ */
+
+/* Its pids, from our namespace inwards: ret[0] is what we know it by. How many, or a negative errno. */
+static int read_pids(pid_t pid, pid_t *ret, size_t max)
+{
+        AUTO_FREE char *text = NULL;
+        char path[40];
+        int n = 0;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+        int r = fd_read_file(AT_FDCWD, path, STATUS_MAX, &text, NULL);
+        if (r < 0)
+                return r == -ENOENT ? -ESRCH : r;
+        const char *line = strstr(text, "\nNSpid:");
+        if (!line)
+                return -ESRCH;
+        line += strlen("\nNSpid:");
+        for (char *end; (size_t)n < max; line = end) {
+                long number = strtol(line, &end, 10);
+                if (end == line || memchr(line, '\n', (size_t)(end - line)))
+                        break;
+                if (number <= 0 || number > INT_MAX)
+                        return -EBADMSG;
+                ret[n++] = (pid_t)number;
+        }
+        return n ? n : -ESRCH;
+}
+
+#define DEPTH_MAX 32 /* of pid namespaces, in Linux */
+
+static int find_image(const struct precopy *p, pid_t pid, uint64_t *ret)
+{
+        pid_t pids[DEPTH_MAX + 1];
+
+        int n = read_pids(pid, pids, DEPTH_MAX + 1);
+        if (n < 0)
+                return n;
+        /* One that is not in the root's namespace is no part of the workload. */
+        if ((size_t)n <= p->depth)
+                return -ESRCH;
+        *ret = PAGE_IMAGE(PAGE_IMAGE_TASK, pids[p->depth]);
+        return 0;
+}
+
+int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root, struct precopy **ret,
+                struct error *err)
+{
+        CLEANUP(precopy_free_ptr) struct precopy *p = calloc(1, sizeof(*p));
+        pid_t pids[DEPTH_MAX + 1];
+
+        if (!p)
+                return error_set(err, ENOMEM, "out of memory");
+        p->sender = sender;
+        int n = read_pids(root, pids, DEPTH_MAX + 1);
+        if (n < 0)
+                return error_errno(err, -n, "cannot look at process %d", (int)root);
+        p->depth = (size_t)n - 1;
+        int r = tracker_new(kind, &p->tracker, err);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(p);
+        return 0;
+}
+
+static int compare_pids(const void *a, const void *b)
+{
+        const pid_t x = *(const pid_t *)a, y = *(const pid_t *)b;
+
+        return (x > y) - (x < y);
+}
+
+static bool is_abandoned(const struct precopy *p, pid_t pid)
+{
+        for (size_t i = 0; i < p->abandoned.n; i++)
+                if (p->abandoned.pids[i] == pid)
+                        return true;
+        return false;
+}
+
+static int watch_one(struct precopy *p, pid_t pid, struct error *reason, struct error *err)
+{
+        struct process process = {.pid = pid};
+        struct error why = {0};
+
+        int r = find_image(p, pid, &process.image);
+        if (r == 0 && is_abandoned(p, pid))
+                r = error_set(&why, EOPNOTSUPP, "too much memory of process %d cannot be read", (int)pid);
+        else if (r == 0)
+                r = tracker_attach(p->tracker, pid, &why);
+        if (r == -ESRCH || r == -ENOENT)
+                return 0;
+        if (r < 0 && r != -EOPNOTSUPP && r != -EAGAIN)
+                return error_wrap(&why, "tracking the memory of process %d", (int)pid), *err = why, r;
+        process.tracked = r == 0;
+        if (r < 0 && reason->kind == ERROR_NONE)
+                *reason = why;
+        if (p->n_processes == p->room) {
+                size_t room = p->room ? 2 * p->room : 32;
+                struct process *grown = reallocarray(p->processes, room, sizeof(*grown));
+                if (!grown)
+                        return error_set(err, ENOMEM, "out of memory");
+                p->processes = grown;
+                p->room = room;
+        }
+        p->processes[p->n_processes++] = process;
+        return 0;
+}
+
+int precopy_watch(struct precopy *precopy, pid_t *pids, size_t n, struct error *reason, struct error *err)
+{
+        int r = 0;
+
+        error_clear(reason);
+        qsort(pids, n, sizeof(*pids), compare_pids);
+        precopy->n_processes = 0;
+        for (size_t i = 0; r == 0 && i < n; i++)
+                if (i == 0 || pids[i] != pids[i - 1])
+                        r = watch_one(precopy, pids[i], reason, err);
+        return r;
+}
+
+/* -- a round ---------------------------------------------------------------------------------------------------------
+ */
+
+static int ranges_add(struct ranges *ranges, const struct range *range)
+{
+        if (!ranges->list || ranges->n == ranges->room) {
+                size_t room = ranges->room ? 2 * ranges->room : 256;
+                struct range *grown = reallocarray(ranges->list, room, sizeof(*grown));
+                if (!grown)
+                        return -ENOMEM;
+                ranges->list = grown;
+                ranges->room = room;
+        }
+        ranges->list[ranges->n++] = *range;
+        return 0;
+}
+
+static int on_dirty(pid_t pid, uint64_t start, uint64_t end, void *context)
+{
+        struct precopy *p = context;
+
+        (void)pid;
+        p->round_bytes += end - start;
+        return ranges_add(&p->todo, &(struct range){.process = p->current, .start = start, .end = end});
+}
+
+int precopy_scan(struct precopy *precopy, struct error *err)
+{
+        precopy->todo.n = precopy->next = 0;
+        precopy->round_bytes = 0;
+        precopy->announced = false;
+        precopy->round++;
+        for (size_t i = 0; i < precopy->n_processes; i++) {
+                struct process *process = &precopy->processes[i];
+                struct error why = {0};
+                if (!process->tracked)
+                        continue;
+                precopy->current = i;
+                int r = tracker_scan(precopy->tracker, process->pid, on_dirty, precopy, &why);
+                if (r == -ESRCH || r == -EOPNOTSUPP) {
+                        process->tracked = false;
+                        continue;
+                }
+                if (r < 0) {
+                        (void)error_wrap(&why, "looking for what process %d has written", (int)process->pid);
+                        *err = why;
+                        return r;
+                }
+        }
+        return 0;
+}
+
+/* A part of what the round has to send, as one frame holds it: pages of one process. */
+struct load {
+        struct iovec remote[RUNS_PER_TABLE];
+        struct page_span spans[RUNS_PER_TABLE];
+        uint32_t n_spans, n_pages;
+};
+
+static void take_load(const struct precopy *p, struct load *load)
+{
+        const size_t process = p->todo.list[p->next].process;
+
+        load->n_spans = load->n_pages = 0;
+        for (size_t i = p->next; i < p->todo.n && p->todo.list[i].process == process; i++) {
+                const struct range *range = &p->todo.list[i];
+                uint64_t n = (range->end - range->start) / PAGE_BYTES;
+                if (n > PAGE_BATCH_MAX - load->n_pages)
+                        n = PAGE_BATCH_MAX - load->n_pages;
+                if (n == 0 || load->n_spans == RUNS_PER_TABLE)
+                        break;
+                /* An address in the other process. NOLINTNEXTLINE(performance-no-int-to-ptr) */
+                void *base = (void *)(uintptr_t)range->start;
+                load->remote[load->n_spans] = (struct iovec){.iov_base = base, .iov_len = n * PAGE_BYTES};
+                load->spans[load->n_spans++] = (struct page_span){.vaddr = range->start, .n_pages = (uint32_t)n};
+                load->n_pages += (uint32_t)n;
+        }
+}
+
+/* So many pages of the round are dealt with. */
+static void advance(struct precopy *p, uint64_t n_pages)
+{
+        while (n_pages) {
+                struct range *range = &p->todo.list[p->next];
+                const uint64_t have = (range->end - range->start) / PAGE_BYTES, n = have < n_pages ? have : n_pages;
+                range->start += n * PAGE_BYTES;
+                n_pages -= n;
+                if (range->start == range->end)
+                        p->next++;
+        }
+}
+
+static void skip_process(struct precopy *p)
+{
+        const size_t process = p->todo.list[p->next].process;
+
+        p->processes[process].tracked = false;
+        while (p->next < p->todo.n && p->todo.list[p->next].process == process)
+                p->next++;
+}
+
+/* The page the round is at cannot be read: unmapped meanwhile, or mapped such that nobody may read it. */
+static int note_unread(struct precopy *p)
+{
+        const struct range *at = &p->todo.list[p->next];
+        struct range page = {
+                .process = (size_t)p->processes[at->process].pid, .start = at->start, .end = at->start + PAGE_BYTES};
+        struct range *latest = p->unread.n ? &p->unread.list[p->unread.n - 1] : NULL;
+
+        if (latest && latest->process == page.process && latest->end == page.start) {
+                latest->end = page.end;
+                return 0;
+        }
+        if (p->unread.n == UNREAD_MAX) {
+                skip_process(p);
+                return pid_list_add(&p->abandoned, (pid_t)page.process);
+        }
+        return ranges_add(&p->unread, &page);
+}
+
+/* As many of its pages as can be read at once; 0 when not even the first. */
+static ssize_t read_load(const struct precopy *p, const struct load *load, uint8_t *to)
+{
+        const struct process *process = &p->processes[p->todo.list[p->next].process];
+        const struct iovec local = {.iov_base = to, .iov_len = (size_t)load->n_pages * PAGE_BYTES};
+
+        ssize_t n = process_vm_readv(process->pid, &local, 1, load->remote, load->n_spans, 0);
+        if (n < 0)
+                return errno == EFAULT ? 0 : -errno;
+        return n / PAGE_BYTES;
+}
+
+static int send_load(struct precopy *p, const struct load *load, uint8_t *slot, uint32_t n_pages)
+{
+        uint32_t n_runs = 0;
+
+        for (uint32_t done = 0; done < n_pages; n_runs++) {
+                struct page_span span = load->spans[n_runs];
+                if (span.n_pages > n_pages - done)
+                        span.n_pages = n_pages - done;
+                page_span_put(slot + (size_t)n_runs * RUN_BYTES, &span);
+                done += span.n_pages;
+        }
+        return image_sender_pages(p->sender, p->processes[p->todo.list[p->next].process].image, n_runs, n_pages);
+}
+
+static int send_some(struct precopy *p)
+{
+        struct load load = {0};
+        uint8_t *slot;
+
+        int r = image_sender_reserve(p->sender, &slot);
+        if (r < 0)
+                return r;
+        take_load(p, &load);
+        ssize_t n = read_load(p, &load, slot + RUN_TABLE_BYTES);
+        if (n == -ESRCH) {
+                skip_process(p);
+                return 0;
+        }
+        if (n > 0) {
+                r = send_load(p, &load, slot, (uint32_t)n);
+                if (r == 0)
+                        advance(p, (uint64_t)n);
+                return r;
+        }
+        if (n < 0)
+                return (int)n;
+        const size_t before = p->next;
+        r = note_unread(p);
+        if (r == 0 && p->next == before)
+                advance(p, 1);
+        return r;
+}
+
+int precopy_send(struct precopy *precopy, struct error *err)
+{
+        int r = 0;
+
+        if (!precopy->announced) {
+                r = image_sender_round(precopy->sender, precopy->round);
+                precopy->announced = r == 0;
+        }
+        while (r == 0 && precopy->next < precopy->todo.n)
+                r = send_some(precopy);
+        return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send memory") : r;
+}
+
+/* -- the end ---------------------------------------------------------------------------------------------------------
+ */
+
+/* What was never read is not left out. Few, if any. */
+static int on_clean(pid_t pid, uint64_t start, uint64_t end, void *context)
+{
+        const struct precopy *p = context;
+        int r = 0;
+
+        for (uint64_t next; r == 0 && start < end; start = next) {
+                uint64_t hole = end, behind = end;
+                for (size_t i = 0; i < p->unread.n; i++) {
+                        const struct range *u = &p->unread.list[i];
+                        if (u->process == (size_t)pid && u->end > start && u->start < hole) {
+                                hole = u->start > start ? u->start : start;
+                                behind = u->end;
+                        }
+                }
+                if (hole > start)
+                        r = clean_pages_add(p->clean, pid, start, hole);
+                next = hole == end ? end : behind;
+        }
+        return r;
+}
+
+int precopy_clean(struct precopy *precopy, struct clean_pages *clean, struct error *err)
+{
+        precopy->clean = clean;
+        for (size_t i = 0; i < precopy->n_processes; i++) {
+                const struct process *process = &precopy->processes[i];
+                uint64_t image;
+                struct error why = {0};
+                /* The name its pages went under must be the one CRIU has for it. */
+                if (!process->tracked || find_image(precopy, process->pid, &image) < 0 || image != process->image)
+                        continue;
+                int r = tracker_clean(precopy->tracker, process->pid, on_clean, precopy, &why);
+                if (r < 0 && r != -ESRCH && r != -EOPNOTSUPP) {
+                        if (why.kind == ERROR_NONE)
+                                (void)error_errno(&why, -r, "cannot keep in mind what is clean");
+                        (void)error_wrap(&why, "looking for what process %d has not written", (int)process->pid);
+                        *err = why;
+                        return r;
+                }
+        }
+        return 0;
+}
+
+static const struct process *find_process(const struct precopy *p, pid_t pid)
+{
+        for (size_t i = 0; i < p->n_processes; i++)
+                if (p->processes[i].pid == pid)
+                        return &p->processes[i];
+        return NULL;
+}
+
+static int flush_table(struct precopy *p)
+{
+        int r = p->table_runs ? image_sender_kept(p->sender, p->table_image, p->table_runs) : 0;
+
+        if (r == 0) {
+                p->table_runs = 0;
+                p->table = NULL;
+        }
+        return r;
+}
+
+static int on_kept(pid_t pid, uint64_t vaddr, uint64_t n_pages, void *context)
+{
+        struct precopy *p = context;
+        const struct process *process = find_process(p, pid);
+
+        if (!process)
+                return -EINVAL;
+        if (p->table_runs && (p->table_image != process->image || p->table_runs == RUNS_PER_FRAME)) {
+                int r = flush_table(p);
+                if (r < 0)
+                        return r;
+        }
+        if (!p->table) {
+                int r = image_sender_reserve(p->sender, &p->table);
+                if (r < 0)
+                        return r;
+        }
+        p->table_image = process->image;
+        page_span_put(p->table + (size_t)p->table_runs++ * RUN_BYTES,
+                      &(struct page_span){.vaddr = vaddr, .n_pages = (uint32_t)n_pages});
+        p->kept_pages += n_pages;
+        return 0;
+}
+
+int precopy_kept(struct precopy *precopy, const struct clean_pages *clean, struct error *err)
+{
+        int r = clean_pages_removed(clean, &precopy->cursor, on_kept, precopy);
+
+        if (r == 0)
+                r = flush_table(precopy);
+        return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot tell what the target has already") : r;
+}

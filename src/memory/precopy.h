@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "criu/clean_pages.h"
+#include "memory/image_stream.h"
+#include "memory/tracker.h"
+
+/*
+ * Pre-copy: the memory of a workload goes to the target in rounds while it runs, each round what was written since the
+ * one before, and the dump of the frozen workload leaves out what the target has.
+ *
+ *      watch()            running     whose memory it is
+ *      scan()             stopped     a millisecond or two: what was written, armed again
+ *      send()…            running     to the link, until it is 0
+ *        … as often as it pays …
+ *      clean()            frozen      what the dump may leave out
+ *      kept()…            frozen      what it did leave out
+ *
+ * What a round could not read counts as dirty for good. One thread, that of the sender's link.
+ */
+struct precopy;
+
+/* `root`: the workload's first process; images bear pids of its pid namespace. `sender` is borrowed. -EOPNOTSUPP when
+ * this kernel cannot track memory. */
+int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root, struct precopy **ret,
+                struct error *err);
+void precopy_free(struct precopy *precopy);
+DEFINE_CLEANUP(struct precopy, precopy_free)
+
+/* The processes there are now (thread group leaders, ours to sort). One that cannot be tracked is left to the dump;
+ * *reason (ERROR_NONE: all can) says why the first of them cannot. */
+int precopy_watch(struct precopy *precopy, pid_t *pids, size_t n, struct error *reason, struct error *err);
+
+/* A new round: what is to be sent in it. */
+int precopy_scan(struct precopy *precopy, struct error *err);
+uint64_t precopy_round_bytes(const struct precopy *precopy);
+
+/* 0 when all of the round was handed over, -EAGAIN when the link has no room. */
+int precopy_send(struct precopy *precopy, struct error *err);
+
+/* The rounds are over: fill what criu is to leave out. May be asked once. */
+int precopy_clean(struct precopy *precopy, struct clean_pages *clean, struct error *err);
+
+/* Tell the target what was left out, as `clean` says after the dump. 0, or -EAGAIN. */
+int precopy_kept(struct precopy *precopy, const struct clean_pages *clean, struct error *err);
+uint64_t precopy_kept_bytes(const struct precopy *precopy);
