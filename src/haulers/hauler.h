@@ -102,6 +102,10 @@ struct hauler {
          * from them for the source. ERROR_REFUSED is still possible. NULL: nothing. */
         int (*agreed)(struct workload *w, const json_t *items, struct error *err);
 
+        /* Before memory is sent while it runs: all its tasks into w->freezer, so that they can be stopped together.
+         * Undone by rearm(). Repeatable. NULL: they are there. */
+        int (*gather)(struct workload *w, struct error *err);
+
         /* Right before the freeze: what CRIU must be told. Strings in *options point into w->private_data. */
         int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
 

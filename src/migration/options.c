@@ -15,6 +15,9 @@ static const char *const modes[] = {[MODE_LIVE] = "live", [MODE_RESTART] = "rest
 
 static const char *const movers[] = {[MOVE_TREE] = "tree", [MOVE_SHARED] = "shared", NULL};
 
+static const char *const trackers[] = {
+        [TRACKER_WANTED_AUTO] = "auto", [TRACKER_WANTED_UFFD_WP] = "uffd-wp", [TRACKER_WANTED_NONE] = "none", NULL};
+
 const struct option_info migration_option_table[] = {
         {.key = "mode",
          .argument = "MODE",
@@ -38,6 +41,20 @@ const struct option_info migration_option_table[] = {
          .words = movers,
          .kinds = "lxc",
          AT(files)},
+        {.key = "tracker",
+         .argument = "TRACKER",
+         .help = "how written memory is found: auto, uffd-wp; none: all of it goes while frozen",
+         .type = OPTION_WORD,
+         .words = trackers,
+         AT(tracker)},
+        {.key = "max_downtime_ms",
+         .flag = "max-downtime",
+         .argument = "MS",
+         .help = "rounds of memory go on until this is predicted, as long as they help (300)",
+         .type = OPTION_NUMBER,
+         .min = 1,
+         .max = 3600000,
+         AT(max_downtime_ms)},
         {.key = "images_dir",
          .argument = "DIR",
          .help = "where images go on both hosts, instead of into memory",

@@ -15,15 +15,19 @@
  */
 enum migration_mode { MODE_LIVE, MODE_RESTART };
 enum migration_files { MOVE_TREE, MOVE_SHARED };
+enum migration_tracker { TRACKER_WANTED_AUTO, TRACKER_WANTED_UFFD_WP, TRACKER_WANTED_NONE };
 
 #define MIGRATION_STOP_TIMEOUT_S 60
+#define MIGRATION_MAX_DOWNTIME_MS 300
 
 struct migration_options {
         enum migration_mode mode;
         bool no_start; /* restart: defined there, but left stopped; also set for a workload that is stopped here */
         uint64_t stop_timeout_s; /* restart: how long its own shutdown may take, 0: MIGRATION_STOP_TIMEOUT_S */
         enum migration_files files;
-        char images_dir[160]; /* instead of a private tmpfs, on both hosts; "" for that */
+        enum migration_tracker tracker; /* live: of written memory; without one all memory goes while frozen */
+        uint64_t max_downtime_ms;       /* live: rounds go on until it is predicted, 0: MIGRATION_MAX_DOWNTIME_MS */
+        char images_dir[160];           /* instead of a private tmpfs, on both hosts; "" for that */
         bool keep_images, verbose, force, skip_cpu_check, skip_criu_check;
         uint64_t bandwidth;     /* bytes per second for memory and files together, 0: no cap */
         uint64_t timeout_s;     /* abort when not committed by then, 0: none */

@@ -41,7 +41,7 @@ struct migration_report {
         char source[NAME_MAX_LENGTH + 1]; /* hosts */
         char target[NAME_MAX_LENGTH + 1];
         char mode[REPORT_WORD_MAX + 1];    /* "pre-copy" unless set otherwise; [a-z-] */
-        char tracker[REPORT_WORD_MAX + 1]; /* of dirty memory, "" for none (null); [a-z-] */
+        char tracker[REPORT_WORD_MAX + 1]; /* of written memory, "" for none (null); [a-z-] */
         enum report_result result;
         const char *owner;            /* static: "source", "target" or "unknown" */
         char reason[ERROR_TEXT_MAX];  /* "" for none (null) */

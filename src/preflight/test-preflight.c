@@ -291,6 +291,12 @@ static void downtime_is_predicted(void **state)
         preflight_predict(&link, 75000000, 0, hear, &h);
         assert_int_equal(h.worst, GRADE_WARNING);
         assert_non_null(strstr(h.text, "about 75.2 s of downtime"));
+        link = (struct preflight_link){.bytes_per_second = 100000000, .tracked = true};
+        h = (struct heard){0};
+        preflight_predict(&link, UINT64_C(2000000000), 0, hear, &h);
+        assert_int_equal(h.worst, GRADE_OK);
+        assert_non_null(strstr(h.text, "about 20 s while it runs"));
+        assert_non_null(strstr(h.text, "about 0.2 s of downtime"));
         link = (struct preflight_link){0};
         preflight_predict(&link, 1, 0, hear, &h);
 }

@@ -74,7 +74,8 @@ void session_round(struct session *s, unsigned round, uint64_t bytes_total)
         s->round = round;
         s->round_bytes = bytes_total;
         s->round_base = bytes_moved(s);
-        if (s->report && strcmp(s->phase, "files") == 0)
+        /* Those of memory, where there are any. */
+        if (s->report && (strcmp(s->phase, "files") == 0 || strcmp(s->phase, "memory") == 0))
                 s->report->rounds = round;
 }
 

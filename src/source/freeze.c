@@ -11,15 +11,14 @@
 #include "source/source.h"
 
 #define DUMP_LOG "dump.log"
-#define METADATA_MAX (1ULL << 30)
 
 /* -- pages: CRIU -> page server -> bulk link --------------------------------------------------------------------- */
 
-static int pages_reserve(void **ret_data, void *context)
+static int pages_reserve(const struct page_batch *batch, void **ret_data, void *context)
 {
         struct source_side *x = context;
 
-        return image_sender_sink.reserve(ret_data, x->sender);
+        return image_sender_sink.reserve(batch, ret_data, x->sender);
 }
 
 static int pages_commit(const struct page_batch *batch, void *context)
@@ -52,47 +51,12 @@ static const struct page_sink pages_sink = {
         .done = pages_done,
 };
 
-static void bulk_writable(void *context)
-{
-        struct source_side *x = context;
-
-        if (x->sender)
-                image_sender_writable(x->sender);
-        if (x->pages)
-                page_server_resume(x->pages);
-}
-
 static void images_sent(int result, void *context)
 {
         struct source_side *x = context;
 
         x->images_sent = true;
         x->images_result = result;
-}
-
-/* The way for memory and metadata, open before anything stands still. */
-static int open_state(struct source_side *x, struct error *err)
-{
-        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable};
-        struct session *s = x->session;
-        struct message *m = message_new(MSG_STATE_OPEN);
-        uint32_t number = x->next_stream++;
-
-        message_put_u32(m, FIELD_STREAM, number);
-        int r = peer_send(s, m, err);
-        if (r == 0)
-                r = peer_bulk(s, number, &handlers, x, &x->bulk, err);
-        if (r < 0)
-                return r;
-        r = image_sender_new(x->bulk, &x->sender);
-        if (r < 0)
-                return error_errno(err, -r, "cannot send memory");
-
-        r = session_images_make(s, METADATA_MAX, err);
-        if (r < 0)
-                return r;
-        x->images_fd = open(s->paths.images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        return x->images_fd < 0 ? error_errno(err, errno, "cannot open %s", s->paths.images) : 0;
 }
 
 /* -- the dump ---------------------------------------------------------------------------------------------------- */
@@ -121,6 +85,14 @@ static int freeze_at_end(struct source_side *x)
         return r;
 }
 
+static int all_stand_still(struct source_side *x)
+{
+        const struct hauler *hauler = x->session->hauler;
+        int r = hauler->network_lock ? hauler->network_lock(&x->session->workload, &x->lock_error) : 0;
+
+        return r < 0 ? r : source_memory_clean(x, &x->lock_error);
+}
+
 /*
  * CRIU waits in each point for our answer. At network-lock and query-ext-files all tasks stand still and no socket has
  * been touched: our own lock goes on. CRIU says the first only of a network namespace that it dumps, the second always.
@@ -136,8 +108,8 @@ static void on_notify(struct criu *criu, const char *point, void *context)
                 r = -ECANCELED;
         } else if (strcmp(point, "network-lock") == 0) {
                 r = lock_ports(x, &x->lock_error);
-        } else if (strcmp(point, "query-ext-files") == 0 && x->session->hauler->network_lock) {
-                r = x->session->hauler->network_lock(&x->session->workload, &x->lock_error);
+        } else if (strcmp(point, "query-ext-files") == 0) {
+                r = all_stand_still(x);
         } else if (strcmp(point, "post-dump") == 0) {
                 r = freeze_at_end(x);
                 x->criu_at_end = r == 0;
@@ -213,6 +185,7 @@ static int dump(struct source_side *x, struct error *err)
                 .tcp_established = true,
                 .file_locks = true,
                 .skip_network_lock = true,
+                .clean_pages_fd = x->clean_pages ? clean_pages_fd(x->clean_pages) : 0,
                 .verbose = s->request.options.verbose,
         };
 
@@ -270,7 +243,7 @@ int source_freeze(struct source_side *x, struct error *err)
         struct session *s = x->session;
 
         session_phase(s, "freeze");
-        int r = open_state(x, err);
+        int r = source_open_state(x, err);
         if (r == 0)
                 r = source_files_arm(x, err);
         if (r == 0)
@@ -281,7 +254,9 @@ int source_freeze(struct source_side *x, struct error *err)
                 return r;
 
         session_phase(s, "state");
-        r = start_images(x, err);
+        r = source_memory_kept(x, err);
+        if (r == 0)
+                r = start_images(x, err);
         if (r == 0)
                 r = source_files_last(x, err);
         if (r == 0)

@@ -17,6 +17,22 @@ static int restore_text(const json_t *entry, const char *key, char *ret, size_t 
         return text && snprintf(ret, size, "%s", text) < (int)size ? 0 : -EBADMSG;
 }
 
+/* Whether the freezer was shut when that process died is not known: it is opened. */
+static int replay_rounds(struct source_side *x, const json_t *entry)
+{
+        struct workload *w = &x->session->workload;
+        const char *freezer = json_string_value(json_object_get(entry, "freezer"));
+
+        if (!freezer)
+                return -EBADMSG;
+        free(w->freezer);
+        w->freezer = strdup(freezer);
+        w->freezer_v2 = json_is_true(json_object_get(entry, "v2"));
+        w->init_pid = (pid_t)json_integer_value(json_object_get(entry, "init_pid"));
+        x->in_rounds = true;
+        return w->freezer ? 0 : -ENOMEM;
+}
+
 static int replay_freezing(struct source_side *x, const json_t *entry)
 {
         struct workload *w = &x->session->workload;
@@ -53,6 +69,8 @@ static int replay(const char *record, const json_t *entry, void *context)
 {
         struct source_side *x = context;
 
+        if (strcmp(record, "ROUNDS") == 0)
+                return replay_rounds(x, entry);
         if (strcmp(record, "FREEZING") == 0)
                 return replay_freezing(x, entry);
         x->stopping |= strcmp(record, "STOPPING") == 0;
@@ -95,9 +113,10 @@ int source_recover(struct source_side *x, struct error *err)
         if (r < 0)
                 return error_errno(err, -r, "cannot use the record %s", s->paths.record);
 
-        if (x->frozen_since_us && !still_there(&s->workload)) {
+        if ((x->frozen_since_us || x->in_rounds) && !still_there(&s->workload)) {
                 s->workload.init_pid = 0;
                 x->n_ports = 0;
+                x->in_rounds = false;
         }
 
         /* Our CRIU, if it was at work, lost its socket with us and is undoing its dump: let it finish before we thaw.

@@ -90,6 +90,8 @@ void source_rollback(struct source_side *x)
         session_phase(s, "rollback");
         for (size_t i = 0; i < SOURCE_TREES_MAX; i++)
                 files_job_free(TAKE_PTR(x->trees[i].job));
+        if (x->in_rounds && !x->frozen_since_us && freezer_thaw(s->workload.freezer, s->workload.freezer_v2, &err) < 0)
+                session_log(s, "error", "%s", err.text);
         if (x->frozen_since_us) {
                 end_dump(x);
                 repair_off(s);
@@ -106,6 +108,7 @@ void source_rollback(struct source_side *x)
                 session_hooks(s, NETWORK_STAYED);
         if (s->workload.id && s->hauler->rearm(&s->workload, &err) < 0)
                 session_log(s, "error", "%s", err.text);
+        precopy_free(TAKE_PTR(x->precopy));
         image_sender_free(TAKE_PTR(x->sender));
         peer_bulk_close(s);
         x->bulk = NULL;

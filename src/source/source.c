@@ -14,6 +14,8 @@ static void side_done(struct source_side *x)
                 files_job_free(x->trees[i].job);
         criu_free(x->criu);
         page_server_free(x->pages);
+        precopy_free(x->precopy);
+        clean_pages_free(x->clean_pages);
         image_sender_free(x->sender);
         if (x->images_fd >= 0)
                 (void)close(x->images_fd);
@@ -44,6 +46,8 @@ static int migrate(struct source_side *x, struct error *err)
         r = record_workload(x, err);
         if (r == 0)
                 r = source_files(x, err);
+        if (r == 0 && s->request.options.mode == MODE_LIVE)
+                r = source_memory(x, err);
         if (r == 0)
                 r = s->request.options.mode == MODE_RESTART ? source_stop(x, err) : source_freeze(x, err);
         if (r == 0)

@@ -5,6 +5,7 @@
 #include "criu/page_server.h"
 #include "files/files.h"
 #include "memory/image_stream.h"
+#include "memory/precopy.h"
 #include "network/network.h"
 #include "session/session.h"
 
@@ -31,12 +32,18 @@ struct source_side {
         struct source_tree trees[SOURCE_TREES_MAX];
         uint32_t next_stream;
         uint32_t file_rounds;
+        uint32_t memory_rounds;
 
         struct network_port *ports;
         size_t n_ports;
         int images_fd;
         struct link *bulk;
         struct image_sender *sender;
+        bool writable;           /* the link took something since it was last asked */
+        struct precopy *precopy; /* NULL: all memory is in the dump */
+        struct clean_pages *clean_pages;
+        bool untracked_told;
+        bool in_rounds; /* the freezer may have been left shut */
         struct page_server *pages;
         bool aborting; /* CRIU gets no for an answer from now on */
         bool pages_ended, images_sent;
@@ -77,6 +84,14 @@ int source_files(struct source_side *x, struct error *err);
 /* The last round of every tree, ready to go the moment the tasks stand still; then the round itself. */
 int source_files_arm(struct source_side *x, struct error *err);
 int source_files_last(struct source_side *x, struct error *err);
+/* Rounds of memory while the workload runs, until another one would not pay. */
+int source_memory(struct source_side *x, struct error *err);
+/* The way for memory and metadata, opened once. */
+int source_open_state(struct source_side *x, struct error *err);
+/* All tasks stand still and criu has not looked at memory yet: tell it what it may leave out. */
+int source_memory_clean(struct source_side *x, struct error *err);
+/* The dump is through: tell the target what it left out. */
+int source_memory_kept(struct source_side *x, struct error *err);
 /* Freeze, dump, send what is left. Afterwards the target has everything and restores. */
 int source_freeze(struct source_side *x, struct error *err);
 /* The same in restart mode: stop, send what changed since the last round. */

@@ -76,6 +76,37 @@ int lxc_idmap_root(const json_t *info, uid_t *ret_uid, gid_t *ret_gid, struct er
         return 0;
 }
 
+/* A directory (taken over) and what is in it; rounds of memory have directories of their own, and links to them. */
+static int show(int fd, gid_t gid)
+{
+        AUTO_DIR DIR *dir = fdopendir(fd);
+        const struct dirent *e;
+        struct stat st;
+
+        if (!dir) {
+                (void)close(fd);
+                return -ENOMEM;
+        }
+        while ((e = readdir(dir))) {
+                if (strcmp(e->d_name, "..") == 0)
+                        continue;
+                if (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                        return -errno;
+                if (S_ISLNK(st.st_mode))
+                        continue;
+                if (fchownat(dirfd(dir), e->d_name, 0, gid, AT_SYMLINK_NOFOLLOW) < 0 ||
+                    fchmodat(dirfd(dir), e->d_name, S_ISDIR(st.st_mode) ? 0750 : 0640, 0) < 0)
+                        return -errno;
+                if (!S_ISDIR(st.st_mode) || strcmp(e->d_name, ".") == 0)
+                        continue;
+                int below = openat(dirfd(dir), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+                int r = below < 0 ? -errno : show(below, gid);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
 /*
  * CRIU opens images as a task of the container that has lost its power over this host: first still as root, then as the
  * container's root. So they belong to root, and to the group of the other. Nobody else gets to them by that: the
@@ -83,8 +114,6 @@ int lxc_idmap_root(const json_t *info, uid_t *ret_uid, gid_t *ret_gid, struct er
  */
 int lxc_idmap_images(const json_t *info, const char *images, struct error *err)
 {
-        const struct dirent *e;
-        struct stat st;
         uid_t uid;
         gid_t gid;
 
@@ -93,18 +122,9 @@ int lxc_idmap_images(const json_t *info, const char *images, struct error *err)
         int r = lxc_idmap_root(info, &uid, &gid, err);
         if (r < 0)
                 return r;
-        AUTO_DIR DIR *dir = opendir(images);
-        if (!dir)
-                return error_errno(err, errno, "cannot open %s", images);
-        while ((e = readdir(dir))) {
-                if (strcmp(e->d_name, "..") == 0)
-                        continue;
-                if (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-                    fchownat(dirfd(dir), e->d_name, 0, gid, AT_SYMLINK_NOFOLLOW) < 0 ||
-                    fchmodat(dirfd(dir), e->d_name, S_ISDIR(st.st_mode) ? 0750 : 0640, 0) < 0)
-                        return error_errno(err, errno, "cannot show %s/%s to the container", images, e->d_name);
-        }
-        return 0;
+        int fd = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        r = fd < 0 ? -errno : show(fd, gid);
+        return r < 0 ? error_errno(err, -r, "cannot show images in %s to the container", images) : 0;
 }
 
 /* -- what shadow has handed out ----------------------------------------------------------------------------------- */

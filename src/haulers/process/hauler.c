@@ -11,6 +11,7 @@ const struct hauler process_hauler = {
         .list = process_list,
         .examine = process_examine,
         .agreed = process_agreed,
+        .gather = process_gather,
         .dump_options = process_dump_options,
         .network_lock = process_network_lock,
         .frozen = process_frozen,

@@ -138,6 +138,7 @@ extern const struct hauler process_hauler;
 
 int process_list(json_t **ret, struct error *err);
 int process_examine(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err);
+int process_gather(struct workload *w, struct error *err);
 int process_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err);
 int process_frozen(struct workload *w, int images_fd, struct error *err);
 int process_disarm(struct workload *w, struct error *err);

@@ -38,6 +38,11 @@ static int find_place(const struct workload *w, struct place *ret, struct error 
         return ret->freezer ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
+int process_gather(struct workload *w, struct error *err)
+{
+        return process_cgroup_enter(w->init_pid, w->freezer, err);
+}
+
 int process_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err)
 {
         const struct process_private *p = w->private_data;
@@ -48,7 +53,7 @@ int process_dump_options(struct workload *w, struct criu_dump_options *options, 
                 return error_set_kind(err, ERROR_NOT_FOUND, ESRCH, "process %d has ended", (int)w->init_pid);
         r = process_copies_save(w, options->images_fd, false, err);
         if (r == 0)
-                r = process_cgroup_enter(w->init_pid, w->freezer, err);
+                r = process_gather(w, err);
         if (r < 0)
                 return r;
         options->pid = w->init_pid;

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "session/peer.h"
+#include "source/freezer.h"
+#include "source/source.h"
+
+#define METADATA_MAX (1ULL << 30)
+#define ROUNDS_MAX 8
+#define DOWNTIME_FLOOR_MS 250 /* of dump and restore, without memory */
+#define BRIEF_MS 20           /* a round so short leaves nothing worth another one */
+
+/* -- the way for memory and metadata ---------------------------------------------------------------------------------
+ */
+
+static void bulk_writable(void *context)
+{
+        struct source_side *x = context;
+
+        if (x->sender)
+                image_sender_writable(x->sender);
+        if (x->pages)
+                page_server_resume(x->pages);
+        x->writable = true;
+}
+
+int source_open_state(struct source_side *x, struct error *err)
+{
+        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable};
+        struct session *s = x->session;
+
+        if (x->sender)
+                return 0;
+        struct message *m = message_new(MSG_STATE_OPEN);
+        uint32_t number = x->next_stream++;
+
+        message_put_u32(m, FIELD_STREAM, number);
+        int r = peer_send(s, m, err);
+        if (r == 0)
+                r = peer_bulk(s, number, &handlers, x, &x->bulk, err);
+        if (r < 0)
+                return r;
+        r = image_sender_new(x->bulk, &x->sender);
+        if (r < 0)
+                return error_errno(err, -r, "cannot send memory");
+
+        r = session_images_make(s, METADATA_MAX, err);
+        if (r < 0)
+                return r;
+        x->images_fd = open(s->paths.images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return x->images_fd < 0 ? error_errno(err, errno, "cannot open %s", s->paths.images) : 0;
+}
+
+/* -- handing over: the link takes a little at a time -----------------------------------------------------------------
+ */
+
+struct handing {
+        struct source_side *side;
+        int (*more)(struct source_side *x, struct error *err);
+        int result; /* -EAGAIN: goes on */
+        struct error *err;
+};
+
+static bool handed_over(void *context)
+{
+        struct handing *h = context;
+        struct source_side *x = h->side;
+
+        if (h->result == -EAGAIN && x->writable) {
+                x->writable = false;
+                h->result = h->more(x, h->err);
+        }
+        return h->result < 0 ? h->result != -EAGAIN : image_sender_idle(x->sender);
+}
+
+static int hand_over(struct source_side *x, int (*more)(struct source_side *, struct error *), const char *what,
+                     struct error *err)
+{
+        struct handing h = {.side = x, .more = more, .result = -EAGAIN, .err = err};
+
+        x->writable = true;
+        int r = session_wait(x->session, WAIT_INTERRUPTIBLE, handed_over, &h, 0, what, err);
+        return r < 0 ? r : h.result;
+}
+
+/* -- rounds ----------------------------------------------------------------------------------------------------------
+ */
+
+/* What a later process needs to let them go on, should this one die while they stand still; durable before they do. */
+static int record_rounds(struct session *s, struct error *err)
+{
+        json_t *fields = json_pack("{s:s, s:b, s:i}", "freezer", s->workload.freezer, "v2", s->workload.freezer_v2,
+                                   "init_pid", (int)s->workload.init_pid);
+
+        if (!fields)
+                return error_set(err, ENOMEM, "out of memory");
+        int r = journal_append(s->journal, "ROUNDS", fields, err);
+        json_decref(fields);
+        return r;
+}
+
+static int watch(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        AUTO_FREE pid_t *pids = NULL;
+        struct error reason = {0};
+        size_t n = 0;
+
+        int r = freezer_pids(s->workload.freezer, &pids, &n, err);
+        if (r == 0)
+                r = precopy_watch(x->precopy, pids, n, &reason, err);
+        if (r == 0 && reason.kind != ERROR_NONE && !x->untracked_told) {
+                x->untracked_told = true;
+                session_log(s, "warning", "not all memory can be sent beforehand: %s", reason.text);
+        }
+        return r;
+}
+
+/* The tasks stand still for the moment in which it is found out what they have written. */
+static int scan(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        struct error thaw = {0};
+        const uint64_t began = clock_us();
+
+        int r = freezer_freeze(s->workload.freezer, s->workload.freezer_v2, err);
+        if (r == 0)
+                r = precopy_scan(x->precopy, err);
+        int thawed = freezer_thaw(s->workload.freezer, s->workload.freezer_v2, r < 0 ? &thaw : err);
+        if (r == 0)
+                r = thawed;
+        session_log(s, "info", "round %u: %.1f MB to send, tasks stopped for %.1f ms", x->memory_rounds,
+                    (double)precopy_round_bytes(x->precopy) / 1e6, (double)(clock_us() - began) / 1e3);
+        return r;
+}
+
+static int send_more(struct source_side *x, struct error *err)
+{
+        return precopy_send(x->precopy, err);
+}
+
+/* What is known of how the rounds go; times in microseconds. */
+struct pace {
+        uint64_t scanned_us; /* when the round before was looked at */
+        double bytes_per_us; /* that the link takes */
+        double dirty_per_us;
+        double predicted_ms; /* downtime, if it stopped now; negative: not known yet */
+};
+
+static int one_round(struct source_side *x, struct pace *pace, struct error *err)
+{
+        struct session *s = x->session;
+
+        x->memory_rounds++;
+        int r = watch(x, err);
+        const uint64_t now = clock_us();
+        if (r == 0)
+                r = scan(x, err);
+        if (r < 0)
+                return r;
+        const uint64_t bytes = precopy_round_bytes(x->precopy), began = clock_us();
+        session_round(s, x->memory_rounds, bytes);
+        r = hand_over(x, send_more, "sending memory", err);
+        if (r < 0)
+                return r;
+        const uint64_t took = clock_us() - began + 1;
+
+        pace->bytes_per_us = (double)bytes / (double)took;
+        if (x->memory_rounds > 1)
+                pace->dirty_per_us = (double)bytes / (double)(now - pace->scanned_us + 1);
+        /* What they write while this round is sent is what is left for the freeze. */
+        if (x->memory_rounds > 1 || took < BRIEF_MS * 1000)
+                pace->predicted_ms =
+                        DOWNTIME_FLOOR_MS +
+                        (pace->bytes_per_us > 0 ? pace->dirty_per_us * (double)took / pace->bytes_per_us / 1e3 : 0);
+        pace->scanned_us = now;
+        s->progress.dirty_rate = x->memory_rounds > 1 ? (int64_t)(pace->dirty_per_us * 1e6) : -1;
+        s->progress.predicted_downtime_ms = (int64_t)pace->predicted_ms;
+        return 0;
+}
+
+/* Until stopping now costs no more than is allowed, or another round would not make it cheaper. */
+static int rounds(struct source_side *x, struct error *err)
+{
+        const double allowed = (double)x->session->request.options.max_downtime_ms;
+        struct pace pace = {.predicted_ms = -1};
+
+        while (x->memory_rounds < ROUNDS_MAX) {
+                const double before = pace.predicted_ms;
+                int r = one_round(x, &pace, err);
+                if (r < 0)
+                        return r;
+                if (pace.predicted_ms >= 0 && pace.predicted_ms <= (allowed > 0 ? allowed : MIGRATION_MAX_DOWNTIME_MS))
+                        break;
+                if (before >= 0 && pace.predicted_ms > 0.9 * before)
+                        break;
+        }
+        return 0;
+}
+
+static int say_last(struct source_side *x, struct error *err)
+{
+        int r = image_sender_last(x->sender);
+
+        return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send memory") : r;
+}
+
+int source_memory(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        struct error reason = {0};
+
+        if (s->request.options.tracker == TRACKER_WANTED_NONE)
+                return 0;
+        session_phase(s, "memory");
+        int r = source_open_state(x, err);
+        if (r < 0)
+                return r;
+        r = precopy_new(x->sender, TRACKER_UFFD_WP, s->workload.init_pid, &x->precopy, &reason);
+        if (r == -EOPNOTSUPP && s->request.options.tracker == TRACKER_WANTED_AUTO) {
+                session_log(s, "info", "memory is sent while frozen: %s", reason.text);
+                return 0;
+        }
+        if (r < 0) {
+                *err = reason;
+                return r;
+        }
+        r = clean_pages_new(&x->clean_pages);
+        if (r < 0)
+                return error_errno(err, -r, "cannot share memory with criu");
+        x->in_rounds = true;
+        r = s->hauler->gather ? s->hauler->gather(&s->workload, err) : 0;
+        if (r == 0)
+                r = record_rounds(s, err);
+        if (r == 0)
+                r = rounds(x, err);
+        if (r == 0)
+                r = hand_over(x, say_last, "sending memory", err);
+        if (r == 0)
+                (void)snprintf(s->report->tracker, sizeof(s->report->tracker), "%s",
+                               tracker_kind_name(TRACKER_UFFD_WP));
+        return r;
+}
+
+/* -- around the dump -------------------------------------------------------------------------------------------------
+ */
+
+int source_memory_clean(struct source_side *x, struct error *err)
+{
+        return x->precopy ? precopy_clean(x->precopy, x->clean_pages, err) : 0;
+}
+
+static int tell_kept(struct source_side *x, struct error *err)
+{
+        return precopy_kept(x->precopy, x->clean_pages, err);
+}
+
+int source_memory_kept(struct source_side *x, struct error *err)
+{
+        if (!x->precopy)
+                return 0;
+        int r = hand_over(x, tell_kept, "sending memory", err);
+        if (r == 0)
+                session_log(x->session, "info", "%.1f MB were there already, %u scans",
+                            (double)precopy_kept_bytes(x->precopy) / 1e6, clean_pages_scans(x->clean_pages));
+        return r;
+}
