@@ -67,6 +67,7 @@ def test_there_and_back(trees):
     for source, target in (("alpha", "beta"), ("beta", "alpha")):
         report = trees.migrate(source, f"pid/{pid}", target, "--copy-files")
         assert report["result"] == "done" and report["owner"] == "target" and report["downtime_ms"] > 0
+        assert report["tracker"] == "uffd-wp"
         assert members(trees, target) == before and members(trees, source) == []
         sound(trees, target)
         nothing_left(trees, source)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory goes in rounds while the workload runs; what arrives is what it had, whatever it did to its memory meanwhile."""
+
+import re
+
+import pytest
+
+from site_under_test import eventually
+
+STATUS = "/var/lib/lxc/{}/rootfs/root/status"
+
+
+def in_container(site, name, *command, host="alpha"):
+    site[host].container(name, [*command, "--status", "/root/status"], ip="10.77.0.61/24")
+    eventually(lambda: lines(site, host, name), 60, "its first line")
+
+
+def lines(site, host, name):
+    return site[host].run("cat", STATUS.format(name), check=False).stdout.splitlines()
+
+
+def goes_on(site, host, name, count=2):
+    """It runs there, and found nothing wrong: that many new lines."""
+    before = len(lines(site, host, name))
+    eventually(lambda: len(lines(site, host, name)) >= before + count, 60, f"{name} on {host}")
+    text = "\n".join(lines(site, host, name))
+    assert "error:" not in text, text[-600:]
+
+
+def bytes_in(report, *phases):
+    return sum(phase["bytes"] for phase in report["phases"] if phase["name"] in phases)
+
+
+def init_of(site, host, name):
+    return site[host].run("lxc-info", "-p", "-H", "-n", name).stdout.strip()
+
+
+def tracked(site, host, pid):
+    """Whether a tracker has left anything in a process: descriptors, or areas that are watched."""
+    flags = site[host].run("cat", f"/proc/{pid}/smaps").stdout
+    fds = site[host].run("sh", "-c", f"readlink /proc/{pid}/fd/*").stdout
+    return bool(re.search(r"^VmFlags:.* (uw|um|ui)\b", flags, re.M)) or "userfaultfd" in fds
+
+
+def test_little_is_left_for_the_freeze(site):
+    """128 MiB, written at 20 MB/s: all of it goes over while it runs, and a small part once more."""
+    in_container(site, "writer", "memwriter", "--mib", "128", "--rate", "20")
+    report = site.migrate("alpha", "lxc/writer", "beta")
+    goes_on(site, "beta", "writer")
+    assert report["tracker"] == "uffd-wp" and report["rounds"] >= 2, report
+    assert bytes_in(report, "memory") > 64 << 20   # as counted in time
+    assert bytes_in(report, "freeze", "state") < 64 << 20, report["phases"]
+    assert not tracked(site, "beta", init_of(site, "beta", "writer"))
+    report = site.migrate("beta", "lxc/writer", "alpha")
+    goes_on(site, "alpha", "writer")
+    assert report["tracker"] == "uffd-wp"
+
+
+def test_without_a_tracker_all_of_it_is_dumped(site):
+    in_container(site, "writer", "memwriter", "--mib", "64", "--rate", "20")
+    report = site.migrate("alpha", "lxc/writer", "beta", "--tracker", "none")
+    goes_on(site, "beta", "writer")
+    assert report["tracker"] is None and bytes_in(report, "memory") == 0
+    assert bytes_in(report, "freeze", "state") > 64 << 20
+
+
+def test_whatever_a_program_does_to_its_memory(site):
+    """Maps, unmaps, moves, shrinks, gives back, forbids, forks: there and back, and again."""
+    in_container(site, "restless", "restless", "--mib", "24")
+    here, there = "alpha", "beta"
+    for _ in range(4):
+        report = site.migrate(here, "lxc/restless", there)
+        assert report["tracker"] == "uffd-wp"
+        goes_on(site, there, "restless", 3)
+        here, there = there, here
+
+
+def test_cancelled_in_a_round(site):
+    """It runs on, as it was, and is watched no more; the target has nothing of it."""
+    in_container(site, "writer", "memwriter", "--mib", "96", "--rate", "10")
+    before = site.traces("beta")
+    pid = init_of(site, "alpha", "writer")
+    fds = site["alpha"].run("ls", f"/proc/{pid}/fd").stdout
+    identity = site.migrating("alpha", "lxc/writer", "beta", "--bandwidth", "12M")
+    assert site.wait_phase("alpha", identity, "memory")
+    eventually(lambda: tracked(site, "alpha", pid), what="it is watched")
+    site["alpha"].run("phaul", "cancel", identity)
+    assert site.result("alpha", identity)["result"] == "cancelled"
+    goes_on(site, "alpha", "writer")
+    eventually(lambda: not tracked(site, "alpha", pid), what="it is watched no more")
+    assert site["alpha"].run("ls", f"/proc/{pid}/fd").stdout == fds
+    site.settled_traces("beta", before)
+    site.migrate("alpha", "lxc/writer", "beta")
+    goes_on(site, "beta", "writer")
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_session_killed_in_a_round(site, side):
+    in_container(site, "writer", "memwriter", "--mib", "96", "--rate", "10")
+    host = "alpha" if side == "source" else "beta"
+    before = site.traces("beta")
+    pid = init_of(site, "alpha", "writer")
+    identity = site.migrating("alpha", "lxc/writer", "beta", "--bandwidth", "12M")
+    assert site.wait_phase("alpha", identity, "memory")
+    eventually(lambda: tracked(site, "alpha", pid), what="it is watched")
+    assert site.kill(site[host], "phaul-session")
+    assert site.result("alpha", identity)["result"] == "failed"
+    goes_on(site, "alpha", "writer")
+    assert site.runs("alpha", "writer") and not tracked(site, "alpha", pid)
+    site.settled_traces("beta", before)
