@@ -381,6 +381,12 @@ static void repair_is_turned_off(void **state)
         size = sizeof(repair);
         assert_int_equal(getsockopt(server, IPPROTO_TCP, TCP_REPAIR, &repair, &size), 0);
         assert_int_equal(repair, 0);
+        /* And on again, for one whose end nobody is to hear of. */
+        assert_int_equal(network_repair_on(tasks, 1, &err), 1);
+        assert_int_equal(network_repair_on(tasks, 1, &err), 0);
+        assert_int_equal(getsockopt(server, IPPROTO_TCP, TCP_REPAIR, &repair, &size), 0);
+        assert_int_equal(repair, 1);
+        assert_int_equal(network_repair_off(tasks, 1, &err), 1);
         assert_int_equal(write(server, "x", 1), 1);
         struct pollfd p = {.fd = client, .events = POLLIN};
         assert_int_equal(poll(&p, 1, 2000), 1);

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "base/cgroup.h"
 #include "base/name.h"
 #include "haulers/hauler.h"
 
@@ -102,6 +103,9 @@ uint64_t lxc_cgroup_memory(const char *directory);
 
 /* Is there still a task of the container's payload or its monitor? */
 bool lxc_cgroup_populated(const char *name, bool monitor);
+
+/* Add the tasks of the container's payload. Negative errno. */
+int lxc_cgroup_tasks(const char *name, struct pid_list *ret);
 
 /* Do directories of that name exist in any hierarchy? */
 bool lxc_cgroup_exists(const char *name);
