@@ -2,6 +2,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -18,6 +19,7 @@ struct preflight_subject {
         pid_t init;         /* root of the tree */
         const char *cgroup; /* directory of its freezer; tasks found there beside the tree are outsiders. May be NULL */
         const char *criu;   /* its version here, for what depends on it; "" when it is not known */
+        bool shell_job;     /* its terminal stays, and it gets a new one */
         uint64_t ghost_limit; /* largest deleted file that CRIU takes along, bytes; 0: its default of 1 MiB */
 };
 

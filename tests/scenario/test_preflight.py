@@ -36,9 +36,20 @@ REFUSED = [
     ("traced", "tasks", "error"),
     ("dead-leader", "tasks", "error"),
     ("vfork", "tasks", "warning"),
+    ("inotify-proc", "watches", "error"),
+    ("fanotify-file-system", "watches", "error"),
+]
+# (what oddity does inside, what another one outside does with the same thing, id of the item, its grade)
+SHARED = [
+    ("fifo", "fifo", "pipes", "error"),
+    ("unix-client", "unix-server", "unix", "error"),
+    ("locked", "locked", "locks", "error"),
+    ("mapped-file", "mapped-file", "ipc", "error"),
+    ("written", "written", "writers", "warning"),
 ]
 CARRIED = ["tcp", "raw", "packet", "unix", "netlink", "seccomp", "deleted-small", "deleted-linked", "inotify", "fanotify",
-           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie"]
+           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie", "fifo", "locked", "written",
+           "mapped-file", "shared-memory", "pipe", "terminal", "sysv", "unix-server", "unix-client"]
 
 
 def start(site, host, name):
@@ -52,6 +63,14 @@ def start(site, host, name):
         pytest.skip(f"{name} is not possible here: {said}")
     # lxc-attach itself is on its way out
     eventually(lambda: not site.pid_of(h, "lxc-attach"), 30, "the end of lxc-attach")
+
+
+def outside(site, host, name):
+    """An oddity of the host itself that shares with those inside what lies in their /root."""
+    h = site[host]
+    h.run("rm", "-f", "/run/ready")
+    h.spawn("/dev/null", f"{PROGRAMS}/oddity", name, "/run/ready", f"{ROOT}/root")
+    assert eventually(lambda: h.run("cat", "/run/ready", check=False).stdout, 30, name) == "ready"
 
 
 def stop(site, host):
@@ -117,6 +136,57 @@ def test_what_criu_cannot_carry_is_named(odd, what, identity, grade):
         assert not others, others
     finally:
         stop(odd, "alpha")
+
+
+@pytest.mark.parametrize("inside,other,identity,grade", SHARED, ids=[s[0] for s in SHARED])
+def test_what_is_shared_with_a_process_outside_is_named(odd, inside, other, identity, grade):
+    try:
+        outside(odd, "alpha", other)
+        start(odd, "alpha", inside)
+        verdict = check(odd, code=3 if grade == "error" else 0)
+        found = items(verdict, identity, grade, "alpha")
+        assert found and len(re.findall(r"process \d+", found[0]["reason"])) == 2, verdict["items"]
+        others = [i for i in verdict["items"] if i["grade"] != "ok" and i["id"] not in (identity, "writers")]
+        assert not others, others
+    finally:
+        stop(odd, "alpha")
+
+
+def test_a_terminal_from_outside_is_named(site):
+    """lxc-start in the foreground gives the container the terminal it was called from."""
+    alpha = site["alpha"]
+    alpha.container("odd", ["oddity", "tcp", "/root/ready"], ip="10.77.0.70/24", start=False)
+    shell = alpha.popen("script", "-qec", "lxc-start -F -n odd", "/dev/null", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        eventually(lambda: site.runs("alpha", "odd"), 30, "the container")
+        found = items(check(site, code=3), "terminals", "error", "alpha")
+        assert found and "pts/" in found[0]["reason"], check(site)
+    finally:
+        alpha.run("lxc-stop", "-k", "-n", "odd", check=False)
+        shell.kill()
+
+
+def test_what_a_process_tree_shares_is_named(site):
+    """A daemon of the host is fine; one with the host's SysV memory, or at the end of a pipe, is not."""
+    alpha = site["alpha"]
+    for host, number in (("alpha", 20000), ("beta", 40000)):
+        site[host].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid; rm -f /run/ready")
+    try:
+        for what, identity, command in (
+                ("memory", "ipc", [f"{PROGRAMS}/oddity", "sysv", "/run/ready"]),
+                ("a pipe", "pipes", ["sh", "-c", f"sleep 600 | exec {PROGRAMS}/oddity tcp /run/ready"]),
+                ("nothing", None, [f"{PROGRAMS}/oddity", "tcp", "/run/ready"])):
+            alpha.run("rm", "-f", "/run/ready")
+            alpha.spawn("/dev/null", *command)
+            eventually(lambda: alpha.run("cat", "/run/ready", check=False).stdout, 30, what)
+            pid = alpha.run("pgrep", "-nx", "oddity").stdout.strip()
+            done = alpha.run("phaul", "check", f"pid/{pid}", "beta", "--json", check=False)
+            bad = {i["id"] for i in json.loads(done.stdout)["items"] if i["grade"] != "ok" and i["host"] == "alpha"}
+            assert (identity in bad if identity else not bad & {"ipc", "pipes", "unix", "locks", "terminals", "writers"}), done.stdout
+            assert "unit" not in bad
+            alpha.run("kill", "-KILL", pid)
+    finally:
+        alpha.run("sh", "-c", "kill -9 $(pgrep -x oddity) $(pgrep -fx 'sleep 600')", check=False)
 
 
 def test_what_was_attached_from_outside_is_named(odd):
