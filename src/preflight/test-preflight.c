@@ -394,6 +394,66 @@ static void processors_are_compared(void **state)
         assert_int_equal(h.worst, GRADE_JUDGED);
 }
 
+/* What the kernel said of two processors: an AMD EPYC of the fifth generation under Firecracker, and QEMU's Westmere.
+ */
+#define EPYC                                                                                                           \
+        "fpu vme de pse tsc msr pae mce cx8 apic sep pge mca cmov pat pse36 clflush mmx fxsr sse sse2 ht syscall nx "  \
+        "mmxext lm constant_tsc rep_good nopl xtopology tsc_reliable nonstop_tsc cpuid extd_apicid tsc_known_freq "    \
+        "pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave avx f16c rdrand " \
+        "hypervisor lahf_lm cr8_legacy misalignsse 3dnowprefetch topoext pti vmmcall bmi1 avx2 bmi2 erms avx512f "     \
+        "avx512dq adx avx512ifma clflushopt clwb avx512cd sha_ni avx512bw avx512vl xsaveopt xsavec xgetbv1 avx_vnni "  \
+        "avx512_bf16 clzero xsaveerptr arat avx512vbmi avx512_vbmi2 gfni vaes vpclmulqdq avx512_vnni avx512_bitalg "   \
+        "avx512_vpopcntdq movdiri movdir64b fsrm avx512_vp2intersect"
+#define WESTMERE                                                                                                       \
+        "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 syscall nx lm " \
+        "constant_tsc nopl xtopology cpuid tsc_known_freq pni pclmulqdq ssse3 cx16 sse4_1 sse4_2 x2apic popcnt aes "   \
+        "hypervisor lahf_lm cpuid_fault pti"
+
+static json_t *with_xfeatures(json_t *host, json_int_t xfeatures)
+{
+        (void)json_object_set_new(json_object_get(host, "cpu"), "xfeatures", json_integer(xfeatures));
+        return host;
+}
+
+static void recorded_processors_are_compared(void **state)
+{
+        (void)state;
+        struct heard h =
+                compare(host("x86_64", "4.2.1", 1000000, EPYC, 2440), host("x86_64", "4.2.1", 1000000, WESTMERE, 0));
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        assert_non_null(strstr(h.text, ": mmxext fma movbe xsave avx f16c rdrand 3dnowprefetch bmi1 avx2 bmi2 erms "
+                                       "avx512f"));
+        /* Back it goes: what Westmere has more, programs do not use. */
+        h = compare(host("x86_64", "4.2.1", 1000000, WESTMERE, 0), host("x86_64", "4.2.1", 1000000, EPYC, 2440));
+        assert_int_equal(h.worst, GRADE_OK);
+        /* The same instruction sets, but protection keys (bit 9) are in use on the source alone. */
+        h = compare(with_xfeatures(HOST, 0x2e7), with_xfeatures(HOST, 0xe7));
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        assert_non_null(strstr(h.text, "0x200 are missing"));
+        h = compare(with_xfeatures(HOST, 0xe7), with_xfeatures(HOST, 0x2e7));
+        assert_int_equal(h.worst, GRADE_OK);
+}
+
+/* What is started anew there finds out by itself what the processor can do, if it can be started at all. */
+static void only_the_architecture_counts_for_a_start(void **state)
+{
+        static const struct {
+                const char *arch;
+                enum grade grade;
+        } cases[] = {{"x86_64", GRADE_OK}, {"aarch64", GRADE_JUDGED}, {"", GRADE_JUDGED}};
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                struct heard h = {0};
+                json_t *source = host(cases[i].arch, "", 0, EPYC, 2440), *target = host("x86_64", "", 0, WESTMERE, 0);
+                preflight_compare_architecture(source, target, hear, &h);
+                json_decref(source);
+                json_decref(target);
+                assert_int_equal(h.worst, cases[i].grade);
+                assert_non_null(strstr(h.text, "cpu: "));
+        }
+}
+
 static void versions_and_clocks_are_compared(void **state)
 {
         enum grade grade;
@@ -583,6 +643,8 @@ int main(void)
                 cmocka_unit_test(programs_are_told_apart),
                 cmocka_unit_test(units_are_found),
                 cmocka_unit_test(processors_are_compared),
+                cmocka_unit_test(recorded_processors_are_compared),
+                cmocka_unit_test(only_the_architecture_counts_for_a_start),
                 cmocka_unit_test(versions_and_clocks_are_compared),
                 cmocka_unit_test(downtime_is_predicted),
                 cmocka_unit_test(nonsense_is_survived),

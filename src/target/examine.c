@@ -148,6 +148,20 @@ static void examine_shared(const struct target_side *x, struct verdict *v)
         }
 }
 
+/* What is started and not restored needs no CRIU and finds out anew what the processor can do. */
+static void examine_start(const struct message *offer, struct verdict *v)
+{
+        AUTO_FREE char *text = NULL;
+
+        if (message_dup_text(offer, FIELD_HOST, &text) < 0)
+                return;
+        json_t *source = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *target = preflight_host("");
+        if (source && target)
+                preflight_compare_architecture(source, target, verdict_report, v);
+        json_decref(source);
+        json_decref(target);
+}
+
 /* CRIU here, and what the source said of itself against what is here. */
 static void examine_host(const struct message *offer, struct verdict *v)
 {
@@ -210,7 +224,9 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
                 examine_shared(x, &v);
         else if (examine_disk(x, &v, &no) < 0)
                 verdict_report("disk", GRADE_ERROR, no.text, &v);
-        if (s->request.options.mode != MODE_RESTART)
+        if (s->request.options.mode == MODE_RESTART)
+                examine_start(offer, &v);
+        else
                 examine_restore(x, offer, &v);
 
         struct message *answer = message_new(MSG_VERDICT);

@@ -114,6 +114,16 @@ bool lxc_cgroup_exists(const char *name);
  * then remove its cgroups. */
 int lxc_cgroup_kill(const char *name, int timeout_ms, struct error *err);
 
+/* ----------------------------------------------------------------------------------------------------- addresses.c */
+
+/* What a running container has of the network; new reference, NULL when it cannot be found out. */
+json_t *lxc_addresses_describe(pid_t init);
+
+/* Target: does anybody here have them? `networks` of the configuration, `live` of the source (may be NULL); `away`: the
+ * container does not run. Reports the item "address" when somebody has. */
+void lxc_addresses_verify(const json_t *networks, const json_t *live, bool away, hauler_report_fn report,
+                          void *context);
+
 /* ------------------------------------------------------------------------------------------------------ conflict.c */
 
 /*
