@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 
 static const char *const names[] = {
+        [CRIU_STAGE_NONE] = "",
         [CRIU_STAGE_RELEASED] = "phaul.released",
         [CRIU_STAGE_UNLOCKED] = "phaul.unlocked",
         [CRIU_STAGE_RESUMED] = "phaul.resumed",
@@ -38,6 +39,8 @@ int criu_stage_set(int images_fd, enum criu_stage stage)
 {
         if (stage == CRIU_STAGE_NONE)
                 return forget(images_fd);
+        if (stage > CRIU_STAGE_RESUMED)
+                return -EINVAL;
         for (int before = (int)stage - 1; before >= CRIU_STAGE_RELEASED; before--) {
                 if (renameat(images_fd, names[before], images_fd, names[stage]) == 0)
                         return 0;
