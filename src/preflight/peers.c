@@ -106,7 +106,7 @@ static int ask_everywhere(struct question *q, const pid_t *pids, size_t n)
         int r = 0;
 
         for (size_t i = 0; r == 0 && q->failure == 0 && i < n; i++) {
-                uint64_t inode;
+                uint64_t inode = 0;
                 AUTO_FD int fd = namespace_of(pids[i], &inode);
                 if (fd < 0 || number_set_has(&seen, inode))
                         continue;
