@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 //
-// oddity NAME READY: be a process with one thing that is odd to move, for trying a pre-flight. Writes "ready", or why
-// it cannot be done here, to the file READY, and waits. `oddity init` is an init that reaps.
+// oddity NAME READY [DIR]: be a process with one thing that is odd to move, for trying a pre-flight. Writes "ready", or
+// why it cannot be done here, to the file READY, and waits. What it shares with others by name lies in DIR, else /root.
+// `oddity init` is an init that reaps.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,10 +21,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/fanotify.h>
+#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -98,11 +101,11 @@ static int seccomp(unsigned flags)
         return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &p);
 }
 
-static int fan(void)
+static int fan(unsigned what)
 {
         int f = fanotify_init(0, 0);
 
-        return f < 0 ? -1 : fanotify_mark(f, FAN_MARK_ADD, FAN_MODIFY, AT_FDCWD, "/root");
+        return f < 0 ? -1 : fanotify_mark(f, FAN_MARK_ADD | what, FAN_MODIFY, AT_FDCWD, "/root");
 }
 
 static int device(int major, int minor)
@@ -229,6 +232,74 @@ static int huge(void)
         return p == MAP_FAILED ? -1 : (p[0] = 1);
 }
 
+static const char *directory = "/root";
+
+static const char *shared(const char *name)
+{
+        static char path[300];
+
+        snprintf(path, sizeof(path), "%s/%s", directory, name);
+        return path;
+}
+
+static int fifo(void)
+{
+        if (mkfifo(shared("fifo"), 0600) < 0 && errno != EEXIST)
+                return -1;
+        return open(shared("fifo"), O_RDWR);
+}
+
+static int locked(int how)
+{
+        int f = open(shared("lock"), O_RDONLY | O_CREAT, 0600);
+
+        return f < 0 ? -1 : flock(f, how);
+}
+
+static int mapped_file(void)
+{
+        int f = open(shared("mapped"), O_RDWR | O_CREAT, 0600);
+
+        if (f < 0 || ftruncate(f, 4096) < 0 || mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, f, 0) == MAP_FAILED)
+                return -1;
+        return close(f);
+}
+
+static int unix_socket(int server)
+{
+        struct sockaddr_un a = {.sun_family = AF_UNIX};
+        int s = socket(AF_UNIX, SOCK_STREAM, 0);
+
+        snprintf(a.sun_path, sizeof(a.sun_path), "%s", shared("socket"));
+        if (!server)
+                return connect(s, (struct sockaddr *)&a, sizeof(a));
+        unlink(a.sun_path);
+        if (s < 0 || bind(s, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(s, 1) < 0)
+                return -1;
+        if (fork() == 0)
+                for (;;)
+                        accept(s, NULL, NULL);
+        return 0;
+}
+
+static int terminal(void)
+{
+        int m = posix_openpt(O_RDWR | O_NOCTTY);
+
+        if (m < 0 || grantpt(m) < 0 || unlockpt(m) < 0)
+                return -1;
+        return open(ptsname(m), O_RDWR | O_NOCTTY);
+}
+
+static int sysv(void)
+{
+        int id = shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0600);
+
+        if (id < 0 || shmat(id, NULL, 0) == (void *)-1)
+                return -1;
+        return shmctl(id, IPC_RMID, NULL);
+}
+
 static int act(const char *name)
 {
         static char uring[120];
@@ -275,7 +346,31 @@ static int act(const char *name)
         if (IS("inotify-proc"))
                 return inotify_add_watch(inotify_init(), "/proc/sys", IN_MODIFY);
         if (IS("fanotify"))
-                return fan();
+                return fan(0);
+        if (IS("fanotify-file-system"))
+                return fan(FAN_MARK_FILESYSTEM);
+        if (IS("fifo"))
+                return fifo();
+        if (IS("locked"))
+                return locked(LOCK_SH);
+        if (IS("written"))
+                return open(shared("written"), O_WRONLY | O_CREAT, 0600);
+        if (IS("mapped-file"))
+                return mapped_file();
+        if (IS("unix-server"))
+                return unix_socket(1);
+        if (IS("unix-client"))
+                return unix_socket(0);
+        if (IS("shared-memory"))
+                return mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) == MAP_FAILED
+                               ? -1
+                               : child(NULL, 0);
+        if (IS("pipe"))
+                return pipe(pair) < 0 ? -1 : child(NULL, 0);
+        if (IS("terminal"))
+                return terminal();
+        if (IS("sysv"))
+                return sysv();
         if (IS("pidfd"))
                 return (int)syscall(SYS_pidfd_open, getpid(), 0);
         if (IS("memfd"))
@@ -336,8 +431,10 @@ int main(int argc, char **argv)
                 for (;;)
                         if (wait(NULL) < 0)
                                 usleep(200000);
-        if (argc != 3)
+        if (argc != 3 && argc != 4)
                 return 2;
+        if (argc == 4)
+                directory = argv[3];
         int r = act(argv[1]);
         int f = open(argv[2], O_WRONLY | O_CREAT | O_TRUNC, 0600);
         dprintf(f, "%s", r < 0 ? strerror(errno) : "ready");

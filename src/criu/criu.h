@@ -119,7 +119,13 @@ int criu_usable(char ret_version[static 32], struct error *err);
 int criu_log_errors(int dir_fd, const char *file, char *ret, size_t size);
 
 /*
- * Whether a restore that failed may have let a task execute an instruction: 1 unless its log (of level 3 or more)
- * exists and ends before the stage in which CRIU detaches from the tasks.
+ * Whether a restore that failed may have let a task execute an instruction, by its log (of level 3 or more), by what
+ * its action script noted in the same directory (stage.h), and by what CRIU did when its tasks were killed:
  */
-int criu_restore_may_have_resumed(int dir_fd, const char *file);
+enum criu_hold {
+        CRIU_UNHELD,       /* it had died, or was killed with them */
+        CRIU_HELD,         /* it stood still (grip.h) */
+        CRIU_HELD_TRACING, /* it stood still and traced the root */
+};
+/* 0: certainly not. 1: it may, or that cannot be found out. */
+int criu_restore_may_have_resumed(int dir_fd, const char *file, enum criu_hold hold);

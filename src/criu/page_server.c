@@ -81,7 +81,7 @@ bool page_image_is_valid(uint64_t image)
         case PAGE_IMAGE_TASK:
                 return id > 0 && id <= TASK_ID_MAX;
         case PAGE_IMAGE_SHMEM:
-                return id > 0;
+                return true; /* the first SysV segment of an IPC namespace is 0 */
         default:
                 return false;
         }

@@ -363,9 +363,19 @@ static void test_nonsense_is_refused(void **state)
         }
 }
 
+static void test_image_numbers(void **state)
+{
+        (void)state;
+        /* PostgreSQL's, say: the first SysV segment of an IPC namespace. */
+        assert_true(page_image_is_valid(PAGE_IMAGE(PAGE_IMAGE_SHMEM, 0)));
+        assert_false(page_image_is_valid(PAGE_IMAGE(PAGE_IMAGE_TASK, 0)));
+        assert_false(page_image_is_valid(PAGE_IMAGE(3, 1)));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_image_numbers),
                 cmocka_unit_test(test_long_headers),
                 cmocka_unit_test(test_short_headers),
                 cmocka_unit_test(test_a_sink_without_room_holds_criu_back),

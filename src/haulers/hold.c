@@ -2,9 +2,9 @@
 
 /*
  * phaul-hold: CRIU's action script on a restore, whoever runs CRIU. It is run without arguments and waited for; what is
- * going on stands in the environment. Everything but "post-restore" is let through. There, the copy is complete and has
- * not executed one instruction: this program tells the session ($PHAUL_HOLD_SOCKET) and stays until the migration's
- * record file ($PHAUL_RECORD) says what to do:
+ * going on stands in the environment. At "post-restore" the copy is complete and has not executed one instruction: this
+ * program tells the session ($PHAUL_HOLD_SOCKET) and stays until the migration's record file ($PHAUL_RECORD) says what
+ * to do:
  *
  *      STARTING, RUNNING                  exit 0: CRIU lets the tasks go
  *      DISCARDING, DISCARDED, ABORTED     exit 1: CRIU destroys them
@@ -12,9 +12,13 @@
  * The record is the only thing believed when it comes to going on. The session's "go" merely makes us look at once
  * instead of within 200 ms; its "no" is honoured as long as the record does not say that the copy is starting, since
  * refusing is always safe. A session that dies changes nothing: we connect to the next one, or wait for ever.
+ *
+ * That it said yes, and that CRIU came to "network-unlock" and "pre-resume" after it, is noted beside the images
+ * (criu/stage.h), so that a restore that ends there is known to have, or not to have, let a task go.
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,6 +31,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "criu/stage.h"
 #include "migration/journal.h"
 
 #define LOOK_MS 200
@@ -80,23 +85,37 @@ static int listen_to(int fd)
         return n == 2 && memcmp(word, "no", 2) == 0;
 }
 
-int main(void)
+/* Without CRIU there is nothing left to hold, and the session must see that. */
+static bool end_with_criu(void)
 {
-        const char *action = getenv("CRTOOLS_SCRIPT_ACTION");
-        const char *record = getenv("PHAUL_RECORD");
-        const char *path = getenv("PHAUL_HOLD_SOCKET");
-        const char *pid = getenv("CRTOOLS_INIT_PID");
-        AUTO_FD int fd = -1;
-
-        if (!action || strcmp(action, "post-restore") != 0)
-                return 0;
-        if (!record || !pid)
-                return 1; /* nobody could ever tell us to go on */
-        /* Without CRIU there is nothing left to hold, and the session must see that. */
         pid_t parent = getppid();
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent)
-                return 1;
+
+        return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent;
+}
+
+static int note(int images, enum criu_stage stage)
+{
+        return images < 0 ? -ENOENT : criu_stage_set(images, stage);
+}
+
+/* Waits while tests want it to, as session/fault_point.h has it for sessions. */
+static void fault_point(const char *action)
+{
+#ifdef PHAUL_FAULT_POINTS
+        char path[100];
+
+        (void)snprintf(path, sizeof(path), "/run/phaul/faults/hold-%.40s", action);
+        for (int i = 0; i < 1000 && access(path, F_OK) == 0; i++)
+                (void)nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
+#else
+        (void)action;
+#endif
+}
+
+/* 0: let it go. */
+static int hold(const char *record, const char *path, const char *pid)
+{
+        AUTO_FD int fd = -1;
 
         for (;;) {
                 enum verdict verdict = look(record);
@@ -116,4 +135,34 @@ int main(void)
                         (void)nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
                 }
         }
+}
+
+int main(void)
+{
+        const char *action = getenv("CRTOOLS_SCRIPT_ACTION");
+        const char *record = getenv("PHAUL_RECORD");
+        const char *directory = getenv("CRTOOLS_IMAGE_DIR");
+        const char *pid = getenv("CRTOOLS_INIT_PID");
+
+        if (!action)
+                return 0;
+        AUTO_FD int images = directory ? open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+        if (!end_with_criu())
+                return 1;
+        if (strcmp(action, "pre-restore") == 0)
+                return note(images, CRIU_STAGE_NONE) < 0;
+        if (strcmp(action, "post-restore") == 0) {
+                /* Without a record nobody could ever tell us to go on; what cannot be noted must not happen. */
+                if (!record || !pid || hold(record, getenv("PHAUL_HOLD_SOCKET"), pid) != 0)
+                        return 1;
+                return note(images, CRIU_STAGE_RELEASED) < 0;
+        }
+        fault_point(action);
+        if (strcmp(action, "network-unlock") == 0)
+                (void)note(images, CRIU_STAGE_UNLOCKED);
+        /* CRIU goes on whatever we answer here, but not before we do. */
+        if (strcmp(action, "pre-resume") == 0)
+                while (note(images, CRIU_STAGE_RESUMED) < 0)
+                        (void)nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
+        return 0;
 }

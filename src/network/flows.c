@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/number_set.h"
 #include "base/spawn.h"
 
 #define TABLE_TEXT_MAX (64U << 20)
@@ -25,33 +26,7 @@ enum { STATE_CLOSE = 7, STATE_LISTEN = 10 }; /* the kernel's TCP_CLOSE and TCP_L
 
 /* ------------------------------------------------------------------------------------------------- whose sockets */
 
-struct inodes {
-        uint64_t *numbers;
-        size_t n, room;
-};
-
-static int by_number(const void *a, const void *b)
-{
-        uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-        return (x > y) - (x < y);
-}
-
-static int inodes_add(struct inodes *set, uint64_t inode)
-{
-        if (set->n == set->room) {
-                size_t room = set->room ? set->room * 2 : 64;
-                uint64_t *grown = reallocarray(set->numbers, room, sizeof(*grown));
-                if (!grown)
-                        return -ENOMEM;
-                set->numbers = grown;
-                set->room = room;
-        }
-        set->numbers[set->n++] = inode;
-        return 0;
-}
-
-static int add_sockets(struct inodes *set, pid_t pid)
+static int add_sockets(struct number_set *set, pid_t pid)
 {
         char path[64], target[64];
         int r = 0;
@@ -65,7 +40,7 @@ static int add_sockets(struct inodes *set, pid_t pid)
                         continue;
                 target[n] = '\0';
                 if (sscanf(target, "socket:[%" SCNu64 "]", &inode) == 1)
-                        r = inodes_add(set, inode);
+                        r = number_set_add(set, inode);
         }
         return r;
 }
@@ -97,7 +72,7 @@ static void unmap(struct network_flow *f)
 }
 
 /* 1: one of the tasks' connections. */
-static int read_line(const char *line, bool v6, const struct inodes *set, struct network_flow *ret)
+static int read_line(const char *line, bool v6, const struct number_set *set, struct network_flow *ret)
 {
         char local[40], remote[40];
         unsigned local_port, remote_port, state;
@@ -106,8 +81,7 @@ static int read_line(const char *line, bool v6, const struct inodes *set, struct
         if (sscanf(line, " %*d: %32[0-9A-F]:%4x %32[0-9A-F]:%4x %2x %*s %*s %*s %*u %*u %" SCNu64, local, &local_port,
                    remote, &remote_port, &state, &inode) != 6)
                 return 0;
-        if (state == STATE_CLOSE || state == STATE_LISTEN || !set->n ||
-            !bsearch(&inode, set->numbers, set->n, sizeof(inode), by_number))
+        if (state == STATE_CLOSE || state == STATE_LISTEN || !number_set_has(set, inode))
                 return 0;
         *ret = (struct network_flow){
                 .v6 = v6, .local_port = (uint16_t)local_port, .remote_port = (uint16_t)remote_port};
@@ -117,7 +91,7 @@ static int read_line(const char *line, bool v6, const struct inodes *set, struct
         return 1;
 }
 
-static int read_table(bool v6, const struct inodes *set, struct network_flow **flows, size_t *n)
+static int read_table(bool v6, const struct number_set *set, struct network_flow **flows, size_t *n)
 {
         AUTO_FREE char *text = NULL;
 
@@ -139,20 +113,19 @@ static int read_table(bool v6, const struct inodes *set, struct network_flow **f
 
 int network_flows(const pid_t *pids, size_t n_pids, struct network_flow **ret, size_t *ret_n, struct error *err)
 {
-        struct inodes set = {0};
+        struct number_set set = {0};
         AUTO_FREE struct network_flow *flows = NULL;
         size_t n = 0;
         int r = 0;
 
         for (size_t i = 0; r == 0 && i < n_pids; i++)
                 r = add_sockets(&set, pids[i]);
-        if (set.n)
-                qsort(set.numbers, set.n, sizeof(*set.numbers), by_number);
+        number_set_sort(&set);
         if (r == 0)
                 r = read_table(false, &set, &flows, &n);
         if (r == 0)
                 r = read_table(true, &set, &flows, &n);
-        free(set.numbers);
+        number_set_done(&set);
         if (r < 0)
                 return error_errno(err, -r, "cannot find the TCP connections");
         *ret = TAKE_PTR(flows);

@@ -69,6 +69,9 @@ int network_announce(pid_t pid, struct error *err);
  */
 int network_repair_off(const pid_t *pids, size_t n_pids, struct error *err);
 
+/* Turn it on: sockets of a copy that is about to be killed close without a word to the other end. */
+int network_repair_on(const pid_t *pids, size_t n_pids, struct error *err);
+
 /*
  * What is run around the switchover, beside the announcement: built-in actions and the programs in `directory` (default
  * /etc/phaul/hooks.d), in order of their names, root-owned and not writable by others only; each gets its data in the

@@ -48,7 +48,23 @@ static int repair_off(int fd)
         return 1;
 }
 
-static int repair_off_task(pid_t pid, struct error *err)
+/* 1 if it was not in repair. A listening socket cannot be, and need not. */
+static int repair_on(int fd)
+{
+        int value = 0;
+        socklen_t size = sizeof(value);
+
+        if (getsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &value, &size) < 0)
+                return -errno;
+        if (value == 1)
+                return 0;
+        value = 1;
+        if (setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &value, sizeof(value)) < 0)
+                return errno == EPERM ? 0 : -errno;
+        return 1;
+}
+
+static int each_socket(pid_t pid, int (*change)(int fd), struct error *err)
 {
         char path[64], target[64];
         int count = 0;
@@ -82,26 +98,36 @@ static int repair_off_task(pid_t pid, struct error *err)
                         return error_errno(err, errno, "cannot take descriptor %ld of process %d", number, (int)pid);
                 if (!is_tcp(fd))
                         continue;
-                int r = repair_off(fd);
+                int r = change(fd);
                 if (r < 0)
-                        return error_errno(err, -r, "cannot take socket %ld of process %d out of repair", number,
+                        return error_errno(err, -r, "cannot change the repair mode of socket %ld of process %d", number,
                                            (int)pid);
                 count += r;
         }
         return count;
 }
 
-int network_repair_off(const pid_t *pids, size_t n_pids, struct error *err)
+static int each_task(const pid_t *pids, size_t n_pids, int (*change)(int fd), struct error *err)
 {
         int total = 0, failure = 0;
 
         /* One that fails is no reason to leave the others' connections dead. */
         for (size_t i = 0; i < n_pids; i++) {
-                int r = repair_off_task(pids[i], failure ? NULL : err);
+                int r = each_socket(pids[i], change, failure ? NULL : err);
                 if (r < 0)
                         failure = failure ? failure : r;
                 else
                         total += r;
         }
         return failure ? failure : total;
+}
+
+int network_repair_off(const pid_t *pids, size_t n_pids, struct error *err)
+{
+        return each_task(pids, n_pids, repair_off, err);
+}
+
+int network_repair_on(const pid_t *pids, size_t n_pids, struct error *err)
+{
+        return each_task(pids, n_pids, repair_on, err);
 }

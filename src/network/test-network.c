@@ -30,6 +30,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/spawn.h"
+#include "network/claims.h"
 #include "network/inside.h"
 #include "network/network.h"
 #include "network/test-network.h"
@@ -381,6 +382,12 @@ static void repair_is_turned_off(void **state)
         size = sizeof(repair);
         assert_int_equal(getsockopt(server, IPPROTO_TCP, TCP_REPAIR, &repair, &size), 0);
         assert_int_equal(repair, 0);
+        /* And on again, for one whose end nobody is to hear of. */
+        assert_int_equal(network_repair_on(tasks, 1, &err), 2); /* both ends are ours */
+        assert_int_equal(network_repair_on(tasks, 1, &err), 0);
+        assert_int_equal(getsockopt(server, IPPROTO_TCP, TCP_REPAIR, &repair, &size), 0);
+        assert_int_equal(repair, 1);
+        assert_int_equal(network_repair_off(tasks, 1, &err), 2);
         assert_int_equal(write(server, "x", 1), 1);
         struct pollfd p = {.fd = client, .events = POLLIN};
         assert_int_equal(poll(&p, 1, 2000), 1);
@@ -388,6 +395,76 @@ static void repair_is_turned_off(void **state)
         assert_int_equal(c, 'x');
         (void)kill(task, SIGKILL);
         (void)waitpid(task, NULL, 0);
+}
+
+struct claims {
+        char text[512];
+};
+
+static void note_claim(const struct network_wanted *wanted, const char *address, const char *who, void *context)
+{
+        struct claims *c = context;
+        const size_t n = strlen(c->text);
+
+        (void)wanted;
+        (void)snprintf(c->text + n, sizeof(c->text) - n, "[%s %s]", address ? address : "mac", who);
+}
+
+static struct claims claims_of(struct network_wanted *wanted, size_t n, bool away)
+{
+        struct claims c = {0};
+        struct error err = {0};
+        const struct network_workload w = {.wanted = wanted, .n = n, .away = away, .complete = true};
+
+        if (network_claims(&w, note_claim, &c, &err) < 0)
+                fail_msg("%s", err.text);
+        return c;
+}
+
+/* The container answers for itself; for anybody else it is somebody who has the address already. */
+static void claims_are_found(void **state)
+{
+        const struct scene *scene = *state;
+        struct network_port port;
+
+        ip_inside(scene, "address add 192.0.2.7/24 dev eth0");
+        ip_inside(scene, "link set eth0 up");
+        port_of(scene, &port);
+        struct network_wanted wanted[] = {{.bridge = "br9", .mac_known = true},
+                                          {.address = "192.0.2.7", .bridge = "br9"},
+                                          {.address = "192.0.2.8", .bridge = "br9"}};
+        memcpy(wanted[0].mac, port.mac, sizeof(port.mac));
+        struct claims c = claims_of(wanted, 3, false);
+        assert_string_equal(c.text, "");
+        /* It does not run, and yet there is an answer. */
+        c = claims_of(wanted, 3, true);
+        assert_non_null(strstr(c.text, "[192.0.2.7 "));
+        assert_non_null(strstr(c.text, " on br9]"));
+        /* Another hardware address than its own. */
+        wanted[0].mac[5] ^= 1;
+        c = claims_of(wanted, 3, false);
+        assert_non_null(strstr(c.text, "[192.0.2.7 "));
+        assert_null(strstr(c.text, "192.0.2.8"));
+        /* What somebody set for good is believed, and stays. */
+        ip("neighbour replace 192.0.2.9 lladdr 02:00:00:00:00:09 nud permanent dev br9");
+        (void)snprintf(wanted[2].address, sizeof(wanted[2].address), "192.0.2.9");
+        for (int i = 0; i < 2; i++) {
+                c = claims_of(wanted, 3, false);
+                assert_non_null(strstr(c.text, "[192.0.2.9 02:00:00:00:00:09 on br9]"));
+        }
+        (void)snprintf(wanted[2].address, sizeof(wanted[2].address), "192.0.2.8");
+        /* Its hardware address at an address that it has not got. */
+        wanted[0].mac[5] ^= 1;
+        c = claims_of(wanted, 1, false);
+        assert_string_equal(c.text, "[mac 192.0.2.7 on br9]");
+        /* This host itself. */
+        ip("address add 192.0.2.8/32 dev br9");
+        c = claims_of(wanted, 3, false);
+        assert_string_equal(c.text, "[192.0.2.8 interface br9 of this host]");
+        ip("link set br9 address 02:00:00:00:00:77");
+        memcpy(wanted[0].mac, "\x02\x00\x00\x00\x00\x77", 6);
+        c = claims_of(wanted, 1, false);
+        assert_string_equal(c.text, "[mac interface br9 of this host]");
 }
 
 int main(void)
@@ -398,6 +475,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(lock_works_with_spanning_tree, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(attach_forwards, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(announce_is_heard, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(claims_are_found, set_up, tear_down),
                 cmocka_unit_test(repair_is_turned_off),
         };
 

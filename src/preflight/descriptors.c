@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,11 +76,12 @@ int mounts_add(const char *mountinfo, struct number_set *set)
         return 0;
 }
 
-/* What CRIU can open again: its own list of character devices is memory's, tun, autofs, and terminals. */
+/* What CRIU can open again: its own list of character devices is memory's, tun, autofs, and terminals, but for
+ * serial ones (criu/tty.c: external). */
 static bool device_is_carried(unsigned major, unsigned minor)
 {
-        return major == 1 || (major == 10 && (minor == 200 || minor == 235)) || (major >= 2 && major <= 5) ||
-               (major >= 136 && major <= 143);
+        return major == 1 || (major == 10 && (minor == 200 || minor == 235)) || major == 2 || major == 3 ||
+               (major == 4 && minor < 64) || major == 5 || (major >= 136 && major <= 143);
 }
 
 /* Files of the kernel's own mounts, which nobody can see: shared memory in its forms. */
@@ -111,30 +113,72 @@ static void judge_file(struct scan *s, const struct task *t, const char *where, 
 /* Nothing is synchronised with a server: a network file system that hangs shall not hang us. */
 static int look_at(int dir, const char *name, struct statx *ret)
 {
-        const unsigned wanted = STATX_TYPE | STATX_NLINK | STATX_BLOCKS | STATX_MNT_ID;
+        const unsigned wanted = STATX_TYPE | STATX_INO | STATX_NLINK | STATX_BLOCKS | STATX_MNT_ID;
 
         return statx(dir, name, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, wanted, ret) < 0 ? -errno : 0;
 }
 
-static void judge_socket(struct scan *s, const struct task *t, int fd, const char *link)
+static int judge_socket(struct scan *s, const struct task *t, int fd, const char *link)
 {
         char path[64], protocol[32] = "";
+        const uint64_t inode = strtoull(link + strlen("socket:["), NULL, 10);
 
         (void)snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)t->pid, fd);
         ssize_t n = getxattr(path, "system.sockprotoname", protocol, sizeof(protocol) - 1);
-        if (n > 0)
-                socket_judge(s, t, fd, protocol, strtoull(link + strlen("socket:["), NULL, 10));
+        if (n <= 0)
+                return 0;
+        socket_judge(s, t, fd, protocol, inode);
+        return starts_with(protocol, "UNIX") ? shared_add(&s->shared, SHARED_SOCKET, inode, t->pid, fd) : 0;
+}
+
+/* The mode of the link says how it is open. */
+static int share_file(struct scan *s, const struct task *t, int fd, int dir, const char *name, const struct statx *st)
+{
+        const uint64_t key = shared_key(makedev(st->stx_dev_major, st->stx_dev_minor), st->stx_ino);
+        char target[16] = "";
+        struct stat link;
+
+        if (S_ISCHR(st->stx_mode))
+                return terminal_note(s, t, fd, st->stx_rdev_major, st->stx_rdev_minor);
+        if (S_ISFIFO(st->stx_mode))
+                return shared_add(&s->shared, SHARED_FIFO, key, t->pid, fd);
+        if (!S_ISREG(st->stx_mode))
+                return 0;
+        if (readlinkat(dir, name, target, sizeof(target) - 1) > 0 && is_kernel_memory(target))
+                return shared_add(&s->shared, SHARED_MEMORY, key, t->pid, fd);
+        if (fstatat(dir, name, &link, AT_SYMLINK_NOFOLLOW) == 0 && (link.st_mode & S_IWUSR))
+                return shared_add(&s->shared, SHARED_WRITTEN, key, t->pid, fd);
+        return 0;
+}
+
+static int judge_descriptor(struct scan *s, const struct task *t, int dir, const char *name, const char *link)
+{
+        const int fd = (int)strtol(name, NULL, 10);
+        struct statx st;
+        char where[32];
+
+        if (starts_with(link, "socket:["))
+                return judge_socket(s, t, fd, link);
+        if (starts_with(link, "pipe:["))
+                return shared_add(&s->shared, SHARED_PIPE, strtoull(link + strlen("pipe:["), NULL, 10), t->pid, fd);
+        if (strcmp(link, "anon_inode:inotify") == 0 || strcmp(link, "anon_inode:[fanotify]") == 0)
+                watches_judge(s, t, fd);
+        if (descriptor_judge_link(s, t, fd, link) || look_at(dir, name, &st) < 0)
+                return 0;
+        (void)snprintf(where, sizeof(where), "fd %d", fd);
+        judge_file(s, t, where, link, &st);
+        return share_file(s, t, fd, dir, name, &st);
 }
 
 int descriptors_scan(struct scan *s, const struct task *t)
 {
-        char path[64], link[4096], where[32];
+        char path[64], link[4096];
         struct dirent *entry;
-        struct statx st;
+        int r = 0;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)t->pid);
         AUTO_DIR DIR *dir = opendir(path);
-        while (dir && (entry = readdir(dir))) {
+        while (dir && r == 0 && (entry = readdir(dir))) {
                 if (!isdigit((unsigned char)entry->d_name[0]))
                         continue;
                 ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
@@ -142,15 +186,9 @@ int descriptors_scan(struct scan *s, const struct task *t)
                         continue;
                 link[n] = '\0';
                 s->n_descriptors++;
-                int fd = (int)strtol(entry->d_name, NULL, 10);
-                if (starts_with(link, "socket:["))
-                        judge_socket(s, t, fd, link);
-                else if (!descriptor_judge_link(s, t, fd, link) && look_at(dirfd(dir), entry->d_name, &st) == 0) {
-                        (void)snprintf(where, sizeof(where), "fd %d", fd);
-                        judge_file(s, t, where, link, &st);
-                }
+                r = judge_descriptor(s, t, dirfd(dir), entry->d_name, link);
         }
-        return 0;
+        return r;
 }
 
 /* -- mappings --------------------------------------------------------------------------------------------------- */
@@ -168,6 +206,27 @@ bool mapping_judge(struct scan *s, const struct task *t, const char *path)
         return false;
 }
 
+/*
+ * Kernel's own memory in any mode, files only where they can be written: many programs share a cache that nobody
+ * writes.
+ */
+int mapping_share(struct scan *s, const struct task *t, const char *line, const char *path)
+{
+        char write, shared;
+        unsigned major, minor;
+        uint64_t inode;
+
+        if (sscanf(line, "%*s %*1s%c%*1s%c %*s %x:%x %" SCNu64, &write, &shared, &major, &minor, &inode) != 5 ||
+            shared != 's' || starts_with(path, "/dev/") != starts_with(path, "/dev/zero (deleted)"))
+                return 0;
+        if (starts_with(path, "/SYSV") && s->host_ipc)
+                findings_note(&s->findings, PROBLEM_SYSV_HOST, "process %d (%s)", (int)t->pid, t->comm);
+        else if (is_kernel_memory(path) || (path[0] == '/' && write == 'w'))
+                return shared_add(&s->shared, SHARED_MEMORY,
+                                  shared_memory_key(t->pid, makedev(major, minor), inode, path), t->pid, -1);
+        return 0;
+}
+
 /* "7f00-7f10 r--p 00000000 fd:01 4711      /path" */
 int mappings_scan(struct scan *s, const struct task *t)
 {
@@ -180,7 +239,12 @@ int mappings_scan(struct scan *s, const struct task *t)
                 return 0;
         for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
                 int at = 0;
-                if (sscanf(line, "%*s %*s %*s %*s %*s %n", &at) < 0 || !line[at] || strcmp(line + at, previous) == 0)
+                if (sscanf(line, "%*s %*s %*s %*s %*s %n", &at) < 0 || !line[at])
+                        continue;
+                int r = mapping_share(s, t, line, line + at);
+                if (r < 0)
+                        return r;
+                if (strcmp(line + at, previous) == 0)
                         continue;
                 (void)snprintf(previous, sizeof(previous), "%s", line + at);
                 if (!mapping_judge(s, t, line + at))

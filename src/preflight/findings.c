@@ -62,6 +62,45 @@ static const struct {
         [PROBLEM_HUGETLB] = {"hugetlb", GRADE_WARNING, "has huge pages mapped: as many must be free on the target",
                              "Look at HugePages_Free in /proc/meminfo there"},
         [PROBLEM_UPROBES] = {"tasks", GRADE_ERROR, "has user probes set, which CRIU refuses", "Remove the uprobes"},
+        [PROBLEM_COMPAT] = {"programs", GRADE_WARNING,
+                            "a program of 32 bits, which CRIU here can carry: that of the target must, too",
+                            "Run `criu check --feature compat_cr` there"},
+        [PROBLEM_COMPAT_REFUSED] = {"programs", GRADE_ERROR,
+                                    "a program of 32 bits, which this CRIU or this kernel cannot carry",
+                                    "Run it as a program of 64 bits"},
+        [PROBLEM_WATCH] = {"watches", GRADE_ERROR,
+                           "watches (inotify, fanotify) what CRIU cannot find again, as in /proc or /sys, or on a "
+                           "file system that opens no handles",
+                           "Stop that program"},
+        [PROBLEM_TERMINAL] =
+                {"terminals", GRADE_ERROR,
+                 "has a terminal open whose other end is outside, as a shell or lxc-start in the foreground "
+                 "has it",
+                 "Start it without a terminal (lxc-start -d, setsid, output redirected), or --shell-job "
+                 "for a process tree"},
+        [PROBLEM_PIPE_OUTSIDE] = {"pipes", GRADE_JUDGED,
+                                  "shares a pipe or fifo with a process that stays: it would be cut, and what is in it "
+                                  "lost",
+                                  "Move the tree that has both ends, or start it without that pipe"},
+        [PROBLEM_UNIX_OUTSIDE] = {"unix", GRADE_ERROR,
+                                  "has a Unix socket that is connected to a process that stays, which CRIU refuses",
+                                  "Let it close that connection (to a log daemon, D-Bus), or move both"},
+        [PROBLEM_MEMORY_OUTSIDE] = {"ipc", GRADE_JUDGED,
+                                    "shares memory with a process that stays: each would have its own from then on",
+                                    "Move both, or stop the other one"},
+        [PROBLEM_SYSV_HOST] = {"ipc", GRADE_ERROR,
+                               "has SysV shared memory of this host attached, which CRIU carries only with an IPC "
+                               "namespace",
+                               "Stop that program, or run it in a container"},
+        [PROBLEM_LOCK_OUTSIDE] = {"locks", GRADE_JUDGED,
+                                  "a file lock across the border: after the migration each host would grant it",
+                                  "Wait until it is given back, or stop the other process"},
+        [PROBLEM_WRITTEN_OUTSIDE] = {"writers", GRADE_WARNING,
+                                     "has a file open for writing that a process that stays has open for writing, too: "
+                                     "what that one writes later does not follow",
+                                     "Stop the other process, or let each write a file of its own"},
+        [PROBLEM_OUTSIDE_UNSEEN] = {"outside", GRADE_WARNING, "not looked at in time for what they share with it",
+                                    "Try again when the host is less busy"},
         [PROBLEM_RESTARTED] = {"unit", GRADE_ERROR,
                                "belongs to a unit that systemd starts again when it ends here: two copies would run",
                                "Set Restart=no by a drop-in for the time of the migration"},
@@ -79,6 +118,11 @@ static const struct {
         {"devices", "no device is in use"},
         {"deleted", "no deleted file is too large"},
         {"mounts", "all open files lie on its own mounts"},
+        {"pipes", "no pipe leads outside"},
+        {"unix", "no Unix socket is connected to the outside"},
+        {"ipc", "no memory is shared with the outside"},
+        {"locks", "no file lock is shared with the outside"},
+        {"terminals", "no terminal leads outside"},
 };
 
 const char *problem_item(enum problem problem)

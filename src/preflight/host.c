@@ -50,6 +50,20 @@ static unsigned xsave_size(void)
         return 0;
 }
 
+/* Which parts of the extended state are in use, as CRIU compares them (criu/arch/x86/cpu.c); 0: not known. */
+static uint64_t xsave_features(void)
+{
+#if defined(__x86_64__)
+        unsigned a, b, c, d;
+
+        if (__get_cpuid(1, &a, &b, &c, &d) && (c & bit_OSXSAVE)) {
+                __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+                return (uint64_t)d << 32 | a;
+        }
+#endif
+        return 0;
+}
+
 json_t *preflight_host(const char *criu)
 {
         AUTO_FREE char *text = NULL;
@@ -65,9 +79,9 @@ json_t *preflight_host(const char *criu)
                 if (!flags[0])
                         cpuinfo_value(text, "Features", flags, sizeof(flags));
         }
-        return json_pack("{s:s, s:s, s:s, s:I, s:{s:s, s:s, s:s, s:i}}", "arch", u.machine, "kernel", u.release, "criu",
-                         criu, "time_ms", (json_int_t)clock_wall_ms(), "cpu", "vendor", vendor, "model", model, "flags",
-                         flags, "xsave", (int)xsave_size());
+        return json_pack("{s:s, s:s, s:s, s:I, s:{s:s, s:s, s:s, s:i, s:I}}", "arch", u.machine, "kernel", u.release,
+                         "criu", criu, "time_ms", (json_int_t)clock_wall_ms(), "cpu", "vendor", vendor, "model", model,
+                         "flags", flags, "xsave", (int)xsave_size(), "xfeatures", (json_int_t)xsave_features());
 }
 
 /* -- versions --------------------------------------------------------------------------------------------------- */
@@ -278,26 +292,44 @@ static size_t missing_flags(const char *source, const char *target, const char *
         return n;
 }
 
+static bool same_architecture(const json_t *source, const json_t *target, hauler_report_fn report, void *context)
+{
+        char text[200];
+
+        if (strcmp(text_of(source, "arch"), text_of(target, "arch")) == 0)
+                return true;
+        (void)snprintf(text, sizeof(text), "the source is %.32s, this host %.32s. Choose a target of the same kind",
+                       text_of(source, "arch"), text_of(target, "arch"));
+        report("cpu", GRADE_JUDGED, text, context);
+        return false;
+}
+
 static void compare_cpu(const json_t *source, const json_t *target, hauler_report_fn report, void *context)
 {
         const json_t *theirs = json_object_get(source, "cpu"), *ours = json_object_get(target, "cpu");
         const char *arch = text_of(target, "arch");
         json_int_t there = json_integer_value(json_object_get(theirs, "xsave"));
         json_int_t here = json_integer_value(json_object_get(ours, "xsave"));
+        const uint64_t parts_there = (uint64_t)json_integer_value(json_object_get(theirs, "xfeatures"));
+        const uint64_t parts_here = (uint64_t)json_integer_value(json_object_get(ours, "xfeatures"));
         char text[900], missing[400];
 
-        if (strcmp(text_of(source, "arch"), arch) != 0) {
-                (void)snprintf(text, sizeof(text),
-                               "the source is %.32s, this host %.32s. Choose a target of the same kind",
-                               text_of(source, "arch"), arch);
-                report("cpu", GRADE_JUDGED, text, context);
-        } else if (missing_flags(text_of(theirs, "flags"), text_of(ours, "flags"), arch, missing, sizeof(missing))) {
+        if (!same_architecture(source, target, report, context))
+                return;
+        if (missing_flags(text_of(theirs, "flags"), text_of(ours, "flags"), arch, missing, sizeof(missing))) {
                 (void)snprintf(
                         text, sizeof(text),
                         "this processor lacks what programs may have found on the source: %s. They would be killed "
                         "by an illegal instruction. Choose another target, or mask these on the source (a virtual "
                         "machine: a common CPU model)",
                         missing);
+                report("cpu", GRADE_JUDGED, text, context);
+        } else if (parts_there & ~parts_here) {
+                (void)snprintf(text, sizeof(text),
+                               "this processor, or its kernel, has not all parts of the extended state in use that the "
+                               "source has (%#llx are missing): CRIU cannot put the registers back. Choose another "
+                               "target",
+                               (unsigned long long)(parts_there & ~parts_here));
                 report("cpu", GRADE_JUDGED, text, context);
         } else if (here < there) {
                 (void)snprintf(
@@ -341,6 +373,12 @@ static void compare_clocks(const json_t *source, const json_t *target, hauler_re
                 (long long)llabs(ahead) / 1000, (long long)llabs(ahead) % 1000 / 100, ahead > 0 ? "ahead of" : "behind",
                 ahead > 0 ? "" : " back");
         report("clock", GRADE_WARNING, text, context);
+}
+
+void preflight_compare_architecture(const json_t *source, const json_t *target, hauler_report_fn report, void *context)
+{
+        if (same_architecture(source, target, report, context))
+                report("cpu", GRADE_OK, "it has the architecture of the source", context);
 }
 
 void preflight_compare(const json_t *source, const json_t *target, hauler_report_fn report, void *context)

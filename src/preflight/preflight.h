@@ -2,6 +2,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -18,6 +19,7 @@ struct preflight_subject {
         pid_t init;         /* root of the tree */
         const char *cgroup; /* directory of its freezer; tasks found there beside the tree are outsiders. May be NULL */
         const char *criu;   /* its version here, for what depends on it; "" when it is not known */
+        bool shell_job;     /* its terminal stays, and it gets a new one */
         uint64_t ghost_limit; /* largest deleted file that CRIU takes along, bytes; 0: its default of 1 MiB */
 };
 
@@ -30,13 +32,16 @@ int preflight_scan(const struct preflight_subject *subject, int timeout_ms, haul
 
 /*
  * What the other host has to know of this one to compare: {arch, kernel, criu, time_ms, cpu: {vendor, model, flags,
- * xsave}}. `criu` is the version, "" when it does not work. New reference; NULL when out of memory.
+ * xsave, xfeatures}}. `criu` is the version, "" when it does not work. New reference; NULL when out of memory.
  */
 json_t *preflight_host(const char *criu);
 
 /* Compare the source's preflight_host() with ours, on the target: items cpu, criu, clock. What a peer sent is checked.
  */
 void preflight_compare(const json_t *source, const json_t *target, hauler_report_fn report, void *context);
+
+/* The same when nothing is restored, only started: the architecture alone, item cpu. */
+void preflight_compare_architecture(const json_t *source, const json_t *target, hauler_report_fn report, void *context);
 
 /* A link as it was measured. */
 struct preflight_link {

@@ -25,6 +25,7 @@
 #define STATUS_MAX 65536
 #define MOUNTS_MAX (16U << 20)
 #define CGROUP_SETTLES_MS 20
+#define OUTSIDE_MS 4000 /* of the time for everything, given to other processes of the host */
 #define ANSWER_MAX (256 * 1024)
 
 /* -- which tasks ------------------------------------------------------------------------------------------------ */
@@ -147,6 +148,7 @@ static int scan_task(struct scan *s, pid_t pid)
                 return 0;
         read_namespaces(pid, namespaces);
         namespaces_judge(s, &t, namespaces);
+        program_judge(s, &t);
         int r = descriptors_scan(s, &t);
         return r < 0 ? r : mappings_scan(s, &t);
 }
@@ -156,9 +158,11 @@ static int prepare(struct scan *s, const struct preflight_subject *subject, cons
         AUTO_FREE char *netlink = NULL;
         char path[64];
         struct number_set seen = {0};
+        struct stat own;
         int r = 0;
 
         read_namespaces(subject->init, s->init_ns);
+        s->host_ipc = stat("/proc/self/ns/ipc", &own) == 0 && own.st_ino == s->init_ns[NAMESPACE_IPC];
         for (size_t i = 0; r == 0 && i < tree->n; i++) {
                 struct stat st;
                 (void)snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)tree->pids[i]);
@@ -176,6 +180,34 @@ static int prepare(struct scan *s, const struct preflight_subject *subject, cons
         (void)snprintf(path, sizeof(path), "/proc/%d/net/netlink", (int)subject->init);
         if (r == 0 && fd_read_file(AT_FDCWD, path, MOUNTS_MAX, &netlink, NULL) == 0)
                 r = netlink_unread(netlink, &s->unread);
+        return r;
+}
+
+/* -- what stays behind ------------------------------------------------------------------------------------------ */
+
+static bool exists(pid_t pid)
+{
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+        return access(path, F_OK) == 0;
+}
+
+static int find_shared(struct scan *s, const struct preflight_subject *subject, const struct pid_list *tree)
+{
+        AUTO_FREE char *locks = NULL;
+        struct number_set inside = {0};
+
+        if (!subject->shell_job)
+                terminals_judge(s);
+        int r = set_of(tree, &inside);
+        if (r == 0 && fd_read_file(AT_FDCWD, "/proc/locks", MOUNTS_MAX, &locks, NULL) == 0)
+                r = locks_judge(locks, &inside, exists, &s->findings);
+        if (r == 0)
+                r = shared_find_peers(&s->shared, tree->pids, tree->n);
+        if (r == 0)
+                r = shared_scan(&s->shared, &inside, clock_ms() + OUTSIDE_MS, &s->findings);
+        number_set_done(&inside);
         return r;
 }
 
@@ -205,13 +237,17 @@ static int scan_all(const struct preflight_subject *subject, json_t *list)
                 r = scan_task(s, tree.pids[i]);
         if (r == 0 && subject->cgroup)
                 r = find_outsiders(s, subject);
+        if (r == 0)
+                r = find_shared(s, subject, &tree);
         if (r == 0) {
                 unit_scan(s, subject->init);
                 findings_report(&s->findings, tree.n, s->n_descriptors, print_finding, list);
         }
         free(tree.pids);
-        free(s->mounts.numbers);
-        free(s->unread.numbers);
+        number_set_done(&s->mounts);
+        number_set_done(&s->unread);
+        number_set_done(&s->masters);
+        free(s->shared.ends);
         return r;
 }
 

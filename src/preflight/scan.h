@@ -6,13 +6,16 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/number_set.h"
 #include "preflight/findings.h"
+#include "preflight/outside.h"
 
 /*
  * What the scanners share. Each reads one family of things; those that parse a text are pure, so that tests can hand
  * them what other machines said.
  */
 #define NAMESPACES 9 /* in the order of namespace_names */
+#define NAMESPACE_IPC 5
 extern const char *const namespace_names[NAMESPACES];
 
 struct task {
@@ -24,12 +27,6 @@ struct task {
         bool kernel;
 };
 
-/* Sorted numbers. */
-struct number_set {
-        uint64_t *numbers;
-        size_t n, room;
-};
-
 struct scan {
         struct findings findings;
         size_t n_descriptors;
@@ -38,6 +35,10 @@ struct scan {
         struct number_set mounts;     /* ids of all mounts the tree can see */
         struct number_set unread;     /* inodes of netlink sockets with data to read */
         bool inet_kernel;             /* TCP and UDP sockets do not work with this CRIU and this kernel */
+        bool host_ipc;                /* the tree's root has this host's IPC namespace */
+        enum { COMPAT_UNKNOWN, COMPAT_CARRIED, COMPAT_NOT } compat; /* programs of 32 bits */
+        struct shared_ends shared;                                  /* what others may have, too */
+        struct number_set masters;                                  /* numbers of pseudo terminals */
 };
 
 /* From the text of /proc/PID/status; -EBADMSG. */
@@ -59,8 +60,33 @@ int netlink_unread(const char *text, struct number_set *ret);
 /* Ids of mounts, from the text of /proc/PID/mountinfo. */
 int mounts_add(const char *mountinfo, struct number_set *set);
 
-/* A line of /proc/PID/maps: address range and path ("" for none); true when the file has to be looked at. */
+/* A line of /proc/PID/maps, by its path ("" for none); true when the file has to be looked at. */
 bool mapping_judge(struct scan *s, const struct task *t, const char *path);
+
+/* The same line, when it is mapped shared: remember what others may have mapped as well. 0 or -ENOMEM. */
+int mapping_share(struct scan *s, const struct task *t, const char *line, const char *path);
+
+/* A program of 32 bits; `exe` is the path of one. */
+void program_judge(struct scan *s, const struct task *t);
+bool program_is_compat(const char *exe);
+
+/* A descriptor of inotify or fanotify. */
+#define WATCH_HANDLE_MAX 128
+struct watch {
+        uint64_t device, inode;
+        bool whole;            /* the whole file system is watched */
+        unsigned handle_bytes; /* 0: it has no handle that could be opened */
+        int handle_type;
+        unsigned char handle[WATCH_HANDLE_MAX];
+};
+/* From a line of /proc/PID/fdinfo/N; false when it is no watch on a file or a file system. */
+bool watch_parse(const char *line, struct watch *ret);
+void watches_judge(struct scan *s, const struct task *t, int fd);
+
+/* A terminal that is open, by its device numbers; judged when all tasks have been looked at. 0 or -ENOMEM. */
+int terminal_note(struct scan *s, const struct task *t, int fd, unsigned major, unsigned minor);
+bool terminal_master_index(const char *fdinfo, uint64_t *ret);
+void terminals_judge(struct scan *s);
 
 /* Everything behind /proc/PID/fd and /proc/PID/maps of one task. Negative errno; a task that is gone has none. */
 int descriptors_scan(struct scan *s, const struct task *t);
@@ -69,7 +95,3 @@ int mappings_scan(struct scan *s, const struct task *t);
 /* Whether the unit around it would be started again; "" when it is in none. From the text of /proc/PID/cgroup. */
 const char *unit_of(const char *cgroup, char *buffer, size_t size);
 void unit_scan(struct scan *s, pid_t pid);
-
-int number_set_add(struct number_set *set, uint64_t number);
-void number_set_sort(struct number_set *set);
-bool number_set_has(const struct number_set *set, uint64_t number);

@@ -11,38 +11,6 @@ const char *const namespace_names[NAMESPACES] = {
         "mnt", "net", "pid", "user", "uts", "ipc", "cgroup", "time", "time_for_children"};
 #define NAMESPACES_NESTABLE 2 /* mnt and net: CRIU's CLONE_SUBNS */
 
-int number_set_add(struct number_set *set, uint64_t number)
-{
-        if (set->n == set->room) {
-                size_t room = set->room ? set->room * 2 : 64;
-                uint64_t *grown = reallocarray(set->numbers, room, sizeof(*grown));
-                if (!grown)
-                        return -ENOMEM;
-                set->numbers = grown;
-                set->room = room;
-        }
-        set->numbers[set->n++] = number;
-        return 0;
-}
-
-static int compare(const void *a, const void *b)
-{
-        uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-        return x < y ? -1 : x > y;
-}
-
-void number_set_sort(struct number_set *set)
-{
-        if (set->n)
-                qsort(set->numbers, set->n, sizeof(*set->numbers), compare);
-}
-
-bool number_set_has(const struct number_set *set, uint64_t number)
-{
-        return set->n && bsearch(&number, set->numbers, set->n, sizeof(number), compare);
-}
-
 /* The value of "\nKEY:\t…" in a status file. */
 static const char *value_of(const char *status, const char *key)
 {

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -177,6 +179,143 @@ static void mappings_are_judged(void **state)
         assert_true(found_only(&s.findings, PROBLEM_HUGETLB));
 }
 
+static bool always(pid_t pid)
+{
+        return pid != 666; /* who took it has ended */
+}
+
+/* One file, one of ours and another's: told once, whoever has it and whoever waits. */
+static void locks_are_compared(void **state)
+{
+        static const struct {
+                const char *text;
+                enum problem problem;
+        } cases[] = {
+                {"1: FLOCK  ADVISORY  WRITE 10 00:2d:7 0 EOF\n", PROBLEMS},
+                {"1: FLOCK  ADVISORY  WRITE 10 00:2d:7 0 EOF\n2: POSIX  ADVISORY  READ 99 00:2d:8 0 EOF\n", PROBLEMS},
+                {"1: FLOCK  ADVISORY  WRITE 10 00:2d:7 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 11 00:2d:7 0 EOF\n",
+                 PROBLEMS},
+                {"1: FLOCK  ADVISORY  WRITE 99 00:2d:7 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 11 00:2d:7 0 EOF\n",
+                 PROBLEM_LOCK_OUTSIDE},
+                {"1: POSIX  ADVISORY  READ 11 00:2d:7 0 9\n2: POSIX  ADVISORY  READ 99 00:2d:7 0 9\n",
+                 PROBLEM_LOCK_OUTSIDE},
+                {"1: LEASE  ACTIVE    READ 10 00:2d:7 0 EOF\n2: LEASE  ACTIVE    READ 99 00:2d:7 0 EOF\n",
+                 PROBLEM_LOCK_OUTSIDE},
+                {"1: FLOCK  ADVISORY  WRITE 666 00:2d:7 0 EOF\n2: FLOCK  ADVISORY  READ 10 00:2d:7 0 EOF\n", PROBLEMS},
+                {"1: OFDLCK ADVISORY  WRITE -1 00:2d:7 0 EOF\n2: FLOCK  ADVISORY  READ 10 00:2d:7 0 EOF\n", PROBLEMS},
+                {"", PROBLEMS},
+                {"1: nonsense\n:\n", PROBLEMS},
+        };
+        struct number_set tree = {0};
+
+        (void)state;
+        assert_int_equal(number_set_add(&tree, 11), 0);
+        assert_int_equal(number_set_add(&tree, 10), 0);
+        number_set_sort(&tree);
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                struct findings f = {0};
+                assert_int_equal(locks_judge(cases[i].text, &tree, always, &f), 0);
+                assert_true(found_only(&f, cases[i].problem));
+        }
+        number_set_done(&tree);
+}
+
+static void watches_are_read(void **state)
+{
+        struct watch w;
+
+        (void)state;
+        assert_true(watch_parse("inotify wd:1 ino:9e7e sdev:800013 mask:800afce ignored_mask:0 fhandle-bytes:8 "
+                                "fhandle-type:1 f_handle:7e9e0000640d1b6d",
+                                &w));
+        assert_int_equal(w.inode, 0x9e7e);
+        assert_int_equal(w.device, makedev(8, 0x13));
+        assert_int_equal(w.handle_bytes, 8);
+        assert_int_equal(w.handle_type, 1);
+        assert_memory_equal(w.handle, "\x7e\x9e\x00\x00\x64\x0d\x1b\x6d", 8);
+        /* /proc has no handles. */
+        assert_true(watch_parse("inotify wd:2 ino:1 sdev:16 mask:2 ignored_mask:0", &w));
+        assert_int_equal(w.handle_bytes, 0);
+        assert_false(w.whole);
+        assert_true(watch_parse("fanotify sdev:16 mflags:0 mask:2 ignored_mask:0", &w));
+        assert_true(w.whole);
+        /* A mount, no mark, and a handle that is shorter than it says. */
+        assert_false(watch_parse("fanotify mnt_id:1c mflags:0 mask:2 ignored_mask:0", &w));
+        assert_false(watch_parse("fanotify flags:0 event-flags:0", &w));
+        assert_false(watch_parse("pos:\t0", &w));
+        assert_true(watch_parse("inotify wd:1 ino:1 sdev:1 mask:2 fhandle-bytes:40 fhandle-type:1 f_handle:ab", &w));
+        assert_int_equal(w.handle_bytes, 0);
+}
+
+static void terminals_are_paired(void **state)
+{
+        struct scan s = {0};
+        uint64_t index;
+
+        (void)state;
+        assert_true(terminal_master_index("pos:\t0\nflags:\t02\ntty-index:\t7\n", &index));
+        assert_int_equal(index, 7);
+        assert_false(terminal_master_index("pos:\t0\n", &index));
+        assert_int_equal(terminal_note(&s, &nginx, 0, 136, 7), 0);
+        assert_int_equal(number_set_add(&s.masters, 7), 0);
+        terminals_judge(&s);
+        assert_true(found_only(&s.findings, PROBLEMS));
+        assert_int_equal(terminal_note(&s, &nginx, 0, 136, 8), 0);
+        assert_int_equal(terminal_note(&s, &nginx, 1, 136, 8), 0);
+        terminals_judge(&s);
+        assert_true(found_only(&s.findings, PROBLEM_TERMINAL));
+        assert_int_equal(s.findings.of[PROBLEM_TERMINAL].count, 1);
+        number_set_done(&s.masters);
+        free(s.shared.ends);
+}
+
+/* What is mapped shared and may be shared with others; what cannot be written is a cache. */
+static void shared_mappings_are_kept(void **state)
+{
+        static const struct {
+                const char *line, *path;
+                size_t kept;
+        } cases[] = {
+                {"7f00-7f10 rw-s 00000000 00:01 4711 /dev/zero (deleted)", "/dev/zero (deleted)", 1},
+                {"7f00-7f10 r--s 00000000 00:01 4712 /memfd:x (deleted)", "/memfd:x (deleted)", 1},
+                {"7f00-7f10 rw-s 00000000 00:01 0 /SYSV00000000 (deleted)", "/SYSV00000000 (deleted)", 1},
+                {"7f00-7f10 rw-s 00000000 fd:01 9 /var/lib/db", "/var/lib/db", 1},
+                {"7f00-7f10 r--s 00000000 fd:01 9 /usr/lib/gconv-modules.cache", "/usr/lib/gconv-modules.cache", 0},
+                {"7f00-7f10 rw-p 00000000 fd:01 9 /var/lib/db", "/var/lib/db", 0},
+                {"7f00-7f10 rw-s 00000000 00:05 9 /dev/dri/card0", "/dev/dri/card0", 0},
+                {"7f00-7f10 rw-p 00000000 00:00 0 [heap]", "[heap]", 0},
+        };
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                struct scan s = {0};
+                assert_int_equal(mapping_share(&s, &nginx, cases[i].line, cases[i].path), 0);
+                assert_int_equal(s.shared.n, cases[i].kept);
+                assert_true(found_only(&s.findings, PROBLEMS));
+                free(s.shared.ends);
+        }
+        struct scan host = {.host_ipc = true};
+        assert_int_equal(mapping_share(&host, &nginx, cases[2].line, cases[2].path), 0);
+        assert_true(found_only(&host.findings, PROBLEM_SYSV_HOST));
+}
+
+static void programs_are_told_apart(void **state)
+{
+        char path[] = "/tmp/phaul-elf-XXXXXX";
+        int fd = mkstemp(path);
+
+        (void)state;
+        assert_int_equal(write(fd, "\177ELF\1\1\1\0\0\0\0\0\0\0\0\0", 16), 16);
+        assert_true(program_is_compat(path));
+        assert_int_equal(pwrite(fd, "\2", 1, 4), 1);
+        assert_false(program_is_compat(path));
+        assert_int_equal(ftruncate(fd, 5), 0);
+        assert_false(program_is_compat(path));
+        assert_false(program_is_compat("/nowhere"));
+        (void)close(fd);
+        (void)unlink(path);
+}
+
 static void units_are_found(void **state)
 {
         char unit[64];
@@ -195,7 +334,7 @@ static void units_are_found(void **state)
 
 struct heard {
         enum grade worst;
-        char text[2048];
+        char text[8192];
 };
 
 static void hear(const char *item, enum grade grade, const char *reason, void *context)
@@ -204,7 +343,9 @@ static void hear(const char *item, enum grade grade, const char *reason, void *c
 
         if (strcmp(item, "cpu") == 0 || strcmp(item, "criu-versions") == 0 || strcmp(item, "clock") == 0 ||
             strcmp(item, "io_uring") == 0 || strcmp(item, "link") == 0 || strcmp(item, "deleted") == 0 ||
-            strcmp(item, "tasks") == 0) {
+            strcmp(item, "tasks") == 0 ||
+            (grade != GRADE_OK && (strcmp(item, "pipes") == 0 || strcmp(item, "unix") == 0 ||
+                                   strcmp(item, "ipc") == 0 || strcmp(item, "writers") == 0))) {
                 h->worst = grade > h->worst ? grade : h->worst;
                 (void)snprintf(h->text + strlen(h->text), sizeof(h->text) - strlen(h->text), "%s: %s\n", item, reason);
         }
@@ -251,6 +392,66 @@ static void processors_are_compared(void **state)
         /* On other machines every flag counts. */
         h = compare(host("aarch64", "4.2.1", 1000000, "fp sve", 0), host("aarch64", "4.2.1", 1000000, "fp", 0));
         assert_int_equal(h.worst, GRADE_JUDGED);
+}
+
+/* What the kernel said of two processors: an AMD EPYC of the fifth generation under Firecracker, and QEMU's Westmere.
+ */
+#define EPYC                                                                                                           \
+        "fpu vme de pse tsc msr pae mce cx8 apic sep pge mca cmov pat pse36 clflush mmx fxsr sse sse2 ht syscall nx "  \
+        "mmxext lm constant_tsc rep_good nopl xtopology tsc_reliable nonstop_tsc cpuid extd_apicid tsc_known_freq "    \
+        "pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave avx f16c rdrand " \
+        "hypervisor lahf_lm cr8_legacy misalignsse 3dnowprefetch topoext pti vmmcall bmi1 avx2 bmi2 erms avx512f "     \
+        "avx512dq adx avx512ifma clflushopt clwb avx512cd sha_ni avx512bw avx512vl xsaveopt xsavec xgetbv1 avx_vnni "  \
+        "avx512_bf16 clzero xsaveerptr arat avx512vbmi avx512_vbmi2 gfni vaes vpclmulqdq avx512_vnni avx512_bitalg "   \
+        "avx512_vpopcntdq movdiri movdir64b fsrm avx512_vp2intersect"
+#define WESTMERE                                                                                                       \
+        "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 syscall nx lm " \
+        "constant_tsc nopl xtopology cpuid tsc_known_freq pni pclmulqdq ssse3 cx16 sse4_1 sse4_2 x2apic popcnt aes "   \
+        "hypervisor lahf_lm cpuid_fault pti"
+
+static json_t *with_xfeatures(json_t *host, json_int_t xfeatures)
+{
+        (void)json_object_set_new(json_object_get(host, "cpu"), "xfeatures", json_integer(xfeatures));
+        return host;
+}
+
+static void recorded_processors_are_compared(void **state)
+{
+        (void)state;
+        struct heard h =
+                compare(host("x86_64", "4.2.1", 1000000, EPYC, 2440), host("x86_64", "4.2.1", 1000000, WESTMERE, 0));
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        assert_non_null(strstr(h.text, ": mmxext fma movbe xsave avx f16c rdrand 3dnowprefetch bmi1 avx2 bmi2 erms "
+                                       "avx512f"));
+        /* Back it goes: what Westmere has more, programs do not use. */
+        h = compare(host("x86_64", "4.2.1", 1000000, WESTMERE, 0), host("x86_64", "4.2.1", 1000000, EPYC, 2440));
+        assert_int_equal(h.worst, GRADE_OK);
+        /* The same instruction sets, but protection keys (bit 9) are in use on the source alone. */
+        h = compare(with_xfeatures(HOST, 0x2e7), with_xfeatures(HOST, 0xe7));
+        assert_int_equal(h.worst, GRADE_JUDGED);
+        assert_non_null(strstr(h.text, "0x200 are missing"));
+        h = compare(with_xfeatures(HOST, 0xe7), with_xfeatures(HOST, 0x2e7));
+        assert_int_equal(h.worst, GRADE_OK);
+}
+
+/* What is started anew there finds out by itself what the processor can do, if it can be started at all. */
+static void only_the_architecture_counts_for_a_start(void **state)
+{
+        static const struct {
+                const char *arch;
+                enum grade grade;
+        } cases[] = {{"x86_64", GRADE_OK}, {"aarch64", GRADE_JUDGED}, {"", GRADE_JUDGED}};
+
+        (void)state;
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                struct heard h = {0};
+                json_t *source = host(cases[i].arch, "", 0, EPYC, 2440), *target = host("x86_64", "", 0, WESTMERE, 0);
+                preflight_compare_architecture(source, target, hear, &h);
+                json_decref(source);
+                json_decref(target);
+                assert_int_equal(h.worst, cases[i].grade);
+                assert_non_null(strstr(h.text, "cpu: "));
+        }
 }
 
 static void versions_and_clocks_are_compared(void **state)
@@ -346,9 +547,58 @@ static void a_real_process_is_looked_at(void **state)
         (void)close(ready[0]);
         (void)close(ready[1]);
         assert_int_equal(r, 0);
-        assert_int_equal(h.worst, GRADE_ERROR);
+        assert_true(h.worst >= GRADE_ERROR); /* and the pipe that it shares with us */
         assert_non_null(strstr(h.text, "deleted: process"));
         assert_non_null(strstr(h.text, "tasks: 1 processes"));
+}
+
+/* Two children with everything in common: seen from either, the other one is outside. */
+static void what_two_processes_share_is_found(void **state)
+{
+        static const char *const items[] = {"pipes: ", "unix: ", "ipc: ", "writers: "};
+        char path[] = "/tmp/phaul-preflight-XXXXXX";
+        struct heard h = {0};
+        struct error err = {0};
+        int ends[2], pair[2], gate[2];
+        pid_t pids[2];
+
+        (void)state;
+        assert_int_equal(pipe(gate), 0);
+        assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        int file = mkstemp(path);
+        void *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        assert_ptr_not_equal(memory, MAP_FAILED);
+        for (int i = 0; i < 2; i++) {
+                pids[i] = fork();
+                if (pids[i] == 0) {
+                        (void)close(pair[i]);
+                        (void)close(gate[0]);
+                        (void)close(gate[1]);
+                        for (;;)
+                                (void)pause();
+                }
+        }
+        (void)close(pair[0]);
+        (void)close(pair[1]);
+        (void)munmap(memory, 4096);
+        const struct preflight_subject subject = {.init = pids[0], .criu = "4.2.1"};
+        int r = preflight_scan(&subject, 20000, hear, &h, &err);
+        for (int i = 0; i < 2; i++) {
+                (void)kill(pids[i], SIGKILL);
+                (void)waitpid(pids[i], NULL, 0);
+        }
+        (void)close(file);
+        (void)unlink(path);
+        for (int i = 0; i < 2; i++) {
+                (void)close(ends[i]);
+                (void)close(gate[i]);
+        }
+        assert_int_equal(r, 0);
+        for (size_t i = 0; i < sizeof(items) / sizeof(items[0]); i++)
+                assert_non_null(strstr(h.text, items[i]));
+        assert_non_null(strstr(h.text, "unix: process"));
+        assert_int_equal(h.worst, GRADE_JUDGED);
 }
 
 /* A thousand cases are one line. */
@@ -392,12 +642,20 @@ int main(void)
                 cmocka_unit_test(sockets_are_judged),
                 cmocka_unit_test(unread_netlink_is_seen),
                 cmocka_unit_test(mappings_are_judged),
+                cmocka_unit_test(locks_are_compared),
+                cmocka_unit_test(watches_are_read),
+                cmocka_unit_test(terminals_are_paired),
+                cmocka_unit_test(shared_mappings_are_kept),
+                cmocka_unit_test(programs_are_told_apart),
                 cmocka_unit_test(units_are_found),
                 cmocka_unit_test(processors_are_compared),
+                cmocka_unit_test(recorded_processors_are_compared),
+                cmocka_unit_test(only_the_architecture_counts_for_a_start),
                 cmocka_unit_test(versions_and_clocks_are_compared),
                 cmocka_unit_test(downtime_is_predicted),
                 cmocka_unit_test(nonsense_is_survived),
                 cmocka_unit_test(a_real_process_is_looked_at),
+                cmocka_unit_test(what_two_processes_share_is_found),
                 cmocka_unit_test(many_are_one),
                 cmocka_unit_test(items_are_documented),
         };

@@ -95,8 +95,10 @@ static int examine_here(struct session *s, struct verdict *v, char criu[static 3
                 verdict_report("criu", GRADE_WARNING, "not checked, as asked", v);
         else
                 preflight_criu(criu, verdict_report, v);
-        const struct preflight_subject subject = {
-                .init = s->workload.init_pid, .cgroup = s->workload.freezer, .criu = criu};
+        const struct preflight_subject subject = {.init = s->workload.init_pid,
+                                                  .cgroup = s->workload.freezer,
+                                                  .criu = criu,
+                                                  .shell_job = s->request.options.shell_job};
         return preflight_scan(&subject, SCAN_TIMEOUT_MS, verdict_report, v, err);
 }
 

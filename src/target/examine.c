@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "preflight/preflight.h"
 #include "session/control.h"
@@ -148,8 +149,22 @@ static void examine_shared(const struct target_side *x, struct verdict *v)
         }
 }
 
+/* What is started and not restored needs no CRIU and finds out anew what the processor can do. */
+static void examine_start(const struct message *offer, struct verdict *v)
+{
+        AUTO_FREE char *text = NULL;
+
+        if (message_dup_text(offer, FIELD_HOST, &text) < 0)
+                return;
+        json_t *source = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *target = preflight_host("");
+        if (source && target)
+                preflight_compare_architecture(source, target, verdict_report, v);
+        json_decref(source);
+        json_decref(target);
+}
+
 /* CRIU here, and what the source said of itself against what is here. */
-static void examine_host(const struct message *offer, struct verdict *v)
+static void examine_host(const struct message *offer, int64_t arrived_ms, struct verdict *v)
 {
         AUTO_FREE char *text = NULL;
         char criu[32] = "";
@@ -161,6 +176,9 @@ static void examine_host(const struct message *offer, struct verdict *v)
         if (message_dup_text(offer, FIELD_HOST, &text) < 0)
                 return;
         json_t *source = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *target = preflight_host(criu);
+        /* What was looked at since took its time, too. */
+        if (target)
+                (void)json_object_set_new(target, "time_ms", json_integer(arrived_ms));
         if (source && target)
                 preflight_compare(source, target, verdict_report, v);
         else
@@ -170,17 +188,19 @@ static void examine_host(const struct message *offer, struct verdict *v)
 }
 
 /* What a restore needs beyond what a start does. */
-static void examine_restore(const struct target_side *x, const struct message *offer, struct verdict *v)
+static void examine_restore(const struct target_side *x, const struct message *offer, int64_t arrived_ms,
+                            struct verdict *v)
 {
         examine_memory(x, v);
         session_images_examine(x->session, verdict_report, v);
-        examine_host(offer, v);
+        examine_host(offer, arrived_ms, v);
 }
 
 int target_examine(struct target_side *x, const struct message *offer, struct error *err)
 {
         struct session *s = x->session;
         CLEANUP(verdict_done) struct verdict v = {.host = s->request.self, .options = &s->request.options};
+        const int64_t arrived_ms = clock_wall_ms();
         struct error no = {0};
 
         session_phase(s, "examine");
@@ -210,8 +230,10 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
                 examine_shared(x, &v);
         else if (examine_disk(x, &v, &no) < 0)
                 verdict_report("disk", GRADE_ERROR, no.text, &v);
-        if (s->request.options.mode != MODE_RESTART)
-                examine_restore(x, offer, &v);
+        if (s->request.options.mode == MODE_RESTART)
+                examine_start(offer, &v);
+        else
+                examine_restore(x, offer, arrived_ms, &v);
 
         struct message *answer = message_new(MSG_VERDICT);
         r = verdict_put_message(&v, answer);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "criu/stage.h"
 #include "network/network.h"
 #include "session/ask.h"
 #include "session/hooks.h"
@@ -41,6 +43,20 @@ static int network_up(struct target_side *x, struct error *err)
         return 0;
 }
 
+/* What is said at its end, as by sockets that close, must not reach those who go on talking to the source. */
+static void network_down(struct target_side *x)
+{
+        for (int i = 0; i < x->n_ports; i++) {
+                struct network_port port = {0};
+                struct error err = {0};
+
+                (void)snprintf(port.outside, sizeof(port.outside), "%s", x->ports[i].outside);
+                (void)snprintf(port.bridge, sizeof(port.bridge), "%s", x->ports[i].bridge);
+                if (network_lock(&port, &err) < 0)
+                        session_log(x->session, "warning", "%s", err.text);
+        }
+}
+
 static bool time_is_up(void *context)
 {
         const uint64_t *until = context;
@@ -67,6 +83,18 @@ static bool restore_over(void *context)
         return x->restore_ended;
 }
 
+/*
+ * A task that hangs in CRIU's restorer looks like one that sleeps; whether CRIU came through to where it lets tasks go
+ * was noted by the hold program.
+ */
+static bool came_through(const struct session *s)
+{
+        if (s->request.options.mode == MODE_RESTART)
+                return true;
+        AUTO_FD int images = open(s->paths.images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return images >= 0 && criu_stage_get(images) == CRIU_STAGE_RESUMED;
+}
+
 struct alive_wait {
         struct session *session;
         uint64_t next_ms;
@@ -79,7 +107,7 @@ static bool seen_alive(void *context)
 
         if (clock_ms() < w->next_ms)
                 return false;
-        w->alive = w->session->hauler->alive(&w->session->workload, NULL);
+        w->alive = came_through(w->session) ? w->session->hauler->alive(&w->session->workload, NULL) : 0;
         w->next_ms = clock_ms() + ALIVE_POLL_MS;
         return w->alive > 0;
 }
@@ -119,6 +147,7 @@ static int did_not_start(struct target_side *x, struct error *err)
 
         if (err->kind == ERROR_NONE)
                 (void)error_set(err, EIO, "the copy did not come to life");
+        network_down(x);
         int ran = s->hauler->put_down(&s->workload, s->paths.images, &no);
         if (ran < 0)
                 session_log(s, "error", "%s", no.text);

@@ -105,6 +105,8 @@ static int recover(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
 
+        /* Where the session before listened. What waits there goes by the record. */
+        (void)unlink(s->paths.hold);
         int r = target_recall(x, err);
         if (r < 0)
                 return r;

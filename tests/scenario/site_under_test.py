@@ -210,7 +210,7 @@ class Site:
         return {
             "mounts": shell("awk '{print $5}' /proc/self/mountinfo"),
             "interfaces": shell("ls /sys/class/net"),
-            "cgroups": shell("find /sys/fs/cgroup -maxdepth 3 -type d -name 'lxc.*' | sort"),
+            "cgroups": shell("find /sys/fs/cgroup -maxdepth 3 -type d -name 'lxc.*' ! -name lxc.pivot | sort"),
             "programs": shell("ps -eo comm= | grep -E '^(criu|rsync|phaul-|lxc-)' | sort"),
             "directories": shell("find /var/lib/lxc /run/phaul/images /run/phaul/sessions -mindepth 1 -maxdepth 1 2>/dev/null"),
             "rules": shell("nft list ruleset"),

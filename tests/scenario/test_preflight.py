@@ -36,9 +36,20 @@ REFUSED = [
     ("traced", "tasks", "error"),
     ("dead-leader", "tasks", "error"),
     ("vfork", "tasks", "warning"),
+    ("inotify-proc", "watches", "error"),
+    ("fanotify-file-system", "watches", "error"),
+]
+# (what oddity does inside, what another one outside does with the same thing, id of the item, its grade)
+SHARED = [
+    ("fifo", "fifo", "pipes", "error"),
+    ("unix-client", "unix-server", "unix", "error"),
+    ("locked", "locked", "locks", "error"),
+    ("mapped-file", "mapped-file", "ipc", "error"),
+    ("written", "written", "writers", "warning"),
 ]
 CARRIED = ["tcp", "raw", "packet", "unix", "netlink", "seccomp", "deleted-small", "deleted-linked", "inotify", "fanotify",
-           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie"]
+           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie", "fifo", "locked", "written",
+           "mapped-file", "shared-memory", "pipe", "terminal", "sysv", "unix-server", "unix-client"]
 
 
 def start(site, host, name):
@@ -52,6 +63,14 @@ def start(site, host, name):
         pytest.skip(f"{name} is not possible here: {said}")
     # lxc-attach itself is on its way out
     eventually(lambda: not site.pid_of(h, "lxc-attach"), 30, "the end of lxc-attach")
+
+
+def outside(site, host, name):
+    """An oddity of the host itself that shares with those inside what lies in their /root."""
+    h = site[host]
+    h.run("rm", "-f", "/run/ready")
+    h.spawn("/dev/null", f"{PROGRAMS}/oddity", name, "/run/ready", f"{ROOT}/root")
+    assert eventually(lambda: h.run("cat", "/run/ready", check=False).stdout, 30, name) == "ready"
 
 
 def stop(site, host):
@@ -106,6 +125,8 @@ def test_a_plain_container_passes(odd):
 
 
 @pytest.mark.parametrize("what,identity,grade", REFUSED, ids=[r[0] for r in REFUSED])
+
+
 def test_what_criu_cannot_carry_is_named(odd, what, identity, grade):
     try:
         start(odd, "alpha", what)
@@ -114,6 +135,22 @@ def test_what_criu_cannot_carry_is_named(odd, what, identity, grade):
         assert found and re.search(r"process \d+ \(", found[0]["reason"]), verdict["items"]
         assert items(verdict, "name", "ok", "beta"), "the other host is asked as well"
         others = [i for i in verdict["items"] if i["grade"] != "ok" and i["id"] != identity]
+        assert not others, others
+    finally:
+        stop(odd, "alpha")
+
+
+@pytest.mark.parametrize("inside,other,identity,grade", SHARED, ids=[s[0] for s in SHARED])
+
+
+def test_what_is_shared_with_a_process_outside_is_named(odd, inside, other, identity, grade):
+    try:
+        outside(odd, "alpha", other)
+        start(odd, "alpha", inside)
+        verdict = check(odd, code=3 if grade == "error" else 0)
+        found = items(verdict, identity, grade, "alpha")
+        assert found and len(re.findall(r"process \d+", found[0]["reason"])) == 2, verdict["items"]
+        others = [i for i in verdict["items"] if i["grade"] != "ok" and i["id"] not in (identity, "writers")]
         assert not others, others
     finally:
         stop(odd, "alpha")
@@ -150,6 +187,39 @@ def test_an_address_that_runs_on_the_target_is_refused(odd):
         assert items(check(odd, code=0), "address", "warning", "beta")
     finally:
         odd["beta"].run("lxc-destroy", "-f", "-n", "twin")
+
+
+def test_an_address_that_somebody_else_has_is_refused(odd):
+    """The target itself, or a neighbour of it, whose hardware address is another than the container's."""
+    beta = odd["beta"]
+    try:
+        beta.run("ip", "address", "add", "10.77.0.70/32", "dev", "br0")
+        found = items(check(odd, code=3), "address", "error", "beta")
+        assert found and "br0 of this host" in found[0]["reason"] and "10.77.0.70" in found[0]["reason"], found
+        beta.run("ip", "address", "del", "10.77.0.70/32", "dev", "br0")
+        beta.run("ip", "neighbour", "replace", "10.77.0.70", "lladdr", "02:00:00:00:00:09", "nud", "permanent", "dev", "br0")
+        found = items(check(odd, code=3), "address", "error", "beta")
+        assert found and "02:00:00:00:00:09 on br0" in found[0]["reason"], found
+    finally:
+        beta.run("sh", "-c", "ip address del 10.77.0.70/32 dev br0; ip neighbour del 10.77.0.70 dev br0", check=False)
+    assert not [i for i in items(check(odd, code=0), "address") if i["grade"] != "ok"]
+
+
+def test_keys_that_do_not_follow_are_listed(odd):
+    alpha = odd["alpha"]
+    config = "/var/lib/lxc/odd/config"
+    try:
+        alpha.run("sh", "-c", f"cp {config} /root/config; echo lxc.net.0.script.up = /bin/true >> {config}; "
+                  f"echo lxc.hook.start-host = /bin/true >> {config}")
+        found = items(check(odd, code=0), "keys", "warning", "alpha")
+        assert found and "lxc.hook.start-host, lxc.net.0.script.up:" in found[0]["reason"], found
+        # A liblxc that knows fewer keys names all that it refuses. Both hosts have the same one, so it is asked itself.
+        alpha.run("sh", "-c", f"(echo lxc.nonsense = 1; cat {config}; echo lxc.net.0.future = 2) > /root/newer")
+        done = alpha.run("sh", "-c", "$(ls /usr/libexec/phaul/phaul-lxc /usr/local/libexec/phaul/phaul-lxc 2>/dev/null | "
+                         "head -n 1) verify /root/newer odd", check=False)
+        assert "lxc.nonsense, lxc.net.0.future" in done.stdout, done
+    finally:
+        alpha.run("sh", "-c", f"cp /root/config {config}; rm -f /root/config /root/newer")
 
 
 def test_a_thousand_processes_do_not_take_long(odd):
@@ -191,6 +261,72 @@ def test_a_terminal_gets_errors_first_and_wrapped(odd):
         assert max(map(len, lines)) <= 90 and lines[1].startswith(" " * 30), done.stdout
     finally:
         stop(odd, "alpha")
+
+
+# -- from here on each makes its own container, for which the one of all others is removed
+
+
+def test_a_terminal_from_outside_is_named(site):
+    """lxc-start in the foreground gives the container the terminal it was called from."""
+    alpha = site["alpha"]
+    alpha.container("odd", ["oddity", "tcp", "/root/ready"], ip="10.77.0.70/24", start=False)
+    shell = alpha.popen("script", "-qec", "lxc-start -F -n odd", "/dev/null", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        eventually(lambda: site.runs("alpha", "odd"), 30, "the container")
+        found = items(check(site, code=3), "terminals", "error", "alpha")
+        assert found and "pts/" in found[0]["reason"], check(site)
+    finally:
+        alpha.run("lxc-stop", "-k", "-n", "odd", check=False)
+        shell.kill()
+
+
+def test_what_a_process_tree_shares_is_named(site):
+    """A daemon of the host is fine; one with the host's SysV memory, or at the end of a pipe, is not."""
+    alpha = site["alpha"]
+    for host, number in (("alpha", 20000), ("beta", 40000)):
+        site[host].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid; rm -f /run/ready")
+    try:
+        for what, identity, command in (
+                ("memory", "ipc", [f"{PROGRAMS}/oddity", "sysv", "/run/ready"]),
+                ("a pipe", "pipes", ["sh", "-c", f"sleep 600 | exec {PROGRAMS}/oddity tcp /run/ready"]),
+                ("nothing", None, [f"{PROGRAMS}/oddity", "tcp", "/run/ready"])):
+            alpha.run("rm", "-f", "/run/ready")
+            alpha.spawn("/dev/null", *command)
+            eventually(lambda: alpha.run("cat", "/run/ready", check=False).stdout, 30, what)
+            pid = alpha.run("pgrep", "-nx", "oddity").stdout.strip()
+            done = alpha.run("phaul", "check", f"pid/{pid}", "beta", "--json", check=False)
+            bad = {i["id"] for i in json.loads(done.stdout)["items"] if i["grade"] != "ok" and i["host"] == "alpha"}
+            assert (identity in bad if identity else not bad & {"ipc", "pipes", "unix", "locks", "terminals", "writers"}), done.stdout
+            assert "unit" not in bad
+            alpha.run("kill", "-KILL", pid)
+    finally:
+        alpha.run("sh", "-c", "kill -9 $(pgrep -x oddity) $(pgrep -fx 'sleep 600')", check=False)
+
+
+def test_an_address_that_answers_is_refused(site):
+    """The container is stopped, and yet somebody answers for its address: the client."""
+    site["alpha"].container("odd", ["oddity", "init"], ip="10.77.0.200/24", start=False)
+    site["beta"].run("ip", "neighbour", "flush", "dev", "br0")
+    done = site["alpha"].run("phaul", "check", "lxc/odd", "beta", "--mode", "restart", "--json", check=False)
+    found = items(json.loads(done.stdout), "address", "error", "beta")
+    assert done.returncode == 3 and found and "10.77.0.200" in found[0]["reason"], done.stdout
+
+
+def test_another_architecture_is_refused_in_both_modes(site):
+    """beta's phauld sees the machine as one of 32 bits."""
+    make(site)
+    beta = site["beta"]
+    try:
+        site.kill(beta, "phauld")
+        eventually(lambda: not site.pid_of(beta, "phauld"), what="the end of phauld")
+        beta.spawn("/var/log/phauld.log", "setarch", "i686", "phauld")
+        eventually(lambda: site.api(beta, "GET", "/host")[0] == 200, what="phauld on beta")
+        for mode in ("live", "restart"):
+            done = site["alpha"].run("phaul", "check", "lxc/odd", "beta", "--mode", mode, "--json", check=False)
+            found = items(json.loads(done.stdout), "cpu", "error", "beta")
+            assert done.returncode == 3 and "x86_64" in found[0]["reason"] and "i686" in found[0]["reason"], done.stdout
+    finally:
+        site.restart(beta)
 
 
 def test_what_passes_moves(site):

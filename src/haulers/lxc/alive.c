@@ -9,7 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
-#include "criu/criu.h"
+#include "criu/grip.h"
 
 #define PUT_DOWN_MS 10000
 
@@ -66,13 +66,28 @@ int lxc_alive(struct workload *w, struct error *err)
         return 1;
 }
 
+static int list_payload(struct pid_list *ret, void *context)
+{
+        return lxc_cgroup_tasks(context, ret);
+}
+
 int lxc_put_down(struct workload *w, const char *images, struct error *err)
 {
+        struct criu_grip grip = CRIU_GRIP_NONE;
+        enum criu_hold hold = CRIU_UNHELD;
+        const bool restart = w->options && w->options->mode == MODE_RESTART;
+
+        if (!restart) {
+                criu_grip_take(lxc_find_init(w->id), &grip);
+                if (criu_grip_kill_tasks(&grip, list_payload, w->id) == 0)
+                        hold = criu_grip_hold(&grip);
+                criu_grip_end(&grip);
+        }
         int r = lxc_cgroup_kill(w->id, PUT_DOWN_MS, err);
         if (r < 0)
                 return r;
-        if (w->options && w->options->mode == MODE_RESTART)
+        if (restart)
                 return lxc_start_trace(w, err);
         AUTO_FD int fd = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        return fd < 0 ? 1 : criu_restore_may_have_resumed(fd, "restore.log");
+        return fd < 0 ? 1 : criu_restore_may_have_resumed(fd, "restore.log", hold);
 }

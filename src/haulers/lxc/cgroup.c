@@ -193,6 +193,17 @@ bool lxc_cgroup_populated(const char *name, bool monitor)
         return populated;
 }
 
+static int add_payload(const char *directory, bool v2, bool monitor, void *context)
+{
+        (void)v2;
+        return monitor ? 0 : cgroup_add_tasks(context, directory);
+}
+
+int lxc_cgroup_tasks(const char *name, struct pid_list *ret)
+{
+        return each_directory(name, add_payload, ret);
+}
+
 static int note_existence(const char *directory, bool v2, bool monitor, void *context)
 {
         (void)v2;

@@ -128,12 +128,50 @@ static int refuse_network(const json_t *info, pid_t pid, hauler_report_fn report
         return 0;
 }
 
+/* Is the device filter that of cgroup v2? With version 1 it is a file that CRIU carries. */
+static bool filters_by_v2(const json_t *info)
+{
+        const json_t *entry;
+        size_t i;
+
+        json_array_foreach(json_object_get(info, "cgroups"), i, entry)
+        {
+                if (strstr(lxc_string(entry, "controllers"), "devices"))
+                        return false;
+        }
+        return true;
+}
+
+static void report_start_only(const json_t *info, hauler_report_fn report, void *context)
+{
+        char text[700] = "";
+        const json_t *entry;
+        size_t i;
+
+        json_array_foreach(json_object_get(info, "start_only"), i, entry)
+        {
+                const char *key = json_string_value(entry) ?: "";
+                const size_t n = strlen(text);
+                if (strncmp(key, "lxc.cgroup2.devices", 19) != 0 || filters_by_v2(info))
+                        (void)snprintf(text + n, sizeof(text) - n, "%s%.64s", n ? ", " : "", key);
+        }
+        if (!text[0])
+                return;
+        const size_t n = strlen(text);
+        (void)snprintf(text + n, sizeof(text) - n,
+                       ": not in force after a live migration, until the container is started anew. Do by hand on the "
+                       "target what they stand for, or use --mode restart");
+        report("keys", GRADE_WARNING, text, context);
+}
+
 static void report_config(const json_t *info, bool restart, hauler_report_fn report, void *context)
 {
         const json_t *mount;
         char text[512];
         size_t i;
 
+        if (!restart)
+                report_start_only(info, report, context);
         if (!restart && strcmp(lxc_string(info, "tty_max"), "0") != 0 && lxc_string(info, "tty_max")[0])
                 report("tty", GRADE_WARNING,
                        "lxc.tty.max is not 0: a process that has such a terminal open cannot be moved", context);
@@ -175,6 +213,11 @@ static char *describe(const json_t *info)
                                                     json_object_get(rootfs, "upper")));
         else
                 (void)json_object_set_new(d, "trees", json_pack("[O?]", json_object_get(rootfs, "path")));
+        const pid_t init = (pid_t)json_integer_value(json_object_get(info, "init_pid"));
+        json_t *live = init > 0 ? lxc_addresses_describe(init) : NULL;
+        if (live)
+                (void)json_object_set_new(d, "live", live);
+        (void)json_object_set_new(d, "away", json_boolean(init <= 0));
         char *text = json_dumps(d, JSON_COMPACT);
         json_decref(d);
         return text;

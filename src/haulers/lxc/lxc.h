@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "base/cgroup.h"
 #include "base/name.h"
 #include "haulers/hauler.h"
 
@@ -103,12 +104,25 @@ uint64_t lxc_cgroup_memory(const char *directory);
 /* Is there still a task of the container's payload or its monitor? */
 bool lxc_cgroup_populated(const char *name, bool monitor);
 
+/* Add the tasks of the container's payload. Negative errno. */
+int lxc_cgroup_tasks(const char *name, struct pid_list *ret);
+
 /* Do directories of that name exist in any hierarchy? */
 bool lxc_cgroup_exists(const char *name);
 
 /* Kill everything of container `name`: its tasks, also those hung in CRIU's restorer, CRIU itself and liblxc's monitor;
  * then remove its cgroups. */
 int lxc_cgroup_kill(const char *name, int timeout_ms, struct error *err);
+
+/* ----------------------------------------------------------------------------------------------------- addresses.c */
+
+/* What a running container has of the network; new reference, NULL when it cannot be found out. */
+json_t *lxc_addresses_describe(pid_t init);
+
+/* Target: does anybody here have them? `networks` of the configuration, `live` of the source (may be NULL); `away`: the
+ * container does not run. Reports the item "address" when somebody has. */
+void lxc_addresses_verify(const json_t *networks, const json_t *live, bool away, hauler_report_fn report,
+                          void *context);
 
 /* ------------------------------------------------------------------------------------------------------ conflict.c */
 

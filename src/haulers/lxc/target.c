@@ -343,6 +343,8 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
                         say(&f, "config", GRADE_OK, "the configuration loads");
                         verify_files(&f, p->info, d);
                         verify_networks(&f, p, w->options && w->options->mode == MODE_RESTART);
+                        lxc_addresses_verify(json_object_get(p->info, "networks"), json_object_get(d, "live"),
+                                             json_is_true(json_object_get(d, "away")), report, context);
                         verify_security(&f, p->info);
                         verify_cgroups(&f, id, p, lxc_string(path, "cgroup_pattern"));
                         verify_ids(&f, p);

@@ -14,6 +14,8 @@
 #include "base/fd.h"
 #include "base/name.h"
 
+#define CONFIG_MAX (1 << 20)
+
 /* What liblxc wrote to standard error since, its last line: with the file names of its sources taken off. */
 static void last_complaint(int fd, char *text, size_t size)
 {
@@ -27,9 +29,29 @@ static void last_complaint(int fd, char *text, size_t size)
         (void)snprintf(text, size, "%.*s", (int)strcspn(start, "\n"), start);
 }
 
+/* Every line that this liblxc does not take, by its key: it stops at the first one itself. */
+static void refused_keys(struct lxc_container *c, const char *file, char *ret, size_t size)
+{
+        AUTO_FREE char *text = NULL;
+        char *save = NULL;
+
+        ret[0] = '\0';
+        if (fd_read_file(AT_FDCWD, file, CONFIG_MAX, &text, NULL) < 0)
+                return;
+        c->clear_config(c);
+        for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+                char key[128], value[4096] = "";
+                if (sscanf(line, " %127[a-zA-Z0-9_.-] = %4095[^\n]", key, value) < 1 || strncmp(key, "lxc.", 4) != 0 ||
+                    c->set_config_item(c, key, value))
+                        continue;
+                const size_t n = strlen(ret);
+                (void)snprintf(ret + n, size - n, "%s%s", n ? ", " : "", key);
+        }
+}
+
 int verb_verify(int argc, char **argv, json_t **ret, struct error *err)
 {
-        char complaint[1024];
+        char complaint[400], keys[600];
 
         (void)argc;
         if (!name_is_valid(argv[1]))
@@ -47,8 +69,9 @@ int verb_verify(int argc, char **argv, json_t **ret, struct error *err)
         c->clear_config(c);
         if (!c->load_config(c, argv[0])) {
                 last_complaint(memory, complaint, sizeof(complaint));
-                r = error_set_kind(err, ERROR_REFUSED, EINVAL, "liblxc %s does not accept the configuration: %s",
-                                   lxc_get_version(), complaint);
+                refused_keys(c, argv[0], keys, sizeof(keys));
+                r = error_set_kind(err, ERROR_REFUSED, EINVAL, "liblxc %s does not accept the configuration: %s%s%s",
+                                   lxc_get_version(), complaint, keys[0] ? "; it refuses " : "", keys);
         } else {
                 answer = json_pack("{ss ss ss}", "id", argv[1], "version", lxc_get_version(), "lxcpath", lxc_path());
                 r = answer ? describe_config(c, answer, err) : error_set(err, ENOMEM, "out of memory");

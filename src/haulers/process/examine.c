@@ -146,13 +146,6 @@ static int examine_cgroups(struct look *l, struct error *err)
                                       (int)l->root.pid, l->cgroup);
         if (l->findings.errors == 0)
                 process_say(&l->findings, "cgroup", GRADE_OK, "it can be frozen below %s", l->cgroup);
-        const char *unit = strrchr(l->cgroup, '/');
-        size_t n = unit ? strlen(unit) : 0;
-        if (n > 8 && strcmp(unit + n - 8, ".service") == 0)
-                process_say(&l->findings, "unit", GRADE_WARNING,
-                            "it belongs to the unit %s: systemd will see it end here, and starts it again if the unit "
-                            "says Restart=",
-                            unit + 1);
         return 0;
 }
 

@@ -8,8 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cgroup.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "criu/grip.h"
+#include "network/network.h"
 
 #define KILL_MS 10000
 
@@ -73,18 +76,42 @@ int process_alive(struct workload *w, struct error *err)
         return runs(w->init_pid) && !process_cgroup_frozen(home, v2);
 }
 
+static int list_home(struct pid_list *ret, void *context)
+{
+        return cgroup_add_tasks(ret, context);
+}
+
+/* Sockets that end now, on a host that may still have their address, tell nobody: the source goes on with them. */
+static void silence(const char *home)
+{
+        struct pid_list tasks = {0};
+
+        if (cgroup_add_tasks(&tasks, home) == 0)
+                (void)network_repair_on(tasks.pids, tasks.n, NULL);
+        free(tasks.pids);
+}
+
 int process_put_down(struct workload *w, const char *images, struct error *err)
 {
+        struct criu_grip grip = CRIU_GRIP_NONE;
+        enum criu_hold hold = CRIU_UNHELD;
         AUTO_FREE char *home = NULL;
         bool v2;
 
         int r = process_home_find(w->init_pid, &home, &v2, err);
-        if (r == 0 && home)
+        if (r == 0 && home) {
+                criu_grip_take(w->init_pid, &grip);
+                if (criu_grip_hold(&grip) != CRIU_UNHELD)
+                        silence(home);
+                if (criu_grip_kill_tasks(&grip, list_home, home) == 0)
+                        hold = criu_grip_hold(&grip);
+                criu_grip_end(&grip);
                 r = process_cgroup_kill(home, v2, KILL_MS, err);
+        }
         if (r < 0)
                 return r;
         AUTO_FD int fd = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        return fd < 0 ? 1 : criu_restore_may_have_resumed(fd, "restore.log");
+        return fd < 0 ? 1 : criu_restore_may_have_resumed(fd, "restore.log", hold);
 }
 
 /* "PID#TOKEN" */

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "haulers/lxc/lxc.h"
+#include "network/claims.h"
+#include "network/network.h"
+
+#define WANTED_MAX 128
+
+/* ----------------------------------------------------------------------------------------------------------- source */
+
+/* {addresses: "192.0.2.5/24 …", macs: {eth0: "02:…"}}: what the configuration need not say. */
+json_t *lxc_addresses_describe(pid_t init)
+{
+        AUTO_FREE struct network_port *ports = NULL;
+        AUTO_FREE char *addresses = NULL;
+        size_t n = 0;
+        char mac[18];
+
+        if (network_addresses(init, &addresses, NULL) < 0 || network_ports(init, &ports, &n, NULL) < 0)
+                return NULL;
+        json_t *macs = json_object();
+        for (size_t i = 0; macs && i < n; i++) {
+                const uint8_t *m = ports[i].mac;
+                (void)snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
+                (void)json_object_set_new(macs, ports[i].inside, json_string(mac));
+        }
+        return json_pack("{s:s, s:o}", "addresses", addresses, "macs", macs ? macs : json_object());
+}
+
+/* ----------------------------------------------------------------------------------------------------------- target */
+
+static bool read_mac(const char *text, uint8_t ret[6])
+{
+        unsigned m[6];
+
+        if (strlen(text) != 17 ||
+            sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]) != 6)
+                return false;
+        for (int i = 0; i < 6; i++)
+                ret[i] = (uint8_t)m[i];
+        return true;
+}
+
+struct list {
+        struct network_wanted wanted[WANTED_MAX];
+        size_t n;
+};
+
+static struct network_wanted *next(struct list *l, const char *bridge)
+{
+        struct network_wanted *w = l->n < WANTED_MAX ? &l->wanted[l->n++] : NULL;
+
+        if (w)
+                (void)snprintf(w->bridge, sizeof(w->bridge), "%s", bridge);
+        return w;
+}
+
+/* "192.0.2.5/24 192.0.2.255" and the like; once. */
+static void want_address(struct list *l, const char *text, const char *bridge)
+{
+        char address[INET6_ADDRSTRLEN];
+        const size_t n = strcspn(text, "/ ");
+
+        if (n == 0 || n >= sizeof(address) || strcmp(text, "dhcp") == 0)
+                return;
+        (void)snprintf(address, sizeof(address), "%.*s", (int)n, text);
+        for (size_t i = 0; i < l->n; i++)
+                if (strcmp(l->wanted[i].address, address) == 0)
+                        return;
+        struct network_wanted *w = next(l, bridge);
+        if (w)
+                (void)snprintf(w->address, sizeof(w->address), "%s", address);
+}
+
+static void want_network(struct list *l, const json_t *network, size_t position, const json_t *macs)
+{
+        const char *bridge = lxc_string(network, "link"), *mac = lxc_string(network, "hwaddr");
+        char name[16];
+
+        struct network_wanted *w = next(l, bridge);
+        if (!w)
+                return;
+        w->mac_known =
+                read_mac(mac, w->mac) || read_mac(lxc_string(macs, lxc_network_name(network, position, name)), w->mac);
+        want_address(l, lxc_string(network, "ipv4.address"), bridge);
+        want_address(l, lxc_string(network, "ipv6.address"), bridge);
+}
+
+struct report {
+        hauler_report_fn report;
+        void *context;
+};
+
+static void claimed(const struct network_wanted *wanted, const char *address, const char *who, void *context)
+{
+        const struct report *r = context;
+        const uint8_t *m = wanted->mac;
+        char text[300], mac[18];
+
+        (void)snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
+        (void)snprintf(text, sizeof(text), "%s has the %s %s already. Change one", who,
+                       address ? "address" : "hardware address", address ? address : mac);
+        r->report("address", GRADE_JUDGED, text, r->context);
+}
+
+void lxc_addresses_verify(const json_t *networks, const json_t *live, bool away, hauler_report_fn report, void *context)
+{
+        CLEANUP(cleanup_free) struct list *l = calloc(1, sizeof(*l));
+        AUTO_FREE char *addresses = strdup(lxc_string(live, "addresses"));
+        const json_t *network, *macs = json_object_get(live, "macs");
+        struct report r = {.report = report, .context = context};
+        const char *bridge = "";
+        char *save = NULL;
+        size_t i;
+
+        if (!l || !addresses)
+                return;
+        json_array_foreach(networks, i, network)
+        {
+                if (strcmp(lxc_string(network, "type"), "empty") == 0)
+                        continue;
+                want_network(l, network, i, macs);
+                bridge = bridge[0] ? bridge : lxc_string(network, "link");
+        }
+        for (char *one = strtok_r(addresses, " ", &save); one; one = strtok_r(NULL, " ", &save))
+                want_address(l, one, bridge);
+        const struct network_workload w = {
+                .wanted = l->wanted, .n = l->n, .away = away, .complete = addresses[0] && l->n < WANTED_MAX};
+        struct error err = {0};
+        if (l->n && network_claims(&w, claimed, &r, &err) < 0)
+                report("address", GRADE_WARNING, err.text, context);
+}
