@@ -53,7 +53,10 @@ def sound(site, name, log=LOG):
 
 
 def cgroup(site, name, pid):
-    return re.search(r"freezer:(\S+)", site[name].run("cat", f"/proc/{pid}/cgroup").stdout)[1]
+    """Its path in the hierarchy whose freezer is used: version 1's where that is mounted."""
+    v1 = site[name].run("test", "-e", "/sys/fs/cgroup/freezer", check=False).returncode == 0
+    text = site[name].run("cat", f"/proc/{pid}/cgroup").stdout
+    return re.search(r"^\d+:freezer:(\S+)" if v1 else r"^0::(\S+)", text, re.M)[1]
 
 
 def nothing_left(site, name):
