@@ -226,8 +226,12 @@ def test_shell_job(trees):
     assert trees["beta"].run("ps", "-o", "tty=", "-p", str(pid)).stdout.startswith("pts/")
     keeper = trees.pid_of(trees["beta"], "phaul-restore")
     assert len(keeper) == 1 and members(trees, "beta")[0][1] == keeper[0]
-    trees["beta"].run("kill", str(pid))
-    eventually(lambda: not trees.pid_of(trees["beta"], "phaul-restore"), what="the end of its keeper")
+    trees.migrate("beta", f"pid/{pid}", "alpha", "--shell-job", "--copy-files")
+    sound(trees, "alpha")
+    assert not trees.pid_of(trees["beta"], "phaul-restore"), "its keeper has ended with it"
+    nothing_left(trees, "beta")
+    alpha.run("kill", str(pid))
+    eventually(lambda: not trees.pid_of(alpha, "phaul-restore"), what="the end of its keeper")
 
 
 ADDRESS = "10.77.0.60"
