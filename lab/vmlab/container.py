@@ -14,12 +14,13 @@ def create(machine, name, ip, command=None, apparmor="generated", autostart=Fals
     """
     folder = f"/var/lib/lxc/{name}"
     machine.run("mkdir", "-p", "-m", "0770", folder)
+    argv = [f"/sbin/{command[0]}", *command[1:]] if command else REDIS
     if command:
         machine.run("sh", "-c", f"cd {folder} && mkdir -p rootfs/dev rootfs/proc rootfs/sys rootfs/sbin && "
                     f"cp /{FOLDER}/{command[0]} rootfs/sbin/")
     else:
         machine.run("cp", "-a", GUEST, f"{folder}/rootfs")
-    machine.run("tee", f"{folder}/config", input=_config(name, ip, command or REDIS, apparmor, autostart))
+    machine.run("tee", f"{folder}/config", input=_config(name, ip, argv, apparmor, autostart))
     if start:
         machine.run("lxc-start", "-n", name)
 

@@ -108,8 +108,8 @@ static void says_go_and_no(void **state)
 }
 
 /*
- * It looks at the record every 200 ms. Between the moment in which STARTING is in the record and our "go" it may have let
- * the copy go and ended; were that an error, a copy that runs would be put down.
+ * It looks at the record every 200 ms. Between the moment in which STARTING is in the record and our "go" it may have
+ * let the copy go and ended; were that an error, a copy that runs would be put down.
  */
 static void who_has_read_the_record_needs_no_answer(void **state)
 {
