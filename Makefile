@@ -10,7 +10,7 @@ DESTDIR ?=
 
 help:
 	@echo 'sudo make demo        two simulated hosts, a container with Redis, one migration (the first time minutes)'
-	@echo 'sudo make test        all tests; test-full adds what takes long'
+	@echo 'sudo make test        all tests; test-full adds what takes long, virtual machines among it'
 	@echo 'sudo make bench       phaul against its peers, with ratios, on this machine; BENCH=quick for a shorter one'
 	@echo 'make build            compile into build/native; as root, missing packages are installed first'
 	@echo 'sudo make install     to PREFIX ($(PREFIX)), configuration to SYSCONFDIR ($(SYSCONFDIR)); DESTDIR is obeyed'
@@ -45,7 +45,7 @@ test:
 	@tests/run
 
 test-full:
-	@tools/setup build test lab
+	@tools/setup build test lab vm
 	@tests/run --full
 
 bench:

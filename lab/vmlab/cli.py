@@ -46,6 +46,7 @@ def _parser():
     verb(_crash, "machine")
     verb(_stop, "machine")
     verb(_boot, "machine")
+    verb(_reboot, "machine")
     verb(_down, all={"action": "store_true"})
     return parser
 
@@ -77,7 +78,7 @@ def _exec(options):
 
 def _redis(options):
     """make and start an LXC container with Redis in a machine"""
-    VmLab(options.lab).redis(options.machine, options.name, ip=options.ip)
+    VmLab(options.lab).container(options.machine, options.name, ip=options.ip)
 
 
 def _crash(options):
@@ -95,6 +96,11 @@ def _boot(options):
     machine = VmLab(options.lab)[options.machine]
     machine.start()
     machine.wait_up()
+
+
+def _reboot(options):
+    """restart a machine in order and wait until it has booted"""
+    VmLab(options.lab)[options.machine].reboot()
 
 
 def _down(options):

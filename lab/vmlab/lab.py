@@ -97,8 +97,8 @@ class VmLab:
         command = net.enter(self.name, "python3", program, *argv[1:])
         return subprocess.Popen(command, **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True, **options})
 
-    def redis(self, machine, name, **options):
-        """A container with Redis in one of the machines; see container.create()."""
+    def container(self, machine, name, **options):
+        """A container in one of the machines, with Redis if nothing else is said; see container.create()."""
         container.create(self[machine], name, **options)
 
     @staticmethod

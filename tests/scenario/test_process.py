@@ -53,7 +53,10 @@ def sound(site, name, log=LOG):
 
 
 def cgroup(site, name, pid):
-    return re.search(r"freezer:(\S+)", site[name].run("cat", f"/proc/{pid}/cgroup").stdout)[1]
+    """Its path in the hierarchy whose freezer is used: version 1's where that is mounted."""
+    v1 = site[name].run("test", "-e", "/sys/fs/cgroup/freezer", check=False).returncode == 0
+    text = site[name].run("cat", f"/proc/{pid}/cgroup").stdout
+    return re.search(r"^\d+:freezer:(\S+)" if v1 else r"^0::(\S+)", text, re.M)[1]
 
 
 def nothing_left(site, name):
@@ -224,8 +227,12 @@ def test_shell_job(trees):
     assert trees["beta"].run("ps", "-o", "tty=", "-p", str(pid)).stdout.startswith("pts/")
     keeper = trees.pid_of(trees["beta"], "phaul-restore")
     assert len(keeper) == 1 and members(trees, "beta")[0][1] == keeper[0]
-    trees["beta"].run("kill", str(pid))
-    eventually(lambda: not trees.pid_of(trees["beta"], "phaul-restore"), what="the end of its keeper")
+    trees.migrate("beta", f"pid/{pid}", "alpha", "--shell-job", "--copy-files")
+    sound(trees, "alpha")
+    assert not trees.pid_of(trees["beta"], "phaul-restore"), "its keeper has ended with it"
+    nothing_left(trees, "beta")
+    alpha.run("kill", str(pid))
+    eventually(lambda: not trees.pid_of(alpha, "phaul-restore"), what="the end of its keeper")
 
 
 ADDRESS = "10.77.0.60"

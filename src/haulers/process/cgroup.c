@@ -253,6 +253,19 @@ void process_home_sweep(void)
         (void)rmdir(all);
 }
 
+void process_home_vacate(const char *cgroup)
+{
+        AUTO_FREE char *all = NULL;
+        bool v2;
+
+        if (process_home(0, NULL, &all, &v2, NULL) < 0)
+                return;
+        const size_t n = strlen(all);
+        if (strncmp(cgroup, all, n) == 0 && cgroup[n] == '/' && is_home(cgroup + n + 1, 0))
+                (void)remove_soon(cgroup, NULL);
+        process_home_sweep();
+}
+
 int process_cgroup_kill(const char *directory, bool v2, int timeout_ms, struct error *err)
 {
         const uint64_t deadline = clock_ms() + (uint64_t)timeout_ms;

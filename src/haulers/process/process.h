@@ -112,6 +112,9 @@ int process_home_find(pid_t pid, char **ret, bool *ret_v2, struct error *err);
 /* Remove those in which no task lives any more. */
 void process_home_sweep(void);
 
+/* `cgroup`, if it is one of them, has lost its tree; a shell job's keeper (terminal.c) is there a moment longer. */
+void process_home_vacate(const char *cgroup);
+
 /* Kill all that is in a cgroup, frozen or not, and remove it. Nothing there is success. */
 int process_cgroup_kill(const char *directory, bool v2, int timeout_ms, struct error *err);
 

@@ -124,6 +124,7 @@ int process_release(struct workload *w, const char *released, struct error *err)
         if (r == 0)
                 r = unlock(w, &place, err);
         /* It may have come here by a migration, and then had a cgroup of its own. */
-        process_home_sweep();
+        if (r == 0)
+                process_home_vacate(process_string(place.info, "cgroup"));
         return r;
 }
