@@ -52,7 +52,7 @@ struct criu {
 };
 
 /* Numbers of descriptors in the criu process. */
-enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4 };
+enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4, CHILD_IMAGES = 5 };
 
 /* Send buffer of the page connection. */
 #define PAGE_BUFFER_BYTES (2 << 20)
@@ -242,19 +242,23 @@ int criu_proceed(struct criu *criu, bool ok)
 static int start(struct criu *criu, const struct criu_dump_options *o, int child_socket, struct error *err)
 {
         const char *const argv[] = {o->program ? o->program : "criu", "--no-default-config", "swrk", "3", NULL};
-        struct spawn_fd fds[] = {
+        struct spawn_fd fds[4] = {
                 {.fd = child_socket, .target = CHILD_SOCKET},
                 {.fd = criu->stderr_fd, .target = 2},
-                {.fd = o->page_server_fd, .target = CHILD_PAGE_SERVER},
         };
-        const struct spawn_options options = {
+        struct spawn_options options = {
                 .argv = argv,
                 .fds = fds,
-                .n_fds = o->page_server_fd >= 0 ? 3 : 2,
+                .n_fds = 2,
                 .new_session = true,
                 .keep_from_oom = true,
+                .within = o->within,
         };
 
+        if (o->page_server_fd >= 0)
+                fds[options.n_fds++] = (struct spawn_fd){.fd = o->page_server_fd, .target = CHILD_PAGE_SERVER};
+        if (o->within)
+                fds[options.n_fds++] = (struct spawn_fd){.fd = criu->images_fd, .target = CHILD_IMAGES};
         int r = spawn(&options, &criu->pid, &criu->pidfd, err);
         if (r < 0)
                 return r;
@@ -307,7 +311,7 @@ int criu_dump(struct loop *loop, const struct criu_dump_options *options, const 
         int r = prepare(criu, options);
         if (r < 0)
                 return error_errno(err, -r, "cannot start criu");
-        r = criu_request_dump(options, criu->images_fd, criu->work_fd,
+        r = criu_request_dump(options, options->within ? CHILD_IMAGES : criu->images_fd, criu->work_fd,
                               options->page_server_fd >= 0 ? CHILD_PAGE_SERVER : -1, &request, &request_size);
         if (r < 0)
                 return error_errno(err, -r, "cannot describe the dump to criu");
