@@ -210,33 +210,11 @@ int process_home(pid_t pid, const char *token, char **ret, bool *ret_v2, struct 
 }
 
 /* "pid-1234-TOKEN" */
-static bool is_home(const char *name, pid_t pid)
+static bool is_home(const char *name)
 {
-        char prefix[32];
-
-        if (pid > 0)
-                (void)snprintf(prefix, sizeof(prefix), "pid-%d-", (int)pid);
-        else
-                (void)snprintf(prefix, sizeof(prefix), "pid-");
         const char *dash = strrchr(name, '-');
-        return strncmp(name, prefix, strlen(prefix)) == 0 && dash && id_is_valid(dash + 1);
-}
 
-int process_home_find(pid_t pid, char **ret, bool *ret_v2, struct error *err)
-{
-        AUTO_FREE char *all = NULL;
-
-        *ret = NULL;
-        int r = process_home(0, NULL, &all, ret_v2, err);
-        if (r < 0)
-                return r;
-        AUTO_DIR DIR *dir = opendir(all);
-        for (struct dirent *e; dir && (e = readdir(dir));)
-                if (is_home(e->d_name, pid)) {
-                        *ret = process_format("%s/%s", all, e->d_name);
-                        return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
-                }
-        return 0;
+        return strncmp(name, "pid-", 4) == 0 && dash && id_is_valid(dash + 1);
 }
 
 void process_home_sweep(void)
@@ -248,9 +226,22 @@ void process_home_sweep(void)
                 return;
         AUTO_DIR DIR *dir = opendir(all);
         for (struct dirent *e; dir && (e = readdir(dir));)
-                if (is_home(e->d_name, 0)) /* the kernel refuses where a task lives */
+                if (is_home(e->d_name)) /* the kernel refuses where a task lives */
                         (void)unlinkat(dirfd(dir), e->d_name, AT_REMOVEDIR);
         (void)rmdir(all);
+}
+
+void process_home_leave(const char *directory)
+{
+        AUTO_FREE char *all = NULL;
+        const char *slash = strrchr(directory, '/');
+        bool v2;
+
+        if (process_home(0, NULL, &all, &v2, NULL) < 0 || !all || !slash || strncmp(directory, all, strlen(all)) != 0 ||
+            slash != directory + strlen(all))
+                return;
+        if (remove_soon(directory, NULL) == 0)
+                (void)rmdir(all);
 }
 
 int process_cgroup_kill(const char *directory, bool v2, int timeout_ms, struct error *err)
