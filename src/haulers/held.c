@@ -110,7 +110,8 @@ int held_answer(struct held *h, bool ok)
         if (h->connection < 0)
                 return 0;
         ssize_t n = fd_send_packet(h->connection, ok ? "go" : "no", 2, -1);
-        return n < 0 ? (int)n : 0;
+        /* It looks at the record by itself, too, and may have read there what we are about to say, and be gone. */
+        return n == -EPIPE || n == -ECONNRESET || n >= 0 ? 0 : (int)n;
 }
 
 void held_free(struct held *h)

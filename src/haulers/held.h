@@ -25,7 +25,7 @@ struct held_handlers {
 int held_new(struct loop *loop, const char *path, const struct held_handlers *handlers, void *context,
              struct held **ret, struct error *err);
 
-/* Without a connection the hold program finds the answer in the record, and this does nothing. */
+/* Without a connection the hold program finds the answer in the record, or has found it: this does nothing. */
 int held_answer(struct held *held, bool ok);
 
 /* Lets nothing go and refuses nothing. */
