@@ -231,17 +231,17 @@ void process_home_sweep(void)
         (void)rmdir(all);
 }
 
-void process_home_leave(const char *directory)
+void process_home_vacate(const char *cgroup)
 {
         AUTO_FREE char *all = NULL;
-        const char *slash = strrchr(directory, '/');
         bool v2;
 
-        if (process_home(0, NULL, &all, &v2, NULL) < 0 || !all || !slash || strncmp(directory, all, strlen(all)) != 0 ||
-            slash != directory + strlen(all))
+        if (process_home(0, NULL, &all, &v2, NULL) < 0)
                 return;
-        if (remove_soon(directory, NULL) == 0)
-                (void)rmdir(all);
+        const size_t n = strlen(all);
+        if (strncmp(cgroup, all, n) == 0 && cgroup[n] == '/' && is_home(cgroup + n + 1))
+                (void)remove_soon(cgroup, NULL);
+        process_home_sweep();
 }
 
 int process_cgroup_kill(const char *directory, bool v2, int timeout_ms, struct error *err)

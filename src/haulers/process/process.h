@@ -127,8 +127,8 @@ int process_home(pid_t pid, const char *token, char **ret, bool *ret_v2, struct 
 /* Remove those in which no task lives any more; at any time, also when one is about to be entered. */
 void process_home_sweep(void);
 
-/* Remove one that a tree has left, if it is one; it may take a moment until the keeper is gone. */
-void process_home_leave(const char *directory);
+/* `cgroup`, if it is one of them, has lost its tree; a keeper (keeper.c) is in it for a moment longer. */
+void process_home_vacate(const char *cgroup);
 
 /* Kill all that is in a cgroup, frozen or not, and remove it. Nothing there is success. */
 int process_cgroup_kill(const char *directory, bool v2, int timeout_ms, struct error *err);

@@ -124,7 +124,6 @@ int process_release(struct workload *w, const char *released, struct error *err)
                 r = process_root_release(w->options->pid_root, released, err);
         /* It may have come here by a migration, and then had a cgroup of its own. */
         if (r == 0)
-                process_home_leave(process_string(place.info, "cgroup"));
-        process_home_sweep();
+                process_home_vacate(process_string(place.info, "cgroup"));
         return r;
 }
