@@ -269,14 +269,28 @@ def test_a_namespace_and_a_session_killed(jails, side, phase):
 
 
 def test_a_connection_moves_into_a_namespace(trees, moving_address):
-    made = client(trees, 10)
+    made = client(trees, 120)
     take_pids(trees, "beta", moving_address, 3)
     trees.migrate("alpha", f"pid/{moving_address}", "beta", "--new-pid-namespace")
     assert tables(trees) == []
     assert trees.pid_of(trees["beta"], "echo-server") not in ([], [moving_address])
+    trees.client.run("pkill", "-TERM", "-x", "echo-client")
     result = result_of(made)
     assert result["connection"] == "kept" and result["lost"] == 0, result
     trees["beta"].run("pkill", "-KILL", "-x", "tail")
+
+
+def test_a_shell_job_that_leads_its_session(jails):
+    """As the first process of a terminal does: its session is its own and goes with it, without a controlling terminal."""
+    alpha = jails["alpha"]
+    alpha.spawn("/dev/null", "python3", "-c", f"import pty; pty.spawn(['{PROGRAMS}/family', '--status', '{LOG}'])")
+    eventually(lambda: len(members(jails, "alpha")) == 3, what="the family")
+    pid, _, _, session, _ = members(jails, "alpha")[0]
+    assert session == pid and alpha.run("ps", "-o", "tty=", "-p", str(pid)).stdout.startswith("pts/")
+    jails.migrate("alpha", f"pid/{pid}", "beta", "--shell-job", "--copy-files")
+    sound(jails, "beta")
+    assert members(jails, "beta")[0][0] == pid and members(jails, "beta")[0][3] == pid
+    assert len(jails.pid_of(jails["beta"], "phaul-restore")) == 1
 
 
 def test_a_shell_job_in_a_namespace(jails):
