@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -79,10 +80,66 @@ static void keep_from_oom(void)
         }
 }
 
-static _Noreturn void child(const struct spawn_options *o, char *const *env, pid_t parent, int report_fd)
+/* Namespaces of another process, and our own pid namespace. */
+struct places {
+        int pid, mount, own;
+};
+
+static void places_done(struct places *p)
+{
+        const int fds[] = {p->pid, p->mount, p->own};
+
+        for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+                if (fds[i] >= 0)
+                        (void)close(fds[i]);
+}
+
+static int places_open(pid_t within, struct places *ret)
+{
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/ns/pid", (int)within);
+        ret->pid = open(path, O_RDONLY | O_CLOEXEC);
+        (void)snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)within);
+        ret->mount = open(path, O_RDONLY | O_CLOEXEC);
+        ret->own = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+        return ret->pid < 0 || ret->mount < 0 || ret->own < 0 ? -errno : 0;
+}
+
+/*
+ * A pid namespace is for children only: this process enters it for the moment of the fork. It may come back because it
+ * never left.
+ */
+static pid_t fork_within(const struct places *p)
+{
+        if (p->pid < 0)
+                return fork();
+        if (setns(p->pid, CLONE_NEWPID) < 0)
+                return -1;
+        pid_t pid = fork();
+        const int saved = errno;
+        if (pid != 0 && setns(p->own, CLONE_NEWPID) < 0 && pid > 0) {
+                /* What we start from now on would be in there as well: at least nothing is begun with it. */
+                const int why = errno;
+                (void)kill(pid, SIGKILL);
+                (void)waitpid(pid, NULL, 0);
+                errno = why;
+                return -1;
+        }
+        errno = saved;
+        return pid;
+}
+
+static _Noreturn void child(const struct spawn_options *o, const struct places *places, char *const *env, pid_t parent,
+                            int report_fd)
 {
         int r;
 
+        if (places->mount >= 0 && setns(places->mount, CLONE_NEWNS) < 0) {
+                r = -errno;
+                (void)!write(report_fd, &r, sizeof(r));
+                _exit(126);
+        }
         reset_signals();
         if (o->new_session)
                 (void)setsid();
@@ -126,12 +183,16 @@ int spawn(const struct spawn_options *options, pid_t *ret_pid, int *ret_pidfd, s
         AUTO_FD int report_read = pipe_fds[0];
         AUTO_FD int report_write = pipe_fds[1];
 
+        CLEANUP(places_done) struct places places = {-1, -1, -1};
+        int r = options->within ? places_open(options->within, &places) : 0;
+        if (r < 0)
+                return error_errno(err, -r, "cannot look into the namespaces of process %d", (int)options->within);
         pid_t parent = getpid();
-        pid_t pid = fork();
+        pid_t pid = fork_within(&places);
         if (pid < 0)
                 return error_errno(err, errno, "cannot start %s", options->argv[0]);
         if (pid == 0)
-                child(options, (char *const *)env, parent, report_write);
+                child(options, &places, (char *const *)env, parent, report_write);
 
         (void)close(TAKE_FD(report_write));
         if (fd_read_full(report_read, &failure, sizeof(failure)) == (ssize_t)sizeof(failure)) {

@@ -26,6 +26,8 @@ struct spawn_options {
         bool die_with_parent; /* SIGKILL when the thread that spawned it dies */
         bool keep_from_oom;   /* oom_score_adj -1000, where allowed (a criu that holds a workload) */
         bool merge_stderr;    /* descriptor 2 is a copy of the child's 1 */
+        pid_t within; /* the child is in the pid and the mount namespace of this process, 0: in ours. The pid namespace
+                         must be below ours. Not with die_with_parent: a parent outside is not seen */
 };
 
 #define SPAWN_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

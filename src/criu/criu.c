@@ -53,7 +53,7 @@ struct criu {
 };
 
 /* Numbers of descriptors in the criu process. */
-enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4, CHILD_CLEAN_PAGES = 5 };
+enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4, CHILD_IMAGES = 5, CHILD_CLEAN_PAGES = 6 };
 
 /* Leaves out clean pages. */
 #define FILTER PHAUL_LIBEXECDIR "/clean-pages-filter.so"
@@ -248,7 +248,7 @@ static int start(struct criu *criu, const struct criu_dump_options *o, int child
         const char *const argv[] = {o->program ? o->program : "criu", "--no-default-config", "swrk", "3", NULL};
         char clean_pages[40];
         const char *const env[] = {"LD_PRELOAD=" FILTER, clean_pages, NULL};
-        struct spawn_fd fds[4] = {
+        struct spawn_fd fds[5] = {
                 {.fd = child_socket, .target = CHILD_SOCKET},
                 {.fd = criu->stderr_fd, .target = 2},
         };
@@ -258,6 +258,7 @@ static int start(struct criu *criu, const struct criu_dump_options *o, int child
                 .n_fds = 2,
                 .new_session = true,
                 .keep_from_oom = true,
+                .within = o->within,
         };
 
         if (o->page_server_fd >= 0)
@@ -267,6 +268,8 @@ static int start(struct criu *criu, const struct criu_dump_options *o, int child
                 (void)snprintf(clean_pages, sizeof(clean_pages), CLEAN_PAGES_ENV "=%d", CHILD_CLEAN_PAGES);
                 options.env = env;
         }
+        if (o->within)
+                fds[options.n_fds++] = (struct spawn_fd){.fd = criu->images_fd, .target = CHILD_IMAGES};
         int r = spawn(&options, &criu->pid, &criu->pidfd, err);
         if (r < 0)
                 return r;
@@ -319,7 +322,7 @@ int criu_dump(struct loop *loop, const struct criu_dump_options *options, const 
         int r = prepare(criu, options);
         if (r < 0)
                 return error_errno(err, -r, "cannot start criu");
-        r = criu_request_dump(options, criu->images_fd, criu->work_fd,
+        r = criu_request_dump(options, options->within ? CHILD_IMAGES : criu->images_fd, criu->work_fd,
                               options->page_server_fd >= 0 ? CHILD_PAGE_SERVER : -1, &request, &request_size);
         if (r < 0)
                 return error_errno(err, -r, "cannot describe the dump to criu");

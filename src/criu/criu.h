@@ -28,7 +28,10 @@ struct criu_external_mount {
 /* Everything borrowed until criu_dump() returns. */
 struct criu_dump_options {
         const char *program;    /* NULL: "criu" in SPAWN_PATH */
-        pid_t pid;              /* root of the tree, in our pid namespace */
+        pid_t pid;              /* root of the tree, in the pid namespace that criu is in */
+        pid_t within;           /* criu enters the pid and the mount namespace of this process, for a tree that has its
+                                 * own: dumped from outside it would have to be whole, its process 1 included. images_fd
+                                 * and work_fd must be one then, and CRIU 4.0. 0: ours */
         int images_fd, work_fd; /* directories; may be the same */
         const char *log_file;   /* name within work_fd */
         int page_server_fd;     /* connected stream socket the pages go to; -1: page images in images_fd. The caller
@@ -102,6 +105,7 @@ struct criu_restore_options {
         const char *images;   /* absolute; the log goes there as well */
         const char *log_file; /* name within it */
         const char *action_script;
+        const char *root; /* of the mount namespace that is in the images; NULL: ours, or there is none */
         bool tcp_established, tcp_close, shell_job;
 };
 int criu_restore_exec(const struct criu_restore_options *options, struct error *err);

@@ -106,14 +106,21 @@ int criu_request_dump(const struct criu_dump_options *options, int images_fd, in
         CriuRpc__Options opts = CRIU_RPC__OPTIONS__INIT;
         CriuRpc__PageServer ps = CRIU_RPC__PAGE_SERVER__INIT;
         struct lists lists __attribute__((cleanup(lists_done))) = {};
+        char images[32];
 
         int r = lists_fill(options, &opts, &lists);
         if (r < 0)
                 return r;
         set_flags(options, &opts);
-        opts.images_dir_fd = images_fd;
-        opts.has_work_dir_fd = true;
-        opts.work_dir_fd = work_fd;
+        if (options->within) {
+                (void)snprintf(images, sizeof(images), "/proc/self/fd/%d", images_fd);
+                opts.images_dir_fd = -1;
+                opts.images_dir = images;
+        } else {
+                opts.images_dir_fd = images_fd;
+                opts.has_work_dir_fd = true;
+                opts.work_dir_fd = work_fd;
+        }
         opts.log_file = (char *)options->log_file;
         opts.has_log_level = true;
         opts.log_level = options->verbose ? LOG_LEVEL_ALL : LOG_LEVEL_INFORMATION;

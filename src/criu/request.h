@@ -15,7 +15,8 @@
 
 /*
  * The dump request. `images_fd` and `work_fd` are numbers in this process (CRIU looks them up under /proc), `ps_fd` one
- * in criu's (-1: none). -EMSGSIZE when it is larger than CRIU_PACKET_MAX. Caller frees *ret.
+ * in criu's (-1: none). A criu that is to be within other namespaces does not see us there: `images_fd` is a number in
+ * criu's then, and `work_fd` is not told. -EMSGSIZE when it is larger than CRIU_PACKET_MAX. Caller frees *ret.
  */
 int criu_request_dump(const struct criu_dump_options *options, int images_fd, int work_fd, int ps_fd, uint8_t **ret,
                       size_t *ret_size);

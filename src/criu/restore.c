@@ -37,6 +37,10 @@ int criu_restore_exec(const struct criu_restore_options *o, struct error *err)
                 argv[n++] = "--tcp-close";
         if (o->shell_job)
                 argv[n++] = "--shell-job";
+        if (o->root) {
+                argv[n++] = "--root";
+                argv[n++] = o->root;
+        }
         if (o->action_script) {
                 argv[n++] = "--action-script";
                 argv[n++] = o->action_script;

@@ -370,6 +370,26 @@ static void test_request_on_the_wire(void **state)
         assert_memory_equal(answer, yes, sizeof(yes));
 }
 
+/* In namespaces where it does not see us, CRIU is told the descriptor that it has itself. */
+static void test_request_for_a_criu_within(void **state)
+{
+        const struct criu_dump_options o = {.pid = 77, .within = 4711, .log_file = "dump.log"};
+        AUTO_FREE uint8_t *data = NULL;
+        size_t size;
+
+        (void)state;
+        assert_int_equal(criu_request_dump(&o, 5, 11, -1, &data, &size), 0);
+        CriuRpc__Request *request = criu_rpc__request__unpack(NULL, size, data);
+        assert_non_null(request);
+        assert_int_equal(request->options->images_dir_fd, -1);
+        assert_string_equal(request->options->images_dir, "/proc/self/fd/5");
+        assert_false(request->options->has_work_dir_fd);
+        criu_rpc__request__free_unpacked(request, NULL);
+        /* images_dir is CRIU's number 68. */
+        static const uint8_t field[] = {0xa2, 0x04, 15, '/', 'p', 'r', 'o', 'c'};
+        assert_non_null(memmem(data, size, field, sizeof(field)));
+}
+
 static void test_too_large_a_request_is_not_sent(void **state)
 {
         char *path = malloc(CRIU_PACKET_MAX + 1);
@@ -443,6 +463,7 @@ int main(int argc, char **argv)
                 cmocka_unit_test_setup_teardown(test_free_from_within_a_notification, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_criu_is_said_at_once, setup, teardown),
                 cmocka_unit_test(test_request_on_the_wire),
+                cmocka_unit_test(test_request_for_a_criu_within),
                 cmocka_unit_test(test_too_large_a_request_is_not_sent),
                 cmocka_unit_test_setup_teardown(test_log_lines, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_long_logs_keep_the_end, setup, teardown),

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon/migration.h"
+#include "daemon/released.h"
 #include "migration/journal.h"
 #include "wire/trust.h"
 
@@ -105,8 +106,14 @@ static bool older_than(const char *path, const char *id, const char *file, int64
 
 static void clean_released(struct migrations *all, const char *path, const char *id)
 {
-        if (older_than(path, id, "", (int64_t)all->daemon->config->keep_released_h * 3600 * 1000))
-                remove_tree(path, id);
+        struct error err = {0};
+
+        if (!older_than(path, id, "", (int64_t)all->daemon->config->keep_released_h * 3600 * 1000))
+                return;
+        if (released_remove(all->daemon->places.state, id, &err) < 0)
+                log_warning("cannot remove %s/%s: %s", path, id, err.text);
+        else
+                log_info("removed %s/%s", path, id);
 }
 
 static void clean_ended(struct migrations *all, const char *path, const char *id)
@@ -151,7 +158,7 @@ int migrations_forget(struct migrations *all, const char *id, struct error *err)
                 return 0;
         if (lstat(path, &st) < 0)
                 return error_set_kind(err, ERROR_NOT_FOUND, ENOENT, "migration %s left nothing behind to forget", id);
-        return fd_remove_tree(AT_FDCWD, path, err);
+        return released_remove(all->daemon->places.state, id, err);
 }
 
 /* -- life --------------------------------------------------------------------------------------------------------- */

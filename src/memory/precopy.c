@@ -20,6 +20,7 @@
 
 struct process {
         pid_t pid;
+        pid_t number; /* the one criu has for it in /proc */
         uint64_t image;
         bool tracked;
 };
@@ -396,6 +397,7 @@ int precopy_send(struct precopy *precopy, struct error *err)
 static int on_clean(pid_t pid, uint64_t start, uint64_t end, void *context)
 {
         const struct precopy *p = context;
+        const pid_t number = p->processes[p->current].number;
         int r = 0;
 
         for (uint64_t next; r == 0 && start < end; start = next) {
@@ -408,15 +410,28 @@ static int on_clean(pid_t pid, uint64_t start, uint64_t end, void *context)
                         }
                 }
                 if (hole > start)
-                        r = clean_pages_add(p->clean, pid, start, hole);
+                        r = clean_pages_add(p->clean, number, start, hole);
                 next = hole == end ? end : behind;
         }
         return r;
 }
 
-int precopy_clean(struct precopy *precopy, struct clean_pages *clean, struct error *err)
+static int compare_numbers(const void *a, const void *b)
+{
+        const pid_t x = ((const struct process *)a)->number, y = ((const struct process *)b)->number;
+
+        return (x > y) - (x < y);
+}
+
+int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clean, struct error *err)
 {
         precopy->clean = clean;
+        for (size_t i = 0; i < precopy->n_processes; i++) {
+                struct process *process = &precopy->processes[i];
+                process->number = within ? (pid_t)(process->image >> 8) : process->pid;
+        }
+        if (precopy->n_processes)
+                qsort(precopy->processes, precopy->n_processes, sizeof(struct process), compare_numbers);
         for (size_t i = 0; i < precopy->n_processes; i++) {
                 const struct process *process = &precopy->processes[i];
                 uint64_t image;
@@ -424,6 +439,7 @@ int precopy_clean(struct precopy *precopy, struct clean_pages *clean, struct err
                 /* The name its pages went under must be the one CRIU has for it. */
                 if (!process->tracked || find_image(precopy, process->pid, &image) < 0 || image != process->image)
                         continue;
+                precopy->current = i;
                 int r = tracker_clean(precopy->tracker, process->pid, on_clean, precopy, &why);
                 if (r < 0 && r != -ESRCH && r != -EOPNOTSUPP) {
                         if (why.kind == ERROR_NONE)
@@ -436,10 +452,10 @@ int precopy_clean(struct precopy *precopy, struct clean_pages *clean, struct err
         return 0;
 }
 
-static const struct process *find_process(const struct precopy *p, pid_t pid)
+static const struct process *find_process(const struct precopy *p, pid_t number)
 {
         for (size_t i = 0; i < p->n_processes; i++)
-                if (p->processes[i].pid == pid)
+                if (p->processes[i].number == number)
                         return &p->processes[i];
         return NULL;
 }
@@ -455,10 +471,10 @@ static int flush_table(struct precopy *p)
         return r;
 }
 
-static int on_kept(pid_t pid, uint64_t vaddr, uint64_t n_pages, void *context)
+static int on_kept(pid_t number, uint64_t vaddr, uint64_t n_pages, void *context)
 {
         struct precopy *p = context;
-        const struct process *process = find_process(p, pid);
+        const struct process *process = find_process(p, number);
 
         if (!process)
                 return -EINVAL;

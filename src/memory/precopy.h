@@ -44,8 +44,9 @@ uint64_t precopy_round_bytes(const struct precopy *precopy);
 /* 0 when all of the round was handed over, -EAGAIN when the link has no room. */
 int precopy_send(struct precopy *precopy, struct error *err);
 
-/* The rounds are over: fill what criu is to leave out. May be asked once. */
-int precopy_clean(struct precopy *precopy, struct clean_pages *clean, struct error *err);
+/* The rounds are over: fill what criu is to leave out. May be asked once. `within`: criu is in the workload's own pid
+ * namespace, and knows its processes by the numbers they have there. */
+int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clean, struct error *err);
 
 /* Tell the target what was left out, as `clean` says after the dump. 0, or -EAGAIN. */
 int precopy_kept(struct precopy *precopy, const struct clean_pages *clean, struct error *err);

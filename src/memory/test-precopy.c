@@ -249,7 +249,7 @@ static void do_round(struct story *s)
 static void do_dump(struct story *s, unsigned first, unsigned end)
 {
         until_done(s, step_last);
-        assert_int_equal(precopy_clean(s->precopy, s->clean, &s->err), 0);
+        assert_int_equal(precopy_clean(s->precopy, false, s->clean, &s->err), 0);
         struct clean_header *h = mmap(NULL, sizeof(*h) + 8 * sizeof(h->windows[0]), PROT_READ | PROT_WRITE, MAP_SHARED,
                                       clean_pages_fd(s->clean), 0);
         assert_ptr_not_equal(h, MAP_FAILED);

@@ -36,6 +36,8 @@ struct migration_options {
         bool tcp_close;         /* established connections are closed, not kept */
         bool copy_files;        /* files that are missing or different on the target are brought there */
         char dst_pidfile[1024]; /* file on the target for the pid, "" for none */
+        char pid_root[1024];    /* root directory of the tree's processes, whose files travel; "" for the host's own */
+        bool new_pid_namespace; /* on the target the tree gets a pid namespace, where its pids are free */
 };
 
 enum option_type {

@@ -44,6 +44,28 @@ static void test_there_and_back(void **unused)
         }
 }
 
+/* Options of one kind are known to that kind alone. */
+static void test_kinds(void **unused)
+{
+        static const char said[] = "{\"files\":\"shared\",\"new_pid_namespace\":true,\"pid_root\":\"/srv/jail\"}";
+        struct migration_options o;
+        struct error err = {0};
+
+        (void)unused;
+        assert_int_equal(parse(said, "pid", &o, &err), 0);
+        assert_true(o.new_pid_namespace && o.files == MOVE_SHARED);
+        assert_string_equal(o.pid_root, "/srv/jail");
+        json_t *object = migration_options_json(&o);
+        char *text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
+        assert_string_equal(text, said);
+        free(text);
+        json_decref(object);
+        assert_int_equal(parse("{\"pid_root\":\"/srv/jail\"}", "lxc", &o, &err), -EINVAL);
+        assert_non_null(strstr(err.text, "pid_root is not for"));
+        assert_int_equal(parse("{\"pid_root\":\"/srv/../etc\"}", "pid", &o, &err), -EINVAL);
+        assert_int_equal(parse("{\"new_pid_namespace\":1}", "pid", &o, &err), -EINVAL);
+}
+
 /* What is wrong is named by its key, and the caller's options stay as they are. */
 static void test_refused(void **unused)
 {
@@ -107,6 +129,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_there_and_back),
+                cmocka_unit_test(test_kinds),
                 cmocka_unit_test(test_refused),
                 cmocka_unit_test(test_table),
         };

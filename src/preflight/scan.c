@@ -153,6 +153,31 @@ static int scan_task(struct scan *s, pid_t pid)
         return r < 0 ? r : mappings_scan(s, &t);
 }
 
+/* Who has a root directory of its own is shown no mount above it: we are, and its parent, in the same namespace. */
+static int add_hidden_mounts(struct scan *s, pid_t init, const struct number_set *seen)
+{
+        AUTO_FREE char *text = NULL;
+        char path[64];
+        pid_t others[2] = {getpid(), 0};
+        int r = 0;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)init);
+        const char *parent =
+                fd_read_file(AT_FDCWD, path, STATUS_MAX, &text, NULL) == 0 ? strstr(text, "\nPPid:") : NULL;
+        if (parent)
+                others[1] = (pid_t)strtol(parent + strlen("\nPPid:"), NULL, 10);
+        for (size_t i = 0; r == 0 && i < 2; i++) {
+                struct stat st;
+                (void)snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)others[i]);
+                for (size_t k = 0; r == 0 && others[i] > 0 && stat(path, &st) == 0 && k < seen->n; k++)
+                        if (seen->numbers[k] == st.st_ino) {
+                                r = add_mounts(s, others[i]);
+                                break;
+                        }
+        }
+        return r;
+}
+
 static int prepare(struct scan *s, const struct preflight_subject *subject, const struct pid_list *tree)
 {
         AUTO_FREE char *netlink = NULL;
@@ -175,6 +200,8 @@ static int prepare(struct scan *s, const struct preflight_subject *subject, cons
                 if (r == 0)
                         r = add_mounts(s, tree->pids[i]);
         }
+        if (r == 0)
+                r = add_hidden_mounts(s, subject->init, &seen);
         free(seen.numbers);
         number_set_sort(&s->mounts);
         (void)snprintf(path, sizeof(path), "/proc/%d/net/netlink", (int)subject->init);

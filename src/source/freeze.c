@@ -192,6 +192,7 @@ static int dump(struct source_side *x, struct error *err)
         int r = s->hauler->ports ? network_ports(s->workload.init_pid, &x->ports, &x->n_ports, err) : 0;
         if (r == 0)
                 r = s->hauler->dump_options(&s->workload, &options, err);
+        x->within = options.within != 0;
         if (r == 0)
                 r = record_freeze(x, err);
         if (r == 0)

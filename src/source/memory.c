@@ -252,7 +252,7 @@ int source_memory(struct source_side *x, struct error *err)
 
 int source_memory_clean(struct source_side *x, struct error *err)
 {
-        return x->precopy ? precopy_clean(x->precopy, x->clean_pages, err) : 0;
+        return x->precopy ? precopy_clean(x->precopy, x->within, x->clean_pages, err) : 0;
 }
 
 static int tell_kept(struct source_side *x, struct error *err)

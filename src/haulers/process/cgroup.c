@@ -210,33 +210,11 @@ int process_home(pid_t pid, const char *token, char **ret, bool *ret_v2, struct 
 }
 
 /* "pid-1234-TOKEN" */
-static bool is_home(const char *name, pid_t pid)
+static bool is_home(const char *name)
 {
-        char prefix[32];
-
-        if (pid > 0)
-                (void)snprintf(prefix, sizeof(prefix), "pid-%d-", (int)pid);
-        else
-                (void)snprintf(prefix, sizeof(prefix), "pid-");
         const char *dash = strrchr(name, '-');
-        return strncmp(name, prefix, strlen(prefix)) == 0 && dash && id_is_valid(dash + 1);
-}
 
-int process_home_find(pid_t pid, char **ret, bool *ret_v2, struct error *err)
-{
-        AUTO_FREE char *all = NULL;
-
-        *ret = NULL;
-        int r = process_home(0, NULL, &all, ret_v2, err);
-        if (r < 0)
-                return r;
-        AUTO_DIR DIR *dir = opendir(all);
-        for (struct dirent *e; dir && (e = readdir(dir));)
-                if (is_home(e->d_name, pid)) {
-                        *ret = process_format("%s/%s", all, e->d_name);
-                        return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
-                }
-        return 0;
+        return strncmp(name, "pid-", 4) == 0 && dash && id_is_valid(dash + 1);
 }
 
 void process_home_sweep(void)
@@ -248,7 +226,7 @@ void process_home_sweep(void)
                 return;
         AUTO_DIR DIR *dir = opendir(all);
         for (struct dirent *e; dir && (e = readdir(dir));)
-                if (is_home(e->d_name, 0)) /* the kernel refuses where a task lives */
+                if (is_home(e->d_name)) /* the kernel refuses where a task lives */
                         (void)unlinkat(dirfd(dir), e->d_name, AT_REMOVEDIR);
         (void)rmdir(all);
 }
@@ -261,7 +239,7 @@ void process_home_vacate(const char *cgroup)
         if (process_home(0, NULL, &all, &v2, NULL) < 0)
                 return;
         const size_t n = strlen(all);
-        if (strncmp(cgroup, all, n) == 0 && cgroup[n] == '/' && is_home(cgroup + n + 1, 0))
+        if (strncmp(cgroup, all, n) == 0 && cgroup[n] == '/' && is_home(cgroup + n + 1))
                 (void)remove_soon(cgroup, NULL);
         process_home_sweep();
 }

@@ -215,6 +215,7 @@ int process_network_expect(struct workload *w, const char *images, struct error 
         struct process_private *p = w->private_data;
         AUTO_FREE char *text = NULL, *table = NULL;
 
+        p->expected = true;
         if (w->options->tcp_close)
                 return 0;
         AUTO_FD int images_fd = open(images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -230,6 +231,6 @@ int process_network_expect(struct workload *w, const char *images, struct error 
                 return error_errno(err, -r, "the list of connections is none");
         if (p->n_flows == 0)
                 return 0;
-        table = table_of(w->init_pid, p->token);
+        table = table_of(p->pid, p->token);
         return table ? network_flows_lock(table, p->flows, p->n_flows, err) : error_set(err, ENOMEM, "out of memory");
 }

@@ -162,9 +162,8 @@ static int names_make(const char *path, const char *token, size_t number, struct
         return ret->path && ret->ours && ret->old && ret->spare ? 0 : -ENOMEM;
 }
 
-/* Directories that do not exist yet, the uppermost first. */
-static int announce_directories(const char *path, const char *token, hauler_leftover_fn leftover, void *context,
-                                struct error *err)
+int process_directories_announce(const char *path, const char *token, hauler_leftover_fn leftover, void *context,
+                                 struct error *err)
 {
         for (const char *slash = path; (slash = strchr(slash + 1, '/'));) {
                 AUTO_FREE char *directory = strndup(path, (size_t)(slash - path));
@@ -187,14 +186,14 @@ int process_copies_announce(struct workload *w, hauler_leftover_fn leftover, voi
                 AUTO_FREE char *name = process_format("%zu#%s#%s", i, p->token, p->copies[i]->path);
                 if (!name)
                         return error_set(err, ENOMEM, "out of memory");
-                r = announce_directories(p->copies[i]->path, p->token, leftover, context, err);
+                r = process_directories_announce(p->copies[i]->path, p->token, leftover, context, err);
                 if (r == 0)
                         r = leftover(p->copies[i]->use == FILE_DIRECTORY ? "path" : "file", name, context, err);
         }
         return r;
 }
 
-static int make_parents(const char *path)
+int process_directories_make(const char *path)
 {
         for (const char *slash = path; (slash = strchr(slash + 1, '/'));) {
                 AUTO_FREE char *directory = strndup(path, (size_t)(slash - path));
@@ -276,7 +275,7 @@ static int install(const struct process_private *p, const json_t *entry, size_t 
         image_name(number, image);
         int r = names_make(path, p->token, i, &n);
         if (r == 0)
-                r = make_parents(path);
+                r = process_directories_make(path);
         if (r == 0)
                 r = p->copies[i]->use == FILE_DIRECTORY ? install_directory(path, entry)
                                                         : install_file(&n, entry, images_fd, image);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "haulers/process/connections.h"
-#include "haulers/process/files.h"
+#include "haulers/process/look.h"
+#include "haulers/process/root.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,15 +14,6 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 
-/* What an examination has found out so far. */
-struct look {
-        struct process_findings findings;
-        struct process_task root;
-        struct process_set pids, tids, groups, sessions;
-        char *cgroup;
-        bool v2;
-};
-
 static void look_done(struct look *l)
 {
         process_set_done(&l->pids);
@@ -33,18 +25,6 @@ static void look_done(struct look *l)
 
 /* ---------------------------------------------------------------------------------------------------------- refusals
  */
-
-static bool same_namespace(pid_t pid, const char *which)
-{
-        struct stat ours, theirs;
-        char path[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)pid, which);
-        if (stat(path, &theirs) < 0)
-                return true; /* an old kernel without them, or it has died: found out elsewhere */
-        (void)snprintf(path, sizeof(path), "/proc/self/ns/%s", which);
-        return stat(path, &ours) < 0 || (ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev);
-}
 
 /* Whether `pid` is this process or one of those it descends from. */
 static bool is_ancestor(pid_t pid)
@@ -101,31 +81,13 @@ static int refuse_root(const char *id, struct look *l, struct error *err)
         r = process_cgroup_of(pid, &l->cgroup, &l->v2, err);
         if (r < 0)
                 return r;
-        if (!same_namespace(pid, "pid")) {
+        if (process_look_apart(l) < 0) {
                 char container[96];
                 container_of(l->cgroup, container, sizeof(container));
                 return error_set_kind(err, ERROR_REFUSED, EPERM, "process %d runs in a container: migrate %s", (int)pid,
                                       container);
         }
         return 0;
-}
-
-static void examine_namespaces(struct look *l)
-{
-        static const char *const names[] = {"mnt", "net", "ipc", "uts", "user", "cgroup"};
-        static const char *const words[] = {"mount", "network", "IPC", "UTS", "user", "cgroup"};
-
-        for (size_t i = 0; i < l->pids.n; i++)
-                for (size_t k = 0; k < sizeof(names) / sizeof(names[0]); k++)
-                        if (!same_namespace(l->pids.pids[i], names[k]))
-                                process_say(&l->findings, "namespace", GRADE_ERROR,
-                                            "process %d has a %s namespace of its own: only trees that share all "
-                                            "namespaces with the host can be moved",
-                                            (int)l->pids.pids[i], words[k]);
-        for (size_t i = 0; i < l->pids.n; i++)
-                if (!same_namespace(l->pids.pids[i], "pid"))
-                        process_say(&l->findings, "namespace", GRADE_ERROR, "process %d has a pid namespace of its own",
-                                    (int)l->pids.pids[i]);
 }
 
 static int examine_cgroups(struct look *l, struct error *err)
@@ -201,11 +163,15 @@ static uint64_t memory_of(const struct process_set *pids)
         return pages * page;
 }
 
-static int put_set(json_t *object, const char *key, const struct process_set *set)
+/* In the numbers that the tree itself sees: they are what is restored. */
+static int put_set(json_t *object, const char *key, const struct process_set *set, bool apart)
 {
+        CLEANUP(process_set_done) struct process_set inner = {0};
         AUTO_FREE char *text = NULL;
 
-        int r = process_set_print(set, &text);
+        int r = apart ? process_set_inner(set, &inner) : 0;
+        if (r == 0)
+                r = process_set_print(apart ? &inner : set, &text);
         return r < 0 ? r : json_object_set_new(object, key, json_string(text)) < 0 ? -ENOMEM : 0;
 }
 
@@ -214,9 +180,13 @@ static int describe_files(struct workload *w, struct look *l, struct error *err)
 {
         struct process_private *p = w->private_data;
 
-        int r = process_files_collect(&l->pids, &p->files, err);
+        /* All that it sees by name in mounts of its own travels with its root directory, or with those mounts. */
+        int r = l->own_mounts ? 0 : process_files_collect(&l->pids, &p->files, err);
         if (r < 0)
                 return r;
+        if (w->options->pid_root[0])
+                process_root_take(w->options->pid_root, &p->files);
+        process_look_files(l, &p->files);
         for (size_t i = 0; i < p->files.n; i++) {
                 struct process_file *file = &p->files.files[i];
                 if (S_ISREG(file->mode))
@@ -233,13 +203,23 @@ static int describe_files(struct workload *w, struct look *l, struct error *err)
 static int describe(struct workload *w, struct look *l, struct error *err)
 {
         struct process_private *p = w->private_data;
+        struct process_numbers numbers = {.pid = l->root.pid};
 
-        p->info = json_pack("{s:i, s:i, s:I, s:s, s:b}", "format", 1, "pid", (int)l->root.pid, "started",
+        int r = id_new(p->token);
+        if (r == 0 && l->apart)
+                r = process_numbers_read(l->root.pid, &numbers);
+        if (r < 0)
+                return error_errno(err, -r, "cannot describe process %d", (int)l->root.pid);
+        p->pid = numbers.pid;
+        p->info = json_pack("{s:i, s:i, s:i, s:s, s:i, s:b, s:I, s:s, s:b}", "format", 1, "pid", (int)p->pid,
+                            "host_pid", (int)l->root.pid, "token", p->token, "within",
+                            l->apart ? (int)l->root.parent : 0, "own_mounts", (int)l->own_mounts, "started",
                             (json_int_t)l->root.started, "cgroup", l->cgroup, "v2", (int)l->v2);
-        if (!p->info || put_set(p->info, "pids", &l->pids) < 0 || put_set(p->info, "tids", &l->tids) < 0 ||
-            put_set(p->info, "groups", &l->groups) < 0 || put_set(p->info, "sessions", &l->sessions) < 0)
+        if (!p->info || put_set(p->info, "tids", &l->tids, l->apart) < 0 ||
+            put_set(p->info, "groups", &l->groups, l->apart) < 0 ||
+            put_set(p->info, "sessions", &l->sessions, l->apart) < 0)
                 return error_set(err, ENOMEM, "out of memory");
-        int r = w->options->tcp_close ? 0 : process_connections_describe(&l->pids, p->info, &l->findings, err);
+        r = w->options->tcp_close ? 0 : process_connections_describe(&l->pids, p->info, &l->findings, err);
         if (r == 0)
                 r = describe_files(w, l, err);
         if (r < 0)
@@ -269,7 +249,10 @@ int process_examine(const char *id, struct workload *w, hauler_report_fn report,
         if (r < 0)
                 return r;
         w->memory_bytes = memory_of(&l.pids);
-        examine_namespaces(&l);
+        process_look_namespaces(&l, w->options->pid_root[0]);
+        r = process_root_examine(w, &l, err);
+        if (r < 0)
+                return r;
         r = examine_cgroups(&l, err);
         if (r == 0)
                 r = examine_sessions(w, &l, err);

@@ -33,9 +33,10 @@ const struct hauler process_hauler = {
         .done = process_done,
 };
 
-/* Every process is one; `phaul ps` shows them anyway, with what they belong to. */
+/* Every process is one; `phaul ps` shows them anyway, with what they belong to. Cgroups of those that have ended go. */
 int process_list(json_t **ret, struct error *err)
 {
+        process_home_sweep();
         *ret = json_array();
         return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
 }

@@ -21,6 +21,11 @@
  * On the target it gets a cgroup of its own, "phaul/pid-PID-TOKEN" below the root of the freezer's hierarchy. That is
  * how it is found, watched and, when it did not get through, killed. The token keeps a discard from ever hitting
  * another tree of the same pid.
+ *
+ * With --new-pid-namespace it gets a pid namespace there, in which all its pids are free, and a mount namespace with a
+ * /proc that fits (keeper.c). What is dumped and restored are always the numbers that the tree itself sees: CRIU runs
+ * in the namespace, on the target as well as on a source that such a tree has come to. The host has others for it
+ * (numbers.c); "the pid" of a workload is the host's.
  */
 #define PROCESS_HOME "phaul"
 #define PROCESS_TASKS_MAX 65536
@@ -48,13 +53,15 @@ struct process_findings {
 #define PROCESS_COPIES_MAX 100
 
 struct process_private {
-        json_t *info;                                          /* the description, parsed */
-        struct process_files files;                            /* that it uses */
+        json_t *info;               /* the description, parsed */
+        pid_t pid;                  /* of the root as the tree itself sees it, and so in CRIU's images */
+        struct process_files files; /* that it uses */
         const struct process_file *copies[PROCESS_COPIES_MAX]; /* those of them that are to be brought */
         size_t n_copies;
         struct network_flow *flows; /* its connections, from when they are locked on */
         size_t n_flows;
-        char token[ID_LENGTH + 1]; /* target, from prepare() on */
+        bool expected;             /* this process has locked them, on the target */
+        char token[ID_LENGTH + 1]; /* names the tree on the target; made on the source, with the description */
 };
 
 /* ----------------------------------------------------------------------------------------------------------- tree.c */
@@ -83,6 +90,17 @@ int process_set_parse(const char *text, struct process_set *ret);
 /* Sorts and removes what is there twice; takes the memory of `pids` over. */
 void process_set_make(pid_t *pids, size_t n, struct process_set *ret);
 
+/* Its numbers as the innermost pid namespace it is in has them; `depth` counts the namespaces below ours, 0 for none.
+ */
+struct process_numbers {
+        pid_t pid, group, session;
+        unsigned depth;
+};
+int process_numbers_read(pid_t pid, struct process_numbers *ret);
+
+/* The same set in those numbers. Those that have just ended are left out. */
+int process_set_inner(const struct process_set *from, struct process_set *ret);
+
 /* The number in the name of a workload; 0 when it is not one as the kernel writes it. */
 pid_t process_id(const char *id);
 
@@ -106,13 +124,10 @@ int process_cgroup_evict(pid_t root, const char *from, const char *to, struct er
 /* Target: the cgroup of a tree; caller frees. `token` NULL: the directory that holds all of them. */
 int process_home(pid_t pid, const char *token, char **ret, bool *ret_v2, struct error *err);
 
-/* The one of that pid that exists, whatever its token; NULL in *ret when none does. */
-int process_home_find(pid_t pid, char **ret, bool *ret_v2, struct error *err);
-
-/* Remove those in which no task lives any more. */
+/* Remove those in which no task lives any more; at any time, also when one is about to be entered. */
 void process_home_sweep(void);
 
-/* `cgroup`, if it is one of them, has lost its tree; a shell job's keeper (terminal.c) is there a moment longer. */
+/* `cgroup`, if it is one of them, has lost its tree; a keeper (keeper.c) is in it for a moment longer. */
 void process_home_vacate(const char *cgroup);
 
 /* Kill all that is in a cgroup, frozen or not, and remove it. Nothing there is success. */

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/cgroup.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/spawn.h"
@@ -21,6 +22,10 @@
  */
 #define COMPLAINT_MAX 2048
 #define RESTORE_LOG "restore.log"
+#define ARGUMENTS_MAX 16
+#define FIRST_PID 300     /* where the kernel goes on when it has come to the end of its numbers */
+#define PIDS_OF_CRIU 1000 /* it has a handful at a time; what it forks while the tree is held counts on */
+#define PID_MAX 32768L
 
 struct hauler_restore {
         struct loop *loop;
@@ -33,14 +38,32 @@ struct hauler_restore {
         char *images, *home;
 };
 
+/* Who has that number in the tree's own pid namespace; 0: nobody. The number itself where it has none. */
+static pid_t find_root(const struct hauler_restore *r, pid_t pid)
+{
+        struct pid_list here = {0};
+        pid_t found = 0;
+
+        (void)cgroup_add_tasks(&here, r->home);
+        for (size_t i = 0; i < here.n && !found; i++) {
+                struct process_numbers numbers;
+                if (process_numbers_read(here.pids[i], &numbers) == 0 && numbers.pid == pid &&
+                    (numbers.depth > 0) == r->workload->options->new_pid_namespace)
+                        found = here.pids[i];
+        }
+        free(here.pids);
+        return found;
+}
+
 static bool belongs(pid_t pid, void *context)
 {
-        const struct hauler_restore *r = context;
-        AUTO_FREE char *cgroup = NULL;
-        bool v2;
+        struct hauler_restore *r = context;
+        const struct process_private *p = r->workload->private_data;
+        pid_t root = pid == p->pid ? find_root(r, pid) : 0;
 
-        return pid == r->workload->init_pid && process_cgroup_of(pid, &cgroup, &v2, NULL) == 0 &&
-               strcmp(cgroup, r->home) == 0;
+        if (root)
+                r->workload->init_pid = root;
+        return root != 0;
 }
 
 static void on_held(pid_t pid, pid_t hold_pid, void *context)
@@ -72,26 +95,23 @@ static void finished(pid_t pid, int status, void *context)
         r->handlers->done(r, &err, r->context);
 }
 
-static int make_home(struct hauler_restore *r, struct error *err)
+/* Room for CRIU and its children among the numbers that the tree does not have: above them, else the first gap. */
+static pid_t first_free(const json_t *info)
 {
-        const struct process_private *p = r->workload->private_data;
-        AUTO_FREE char *all = NULL;
-        bool v2;
+        CLEANUP(process_set_done) struct process_set tids = {0};
+        AUTO_FREE char *text = NULL;
+        pid_t at = FIRST_PID;
 
-        int result = process_home(0, NULL, &all, &v2, err);
-        if (result == 0)
-                result = process_home(r->workload->init_pid, p->token, &r->home, &v2, err);
-        if (result < 0)
-                return result;
-        if (!all || !r->home)
-                return error_set(err, ENOMEM, "out of memory");
-        /* Somebody who sweeps may take the empty parent away between the two. */
-        for (int attempt = 0; attempt < 3; attempt++) {
-                (void)mkdir(all, 0755);
-                if (mkdir(r->home, 0755) == 0)
-                        return 0;
-        }
-        return error_errno(err, errno, "cannot make the cgroup %s", r->home);
+        if (process_set_parse(process_string(info, "tids"), &tids) < 0 || tids.n == 0)
+                return 0;
+        long max = fd_read_file(AT_FDCWD, "/proc/sys/kernel/pid_max", 64, &text, NULL) == 0 ? strtol(text, NULL, 10)
+                                                                                            : PID_MAX;
+        if (tids.pids[tids.n - 1] + PIDS_OF_CRIU < max)
+                return tids.pids[tids.n - 1] + 1;
+        for (size_t i = 0; i < tids.n && tids.pids[i] < at + PIDS_OF_CRIU; i++)
+                if (tids.pids[i] >= at)
+                        at = tids.pids[i] + 1;
+        return at + PIDS_OF_CRIU < max ? at : 0;
 }
 
 static int start(struct hauler_restore *r, const char *socket, const char *record, struct error *err)
@@ -102,7 +122,11 @@ static int start(struct hauler_restore *r, const char *socket, const char *recor
         AUTO_FREE char *socket_variable = process_format("PHAUL_HOLD_SOCKET=%s", socket);
         AUTO_FREE char *record_variable = process_format("PHAUL_RECORD=%s", record);
         const struct migration_options *o = r->workload->options;
-        const char *argv[8] = {program, r->home, r->images, hold};
+        const struct process_private *p = r->workload->private_data;
+        const pid_t first = o->new_pid_namespace ? first_free(p->info) : 0;
+        AUTO_FREE char *namespace = process_format("pid-namespace=%d", (int)first);
+        AUTO_FREE char *root = process_format("root=%s", o->pid_root);
+        const char *argv[ARGUMENTS_MAX] = {program, r->home, r->images, hold};
         size_t n = 4;
         const char *env[] = {socket_variable, record_variable, NULL};
         const struct spawn_fd fds[] = {{.fd = r->complaints, .target = 2}};
@@ -113,8 +137,14 @@ static int start(struct hauler_restore *r, const char *socket, const char *recor
                 argv[n++] = "tcp-close";
         if (o->shell_job)
                 argv[n++] = "shell-job";
-        if (!program || !hold || !socket_variable || !record_variable)
+        if (!program || !hold || !socket_variable || !record_variable || !namespace || !root)
                 return error_set(err, ENOMEM, "out of memory");
+        if (o->new_pid_namespace && !first)
+                return error_set(err, EAGAIN, "the tree has so many pids that CRIU finds none of its own");
+        if (o->new_pid_namespace)
+                argv[n++] = namespace;
+        if (o->pid_root[0] && json_is_true(json_object_get(p->info, "own_mounts")))
+                argv[n++] = root;
         int result = spawn(&options, &pid, NULL, err);
         if (result < 0)
                 return result;
@@ -127,14 +157,17 @@ int process_restore(struct loop *loop, struct workload *w, const char *images, c
                     struct hauler_restore **ret, struct error *err)
 {
         static const struct held_handlers held_handlers = {.belongs = belongs, .held = on_held};
+        const struct process_private *p = w->private_data;
         struct hauler_restore *r = calloc(1, sizeof(*r));
+        bool v2;
 
         if (!r)
                 return error_set(err, ENOMEM, "out of memory");
         *r = (struct hauler_restore){.loop = loop, .workload = w, .handlers = handlers, .context = context};
         r->complaints = memfd_create("phaul-restore", MFD_CLOEXEC);
         r->images = strdup(images);
-        int result = r->images && r->complaints >= 0 ? make_home(r, err) : error_set(err, ENOMEM, "out of memory");
+        int result = r->images && r->complaints >= 0 ? process_home(p->pid, p->token, &r->home, &v2, err)
+                                                     : error_set(err, ENOMEM, "out of memory");
         if (result == 0)
                 result = process_copies_install(w, images, err);
         if (result == 0)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "haulers/process/connections.h"
 #include "haulers/process/copy.h"
+#include "haulers/process/root.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -33,7 +34,7 @@ static int find_place(const struct workload *w, struct place *ret, struct error 
         if (!ret->info)
                 return error_set(err, EINVAL, "nothing is known of the process tree '%s'", w->id);
         ret->freezer = process_format("%s/phaul-%d-%llu", process_string(ret->info, "cgroup"),
-                                      (int)json_integer_value(json_object_get(ret->info, "pid")),
+                                      (int)json_integer_value(json_object_get(ret->info, "host_pid")),
                                       (unsigned long long)json_integer_value(json_object_get(ret->info, "started")));
         return ret->freezer ? 0 : error_set(err, ENOMEM, "out of memory");
 }
@@ -56,7 +57,8 @@ int process_dump_options(struct workload *w, struct criu_dump_options *options, 
                 r = process_gather(w, err);
         if (r < 0)
                 return r;
-        options->pid = w->init_pid;
+        options->pid = p->pid;
+        options->within = (pid_t)json_integer_value(json_object_get(p->info, "within"));
         options->tcp_established = !w->options->tcp_close;
         options->tcp_close = w->options->tcp_close;
         options->shell_job = w->options->shell_job;
@@ -96,7 +98,8 @@ static int unlock(const struct workload *w, const struct place *place, struct er
                 return 0;
         (void)snprintf(mark, sizeof(mark), "%lld",
                        (long long)json_integer_value(json_object_get(place->info, "started")));
-        return process_connections_unlock((pid_t)json_integer_value(json_object_get(place->info, "pid")), mark, err);
+        return process_connections_unlock((pid_t)json_integer_value(json_object_get(place->info, "host_pid")), mark,
+                                          err);
 }
 
 int process_rearm(struct workload *w, struct error *err)
@@ -117,12 +120,13 @@ int process_release(struct workload *w, const char *released, struct error *err)
 {
         CLEANUP(place_done) struct place place = {0};
 
-        (void)released;
         int r = find_place(w, &place, err);
         if (r == 0)
                 r = process_cgroup_kill(place.freezer, json_is_true(json_object_get(place.info, "v2")), END_MS, err);
         if (r == 0)
                 r = unlock(w, &place, err);
+        if (r == 0 && w->options->pid_root[0] && w->options->files != MOVE_SHARED)
+                r = process_root_release(w->options->pid_root, released, err);
         /* It may have come here by a migration, and then had a cgroup of its own. */
         if (r == 0)
                 process_home_vacate(process_string(place.info, "cgroup"));

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "haulers/process/connections.h"
 #include "haulers/process/copy.h"
+#include "haulers/process/root.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cgroup.h"
 #include "base/cleanup.h"
@@ -18,24 +20,23 @@
 
 int process_prepare(struct workload *w, hauler_leftover_fn leftover, void *context, struct error *err)
 {
-        struct process_private *p = w->private_data;
-        AUTO_FREE char *other = NULL;
+        const struct process_private *p = w->private_data;
+        AUTO_FREE char *home = NULL;
         bool v2;
 
         process_home_sweep();
-        int r = process_home_find(w->init_pid, &other, &v2, err);
+        int r = process_home(p->pid, p->token, &home, &v2, err);
         if (r < 0)
                 return r;
-        if (other)
-                return error_set_kind(err, ERROR_REFUSED, EBUSY, "a process tree %d is here already, in %s",
-                                      (int)w->init_pid, other);
-        r = id_new(p->token);
-        if (r < 0)
-                return error_errno(err, -r, "cannot make a token");
-        AUTO_FREE char *name = process_format("%d#%s", (int)w->init_pid, p->token);
+        /* Before it is on the list: whatever bears the token of another would be killed with ours. */
+        if (access(home, F_OK) == 0)
+                return error_set_kind(err, ERROR_REFUSED, EBUSY, "this process tree is here already, in %s", home);
+        AUTO_FREE char *name = process_format("%d#%s", (int)p->pid, p->token);
         if (!name)
                 return error_set(err, ENOMEM, "out of memory");
-        r = process_copies_announce(w, leftover, context, err);
+        r = process_root_prepare(w, leftover, context, err);
+        if (r == 0)
+                r = process_copies_announce(w, leftover, context, err);
         if (r == 0 && !w->options->tcp_close)
                 r = leftover("lock", name, context, err);
         return r < 0 ? r : leftover("cgroup", name, context, err);
@@ -46,8 +47,10 @@ int process_publish(struct workload *w, struct error *err)
 {
         const struct process_private *p = w->private_data;
 
-        /* After a crash nobody knows the token here; the lock is on the list of leftovers, and goes when it runs. */
-        return p && p->n_flows ? process_connections_unlock(w->init_pid, p->token, err) : 0;
+        /* Who has not locked in this process cannot know whether an earlier one did. */
+        return p->n_flows || (!p->expected && !w->options->tcp_close)
+                       ? process_connections_unlock(p->pid, p->token, err)
+                       : 0;
 }
 
 /* Not stopped by us or CRIU: a task that CRIU left in its restorer is traced, or stands there for ever. */
@@ -65,11 +68,12 @@ static bool runs(pid_t pid)
 
 int process_alive(struct workload *w, struct error *err)
 {
+        const struct process_private *p = w->private_data;
         AUTO_FREE char *home = NULL, *cgroup = NULL;
         bool v2;
 
-        int r = process_home_find(w->init_pid, &home, &v2, err);
-        if (r < 0 || !home)
+        int r = process_home(p->pid, p->token, &home, &v2, err);
+        if (r < 0)
                 return r;
         if (process_cgroup_of(w->init_pid, &cgroup, &v2, NULL) < 0 || strcmp(cgroup, home) != 0)
                 return 0;
@@ -93,13 +97,14 @@ static void silence(const char *home)
 
 int process_put_down(struct workload *w, const char *images, struct error *err)
 {
+        const struct process_private *p = w->private_data;
         struct criu_grip grip = CRIU_GRIP_NONE;
         enum criu_hold hold = CRIU_UNHELD;
         AUTO_FREE char *home = NULL;
         bool v2;
 
-        int r = process_home_find(w->init_pid, &home, &v2, err);
-        if (r == 0 && home) {
+        int r = process_home(p->pid, p->token, &home, &v2, err);
+        if (r == 0) {
                 criu_grip_take(w->init_pid, &grip);
                 if (criu_grip_hold(&grip) != CRIU_UNHELD)
                         silence(home);
@@ -161,6 +166,8 @@ int process_discard(const char *what, const char *name, struct error *err)
                 return discard_lock(name, err);
         if (strcmp(what, "file") == 0 || strcmp(what, "path") == 0)
                 return process_copies_discard(what, name, err);
+        if (strcmp(what, "root") == 0)
+                return process_root_discard(name, err);
         return error_set(err, EINVAL, "'%.64s' is nothing that a process tree leaves", what);
 }
 
@@ -168,6 +175,8 @@ int process_keep(const char *what, const char *name, struct error *err)
 {
         if (strcmp(what, "file") == 0)
                 return process_copies_keep(name, err);
+        if (strcmp(what, "root") == 0)
+                return process_root_keep(name, err);
         return strcmp(what, "lock") == 0 ? discard_lock(name, err) : 0;
 }
 

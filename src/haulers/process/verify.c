@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "haulers/process/connections.h"
-#include "haulers/process/files.h"
+#include "haulers/process/root.h"
 
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,17 +20,18 @@
 
 /* ------------------------------------------------------------------------------------------------------ description */
 
-static int read_description(const char *text, pid_t pid, json_t **ret, struct error *err)
+static int read_description(const char *text, struct process_private *p, struct error *err)
 {
-        json_t *info = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+        p->info = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+        const char *token = process_string(p->info, "token");
+        json_int_t pid = json_integer_value(json_object_get(p->info, "pid"));
 
-        if (json_integer_value(json_object_get(info, "format")) != 1 ||
-            json_integer_value(json_object_get(info, "pid")) != pid) {
-                json_decref(info);
+        if (json_integer_value(json_object_get(p->info, "format")) != 1 || pid <= 1 || pid > INT_MAX ||
+            !id_is_valid(token))
                 return error_set_kind(err, ERROR_REFUSED, EINVAL,
                                       "the description of the process tree cannot be understood here");
-        }
-        *ret = info;
+        p->pid = (pid_t)pid;
+        memcpy(p->token, token, ID_LENGTH + 1);
         return 0;
 }
 
@@ -105,7 +107,7 @@ static void verify_groups(struct process_findings *f, const struct process_set *
                 process_say(f, "pids", GRADE_ERROR, "and %u more processes use its groups", taken - NAMED_MAX);
 }
 
-static int verify_pids(struct process_findings *f, const json_t *info, struct error *err)
+static int verify_pids(struct process_findings *f, const json_t *info, bool namespace, struct error *err)
 {
         CLEANUP(process_set_done) struct process_set tids = {0}, groups = {0}, sessions = {0};
         AUTO_FREE char *text = NULL;
@@ -118,14 +120,19 @@ static int verify_pids(struct process_findings *f, const json_t *info, struct er
                 r = read_set(info, "sessions", &sessions, err);
         if (r < 0)
                 return r;
-        verify_tids(f, &tids);
-        verify_groups(f, &tids, &groups, &sessions);
+        if (!namespace) {
+                verify_tids(f, &tids);
+                verify_groups(f, &tids, &groups, &sessions);
+        }
         if (fd_read_file(AT_FDCWD, "/proc/sys/kernel/pid_max", 64, &text, NULL) == 0 && tids.n &&
             tids.pids[tids.n - 1] >= strtol(text, NULL, 10))
                 process_say(f, "pids", GRADE_ERROR, "pid %d is above the kernel.pid_max of this host",
                             (int)tids.pids[tids.n - 1]);
         if (f->errors == before)
-                process_say(f, "pids", GRADE_OK, "its %zu pids are free", tids.n);
+                process_say(f, "pids", GRADE_OK,
+                            namespace ? "its %zu pids need not be free: it gets a pid namespace of its own"
+                                      : "its %zu pids are free",
+                            tids.n);
         return 0;
 }
 
@@ -135,7 +142,7 @@ int process_verify(const char *id, const char *description, struct workload *w, 
                    struct error *err)
 {
         struct process_findings f = {.report = report, .context = context};
-        pid_t pid = process_id(id);
+        const pid_t pid = process_id(id);
 
         if (pid <= 1)
                 return error_set_kind(err, ERROR_REFUSED, EINVAL, "'%.64s' is not a process id", id);
@@ -145,14 +152,17 @@ int process_verify(const char *id, const char *description, struct workload *w, 
         w->id = strdup(id);
         if (!p || !w->id)
                 return error_set(err, ENOMEM, "out of memory");
-        int r = read_description(description, pid, &p->info, err);
-        if (r == -EINVAL)
-                return error_set_kind(err, ERROR_REFUSED, EINVAL,
-                                      "a process tree keeps its pids: it cannot become '%.64s'", id);
+        int r = read_description(description, p, err);
         if (r < 0)
                 return r;
-        w->init_pid = pid;
-        r = verify_pids(&f, p->info, err);
+        /* One that is in a pid namespace goes by its name on the other host, if no other was asked for. */
+        if (pid != p->pid && pid != json_integer_value(json_object_get(p->info, "host_pid")))
+                return error_set_kind(err, ERROR_REFUSED, EINVAL,
+                                      "a process tree keeps its pids: it cannot become '%.64s'", id);
+        w->init_pid = p->pid;
+        r = process_root_verify(w, &f, err);
+        if (r == 0)
+                r = verify_pids(&f, p->info, w->options->new_pid_namespace, err);
         if (r == 0)
                 r = process_files_parse(p->info, &p->files, err);
         if (r == 0)
