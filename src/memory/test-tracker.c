@@ -135,8 +135,8 @@ static uint64_t protect(const uint64_t *a)
         return (uint64_t)mprotect(at(a[0]), a[1] * PAGE, (int)a[2]);
 }
 
-/* As deep as so many half pages; the answer is how far that is. */
-static uint64_t grow_stack(const uint64_t *a)
+/* As deep as so many half pages; the answer is how far that is. Inlined into itself it would leave some pages out. */
+__attribute__((noinline)) static uint64_t grow_stack(const uint64_t *a)
 {
         volatile unsigned char half[PAGE / 2];
 
