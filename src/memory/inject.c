@@ -26,7 +26,7 @@
 #define CODE_CHUNK (1U << 20)
 #define CODE_MAX (UINT64_C(1) << 30) /* looked through for the places */
 
-#define STOP_MS 500     /* nothing stands still while we wait for it: an uninterruptible wait may end */
+#define STOP_MS 1000    /* nothing stands still while we wait for it: an uninterruptible wait may end */
 #define ADVANCE_MS 1000 /* only a machine that is very busy, or somebody who freezes the process, takes that long */
 #define STOPS_MAX 1000  /* signals and the like that come in between */
 #define RSEQ_TRIES 100
@@ -336,7 +336,7 @@ static int begin(struct job *job, const struct inject_call *call)
 static int carry_out(struct job *job)
 {
         uint64_t all = ~UINT64_C(0);
-        int64_t number;
+        int64_t number = 0;
 
         /* In this order: without us a thread with blocked signals and its own registers would stay like that. */
         int r = begin(job, job->call);
@@ -518,7 +518,7 @@ static int look_around(struct job *job)
 
 static int refuse(struct job *job)
 {
-        struct process_facts facts;
+        struct process_facts facts = {0};
 
         int r = inject_arch_supported(&job->err);
         if (r == 0 && job->pid == getpid())

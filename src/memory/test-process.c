@@ -100,6 +100,18 @@ static void compute(struct result *ret)
         *ret = (struct result){{a, b, c, d, e, f}, x, {p, q, r, s, t, u}};
 }
 
+/* Bit by bit, also what is no number. */
+static bool same(const void *a, const void *b, size_t size)
+{
+        return memcmp(a, b, size) == 0;
+}
+
+static bool same_result(const struct result *a, const struct result *b)
+{
+        return same(a->vectors, b->vectors, sizeof(a->vectors)) && same(a->numbers, b->numbers, sizeof(a->numbers)) &&
+               a->x87 == b->x87;
+}
+
 /* A deep stack whose every byte is looked at again. */
 static bool dig(int depth)
 {
@@ -126,10 +138,8 @@ static void *busy_thread(void *unused)
         compute(&first);
         while (!atomic_load(&busy_over)) {
                 compute(&now);
-                for (size_t i = 0; i < 6; i++)
-                        if (memcmp(&first.vectors[i], &now.vectors[i], sizeof(vector)) != 0 ||
-                            first.numbers[i] != now.numbers[i] || first.x87 != now.x87)
-                                _exit(11);
+                if (!same_result(&first, &now))
+                        _exit(11);
                 if (!dig((int)(rounds % 60)))
                         _exit(12);
                 if (rounds % 3 == 0 && (getppid() < 0 || sched_yield() < 0 || usleep(100) < 0))
@@ -161,8 +171,7 @@ static void busy(int out)
                 compute(&first);
                 for (int i = 0; i < 20; i++) {
                         compute(&now);
-                        if (memcmp(&first.vectors, &now.vectors, sizeof(first.vectors)) != 0 ||
-                            memcmp(&first.numbers, &now.numbers, sizeof(first.numbers)) != 0 || first.x87 != now.x87)
+                        if (!same_result(&first, &now))
                                 _exit(15);
                         if (!dig(i * 3))
                                 _exit(16);

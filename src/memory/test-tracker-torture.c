@@ -35,7 +35,7 @@
 
 static char *page_at(size_t i)
 {
-        return (char *)(uintptr_t)(ARENA + i * PAGE);
+        return at(ARENA + i * PAGE);
 }
 
 /* -- the process -------------------------------------------------------------------------------------------------- */
@@ -65,12 +65,14 @@ static void scribble(int bytes, size_t i, unsigned *seed)
 
 static void *scribble_for_ever(void *context)
 {
-        unsigned seed = (unsigned)(uintptr_t)context;
+        unsigned seed = *(const unsigned *)context;
         int bytes = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
 
-        while (bytes >= 0)
+        for (;;) {
+                if (bytes < 0)
+                        return NULL;
                 scribble(bytes, (size_t)rand_r(&seed) % PAGES, &seed);
-        return NULL;
+        }
 }
 
 /* Some pages in a row. */
@@ -123,6 +125,7 @@ static void change_mappings(unsigned *seed)
 
 static void torture(int out)
 {
+        static unsigned seeds[WRITERS] = {1, 2};
         pthread_t thread;
         unsigned seed = 4711;
 
@@ -130,8 +133,8 @@ static void torture(int out)
                 _exit(1);
         (void)madvise(page_at(PAGES / 2), PAGES / 4 * PAGE, MADV_HUGEPAGE);
         memset(page_at(0), 1, PAGES * PAGE);
-        for (uintptr_t i = 0; i < WRITERS; i++)
-                if (pthread_create(&thread, NULL, scribble_for_ever, (void *)(i + 1)) != 0)
+        for (int i = 0; i < WRITERS; i++)
+                if (pthread_create(&thread, NULL, scribble_for_ever, &seeds[i]) != 0)
                         _exit(1);
         say(out, "+");
         for (;;) {

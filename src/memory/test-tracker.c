@@ -69,7 +69,7 @@ static int tear_down(void **state)
 
 static uint64_t map(const uint64_t *a)
 {
-        return (uintptr_t)mmap((void *)(uintptr_t)a[1], a[0] * PAGE, PROT_READ | PROT_WRITE,
+        return (uintptr_t)mmap(at(a[1]), a[0] * PAGE, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | (a[1] ? MAP_FIXED : 0), -1, 0);
 }
 
@@ -94,7 +94,7 @@ static uint64_t map_file(const uint64_t *a)
 static uint64_t write_pages(const uint64_t *a)
 {
         for (uint64_t i = 0; i < a[1]; i++)
-                ++*(volatile unsigned char *)(uintptr_t)(a[0] + i * PAGE);
+                ++*(volatile unsigned char *)at(a[0] + i * PAGE);
         return 0;
 }
 
@@ -103,7 +103,7 @@ static uint64_t read_pages(const uint64_t *a)
         uint64_t sum = 0;
 
         for (uint64_t i = 0; i < a[1]; i++)
-                sum += *(volatile unsigned char *)(uintptr_t)(a[0] + i * PAGE);
+                sum += *(volatile unsigned char *)at(a[0] + i * PAGE);
         return sum;
 }
 
@@ -112,32 +112,31 @@ static uint64_t read_into(const uint64_t *a)
 {
         AUTO_FD int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 
-        return (uint64_t)read(fd, (void *)(uintptr_t)a[0], PAGE);
+        return (uint64_t)read(fd, at(a[0]), PAGE);
 }
 
 static uint64_t unmap(const uint64_t *a)
 {
-        return (uint64_t)munmap((void *)(uintptr_t)a[0], a[1] * PAGE);
+        return (uint64_t)munmap(at(a[0]), a[1] * PAGE);
 }
 
 static uint64_t move(const uint64_t *a)
 {
-        return (uintptr_t)mremap((void *)(uintptr_t)a[0], a[1] * PAGE, a[1] * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
-                                 (void *)(uintptr_t)a[2]);
+        return (uintptr_t)mremap(at(a[0]), a[1] * PAGE, a[1] * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at(a[2]));
 }
 
 static uint64_t advise(const uint64_t *a)
 {
-        return (uint64_t)madvise((void *)(uintptr_t)a[0], a[1] * PAGE, (int)a[2]);
+        return (uint64_t)madvise(at(a[0]), a[1] * PAGE, (int)a[2]);
 }
 
 static uint64_t protect(const uint64_t *a)
 {
-        return (uint64_t)mprotect((void *)(uintptr_t)a[0], a[1] * PAGE, (int)a[2]);
+        return (uint64_t)mprotect(at(a[0]), a[1] * PAGE, (int)a[2]);
 }
 
-/* As deep as so many half pages; the answer is how far that is. */
-static uint64_t grow_stack(const uint64_t *a)
+/* As deep as so many half pages; the answer is how far that is. Inlined into itself it would leave some pages out. */
+__attribute__((noinline)) static uint64_t grow_stack(const uint64_t *a)
 {
         volatile unsigned char half[PAGE / 2];
 
@@ -336,7 +335,7 @@ static void test_writes(void **state)
         assert_int_equal(dirty(area, 64), 4);
         /* From outside, as a debugger does. */
         char c = 'x';
-        struct iovec here = {&c, 1}, there = {(void *)(uintptr_t)area, 1};
+        struct iovec here = {&c, 1}, there = {at(area), 1};
         assert_int_equal(process_vm_writev(servant.child.pid, &here, 1, &there, 1, 0), 1);
         assert_int_equal(clean(area, 64), 63);
         assert_int_equal(dirty(area, 64), 1);

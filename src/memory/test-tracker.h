@@ -10,6 +10,11 @@
 
 #define PAGE UINT64_C(4096)
 
+static inline void *at(uint64_t address)
+{
+        return (void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr): addresses are numbers to a tracker */
+}
+
 /* A child that does what it is told, one thing after the other. */
 struct servant {
         struct child child;

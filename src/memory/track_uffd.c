@@ -210,7 +210,7 @@ static int uffd_open(void **ret_state, struct error *err)
                 return error_set(err, ENOMEM, "out of memory");
         int r = try_ourselves(pagemap, memory, err);
         if (r == 0)
-                t->left_out = PAGE_ZERO | PAGE_OF_FILE | (knows_guards(pagemap, memory) ? PAGE_GUARD : 0);
+                t->left_out = PAGE_ZERO | (knows_guards(pagemap, memory) ? PAGE_GUARD : 0);
         (void)munmap(memory, 2L * PAGE);
         if (r == 0)
                 *ret_state = TAKE_PTR(t);
@@ -313,7 +313,7 @@ static int judge_descriptors(pid_t pid, struct error *err)
 /* The mappings there are now, unless the process is one that cannot be tracked at all. */
 static int read_mappings(pid_t pid, struct address_space *ret, struct error *err)
 {
-        struct process_facts facts;
+        struct process_facts facts = {0};
 
         int r = process_facts_read(pid, &facts, err);
         if (r < 0)
@@ -486,7 +486,8 @@ struct look {
 
 static struct scan_request request_for(const struct look *l, bool file, uint64_t start, uint64_t end)
 {
-        const uint64_t left_out = l->tracker->left_out;
+        /* Asking for pages of files makes the scan of a gigabyte many times slower; other memory cannot have any. */
+        const uint64_t left_out = l->tracker->left_out | (file ? PAGE_OF_FILE : 0);
         struct scan_request q = {.start = start,
                                  .end = end,
                                  .regions = (uintptr_t)l->tracker->regions,
