@@ -18,7 +18,7 @@ NEWER = "forky"  # Debian 13's CRIU (4.1) cannot dump TCP sockets on Linux >= 6.
 FROM_NEWER = "criu libcriu2 libcriu-dev libcompel1 libnet9 libnl-3-200 libnl-genl-3-200".split()
 HOST_PACKAGES = """
     lxc lxc-dev liblxc-common redis-server redis-tools rsync nftables iptables iproute2 iputils-arping iputils-ping
-    python3 tini procps openssl acl attr curl jq socat strace ucarp keepalived util-linux
+    python3 tini procps openssl openssh-client openssh-server acl attr curl jq socat strace ucarp keepalived util-linux
     systemd-standalone-sysusers systemd-standalone-tmpfiles gcc libc6-dev meson ninja-build pkg-config systemd-dev
     libsystemd-dev libmicrohttpd-dev libssl-dev libjansson-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev
     libsqlite3-dev libmnl-dev libinih-dev libcmocka-dev libcurl4-openssl-dev libseccomp-dev libcap-dev libzstd-dev

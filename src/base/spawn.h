@@ -9,13 +9,25 @@
 
 /*
  * Start another program: no shell, nothing inherited but what is listed. The child gets default signal handling, an
- * empty signal mask, a clean environment (PATH, HOME, LANG plus `env`), and the descriptors 0-2 and `fds`; all others
+ * empty signal mask, a clean environment (PATH, HOME, LANG, for a `user` USER and LOGNAME, plus `env`), and the descriptors 0-2 and `fds`; all others
  * are closed.
  */
 struct spawn_fd {
         int fd;     /* ours */
         int target; /* its number in the child; 0..2 or above. Targets must be distinct. */
 };
+
+/* Whom the child becomes before it runs anything: all of its groups, its home as HOME and as working directory. */
+struct spawn_user {
+        uid_t uid;
+        gid_t gid;
+        gid_t groups[64];
+        size_t n_groups;
+        char name[64], home[256];
+};
+
+/* As the password and group databases have it; ERROR_NOT_FOUND when there is no such user. */
+int spawn_user_find(uid_t uid, struct spawn_user *ret, struct error *err);
 
 struct spawn_options {
         const char *const *argv; /* NULL-terminated; argv[0] is searched in SPAWN_PATH unless it holds a slash */
@@ -26,6 +38,7 @@ struct spawn_options {
         bool die_with_parent; /* SIGKILL when the thread that spawned it dies */
         bool keep_from_oom;   /* oom_score_adj -1000, where allowed (a criu that holds a workload) */
         bool merge_stderr;    /* descriptor 2 is a copy of the child's 1 */
+        const struct spawn_user *user; /* NULL: as who we are */
 };
 
 #define SPAWN_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
