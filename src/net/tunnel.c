@@ -23,7 +23,7 @@
 void tunnel_tell(struct tunnel_end *t, const void *record, size_t size)
 {
         /* Few and small: an owner that does not take them is gone, or as good as that. */
-        if (fd_send_packet(t->record_fd, record, size, -1) < 0)
+        if (t->owner_gone || fd_send_packet(t->record_fd, record, size, -1) < 0)
                 t->over = true;
 }
 
@@ -132,7 +132,10 @@ static void read_owner(struct tunnel_end *t)
                         return;
                 if (n != (ssize_t)sizeof(record) ||
                     (record.header.type != RECORD_CHANNEL && record.header.type != RECORD_REFUSED)) {
-                        t->over = true; /* closed: it has no use for the tunnel any more */
+                        /* It has no use for the tunnel any more; what its links said last still goes out. */
+                        t->owner_gone = true;
+                        t->over = !t->up;
+                        t->deadline_ms = clock_ms() + LINGER_MS;
                         return;
                 }
                 on_channel(t, &record, &fd);
@@ -143,11 +146,24 @@ static void read_owner(struct tunnel_end *t)
 
 #define POLLS (2 + 2 * TUNNEL_LANES_MAX + TUNNEL_CHANNELS_MAX)
 
+static bool all_said(const struct tunnel_end *t)
+{
+        for (size_t i = 0; i < TUNNEL_CHANNELS_MAX; i++)
+                if (t->channels[i].number)
+                        return false;
+        for (unsigned i = 0; i < t->config.lanes; i++)
+                if (lane_has_work(t, i))
+                        return false;
+        return true;
+}
+
 static void check_clocks(struct tunnel_end *t)
 {
         uint64_t now = clock_ms();
 
-        if (t->deadline_ms && now >= t->deadline_ms)
+        if (t->owner_gone && (now >= t->deadline_ms || all_said(t)))
+                t->over = true;
+        else if (t->deadline_ms && now >= t->deadline_ms)
                 tunnel_fail(t, ERROR_FAILED, ETIMEDOUT, "no answer from %s for %u s", t->config.peer,
                             (t->config.handshake_ms + 500) / 1000);
         for (unsigned i = 0; i < t->config.lanes && t->up; i++) {
@@ -164,7 +180,7 @@ static nfds_t collect(const struct tunnel_end *t, struct pollfd p[static POLLS])
 {
         nfds_t n = 0;
 
-        p[n++] = (struct pollfd){.fd = t->record_fd, .events = POLLIN};
+        p[n++] = (struct pollfd){.fd = t->owner_gone ? -1 : t->record_fd, .events = POLLIN};
         p[n++] = (struct pollfd){.fd = t->words_fd, .events = POLLIN};
         for (unsigned i = 0; i < TUNNEL_LANES_MAX; i++) {
                 const struct lane *l = &t->lanes[i];

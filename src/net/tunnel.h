@@ -69,8 +69,8 @@ struct tunnel_end {
         struct lane lanes[TUNNEL_LANES_MAX];
         struct channel channels[TUNNEL_CHANNELS_MAX];
         uint16_t last_channel; /* numbers only grow */
-        bool up, over;
-        uint64_t deadline_ms; /* for the peer's HELLO; 0 none */
+        bool up, over, owner_gone;
+        uint64_t deadline_ms; /* for the peer's HELLO, or for the last bytes after the owner has gone; 0 none */
         char words[1024];     /* the end of what ssh has said */
         size_t words_size;
 };
