@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "daemon/descriptors.h"
 #include "daemon/migration.h"
 #include "migration/journal.h"
 #include "wire/trust.h"
@@ -43,6 +44,14 @@ unsigned migrations_in_progress(const struct migrations *all)
         for (const struct migration *m = all->first; m; m = m->next)
                 n += !m->ended && !m->check && !m->attention[0];
         return n;
+}
+
+bool migrations_busy(const struct migrations *all)
+{
+        for (const struct migration *m = all->first; m; m = m->next)
+                if (m->link || m->pid || m->restart)
+                        return true;
+        return false;
 }
 
 /* -- directories that are no longer needed ------------------------------------------------------------------------ */
@@ -333,10 +342,53 @@ static int check_order(struct migrations *all, const struct migration_order *ord
         return check_limit(all, err);
 }
 
+/* Whom, and how: a paired host, or whoever is at the other end of ssh or of a user's descriptors. */
+static int find_way(struct migrations *all, const struct migration_order *order, struct peer *peer,
+                    struct tunnel_lane lanes[static 2], struct error *err)
+{
+        if (!order->ssh && !order->descriptors)
+                return trust_find(all->daemon->places.trust, order->host, peer, err);
+        (void)snprintf(peer->name, sizeof(peer->name), "%s", order->host);
+        return order->descriptors
+                       ? descriptors_redeem(all->daemon->descriptors, order->descriptors, order->uid, lanes, err)
+                       : 0;
+}
+
+static void put_way(json_t *request, const struct migration_order *order)
+{
+        if (!order->ssh && !order->descriptors)
+                return;
+        (void)json_object_set_new(request, "way", json_string(order->ssh ? "ssh" : "descriptors"));
+        if (order->ssh) {
+                json_t *ssh = json_deep_copy(order->ssh);
+                (void)json_object_set_new(ssh, "uid", json_integer((json_int_t)order->uid));
+                (void)json_object_set_new(request, "ssh", ssh);
+        }
+}
+
+/* Those that the session does not get are missed there. */
+static void hand_over(const struct migration *m, struct tunnel_lane lanes[static 2])
+{
+        for (int i = 0; i < 2; i++) {
+                const bool both = lanes[i].in == lanes[i].out;
+                (void)session_link_send(m->link,
+                                        json_pack("{s:s, s:i, s:s}", "do", "lane", "lane", i, "direction",
+                                                  both ? "both" : "in"),
+                                        TAKE_FD(lanes[i].in));
+                if (both)
+                        lanes[i].out = -1;
+                else
+                        (void)session_link_send(
+                                m->link, json_pack("{s:s, s:i, s:s}", "do", "lane", "lane", i, "direction", "out"),
+                                TAKE_FD(lanes[i].out));
+        }
+}
+
 int migrations_order(struct migrations *all, const struct migration_order *order, char ret_id[static ID_LENGTH + 1],
                      bool *ret_old, struct error *err)
 {
         const struct config *config = all->daemon->config;
+        struct tunnel_lane lanes[2] = {{-1, -1}, {-1, -1}};
         CLEANUP(peer_done) struct peer peer = {0};
         struct migration *m;
 
@@ -346,13 +398,14 @@ int migrations_order(struct migrations *all, const struct migration_order *order
                 return r < 0 ? r : 0;
         r = check_order(all, order, err);
         if (r == 0)
-                r = trust_find(all->daemon->places.trust, order->host, &peer, err);
+                r = find_way(all, order, &peer, lanes, err);
         if (r < 0)
                 return r;
         r = id_new(ret_id);
-        if (r < 0)
+        if (r < 0) {
+                descriptors_close_lanes(lanes);
                 return error_errno(err, -r, "no random numbers");
-
+        }
         const char *mode = json_string_value(json_object_get(order->options, "mode"));
         json_t *request = base_request(all->daemon, ret_id, "source",
                                        order->check ? "check"
@@ -374,7 +427,11 @@ int migrations_order(struct migrations *all, const struct migration_order *order
                 (void)json_object_set_new(request, "idempotency_key", json_string(order->key));
                 (void)json_object_set_new(request, "idempotency_hash", json_string(order->hash));
         }
+        put_way(request, order);
         r = begin(all, ret_id, request, &m, err);
+        if (r == 0 && order->descriptors)
+                hand_over(m, lanes);
+        descriptors_close_lanes(lanes);
         if (r < 0)
                 return r;
         if (!order->check) {
@@ -386,22 +443,25 @@ int migrations_order(struct migrations *all, const struct migration_order *order
 
 /* -- connections of the other side -------------------------------------------------------------------------------- */
 
-static int begin_target(struct migrations *all, const char *id, const struct link_peer *from, struct migration **ret,
-                        struct error *err)
+static int begin_target(struct migrations *all, const char *id, const struct link_peer *from, const struct peer *guest,
+                        struct migration **ret, struct error *err)
 {
         CLEANUP(peer_done) struct peer peer = {0};
 
         int r = check_limit(all, err);
-        if (r == 0)
+        if (r == 0 && !guest)
                 r = trust_find_fingerprint(all->daemon->places.trust, from->fingerprint, &peer, err);
         if (r < 0)
                 return r;
-        return begin(all, id, base_request(all->daemon, id, "target", "live", &peer), ret, err);
+        json_t *request = base_request(all->daemon, id, "target", "live", guest ? guest : &peer);
+        if (guest)
+                (void)json_object_set_new(request, "way", json_string("tunnel"));
+        return begin(all, id, request, ret, err);
 }
 
 /* The one a connection is for: living, new, or ended and asked about once more. */
 static int find_for(struct migrations *all, const char *id, uint32_t purpose, const struct link_peer *from,
-                    struct migration **ret, struct error *err)
+                    const struct peer *guest, struct migration **ret, struct error *err)
 {
         struct error local = {0};
         struct migration *m = find(all, id);
@@ -411,7 +471,7 @@ static int find_for(struct migrations *all, const char *id, uint32_t purpose, co
         if (!m) {
                 int r = migration_load(all, id, &m, &local);
                 if (r == -ENOENT)
-                        return begin_target(all, id, from, ret, err);
+                        return begin_target(all, id, from, guest, ret, err);
                 if (r < 0)
                         return error_set(err, EIO, "%s", local.text);
                 if (strcmp(m->fingerprint, from->fingerprint) != 0) {
@@ -454,7 +514,7 @@ static json_t *attach_packet(const struct link_peer *peer, const struct message 
 }
 
 int migrations_attach(struct migrations *all, struct link *link, const struct link_peer *peer,
-                      const struct message *hello, struct error *err)
+                      const struct peer *guest, const struct message *hello, struct error *err)
 {
         char id[ID_LENGTH + 1];
         struct migration *m = NULL;
@@ -463,7 +523,7 @@ int migrations_attach(struct migrations *all, struct link *link, const struct li
         if (message_get_u32(hello, FIELD_PURPOSE, &purpose) < 0 || purpose < PURPOSE_CONTROL ||
             purpose > PURPOSE_BULK || message_get_text(hello, FIELD_MIGRATION, id, sizeof(id)) < 0 || !id_is_valid(id))
                 return error_set_kind(err, ERROR_USAGE, EBADMSG, "malformed hello");
-        int r = find_for(all, id, purpose, peer, &m, err);
+        int r = find_for(all, id, purpose, peer, guest, &m, err);
         if (r < 0)
                 return r;
         if (!m->link)
