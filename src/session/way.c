@@ -121,7 +121,8 @@ void way_ssh_explain(const struct way *way, int status, struct error *err)
         char words[ERROR_TEXT_MAX];
         const char *host = way->ssh.host;
 
-        if (status < 0 || !WIFEXITED(status) || err->kind == ERROR_REFUSED)
+        /* Only an end that ssh brought about. */
+        if (status < 0 || !WIFEXITED(status) || err->code != ECONNRESET)
                 return;
         /* ssh's own words, where there are some: that the connection ended goes without saying then. */
         static const char before[] = "was said: ";
