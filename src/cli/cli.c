@@ -22,6 +22,8 @@ const struct verb verbs[] = {
          verb_migrate},
         {"receive", "--stdio | --fd-control N --fd-data N", "the far half of a migration over ssh or descriptors",
          verb_receive},
+        {"reconnect", "ID --fd-control N --fd-data N", "new descriptors for a migration that has lost its own",
+         verb_reconnect},
         {"list", "[--limit N]", "migrations, the youngest first", verb_list},
         {"show", "ID", "one migration, with its log", verb_show},
         {"watch", "[ID]", "events as they happen, or one migration until its end", verb_watch},

@@ -109,3 +109,24 @@ int handoff_parse_pair(const char *control, const char *data, int *ret_control, 
                 r = error_set_kind(err, ERROR_USAGE, EINVAL, "--fd-control and --fd-data are the same descriptor");
         return r;
 }
+
+int handoff_keep(const struct cli *cli, int control, int data, json_t **ret, struct error *err)
+{
+        json_t *answer = NULL;
+        int fd = -1;
+
+        int r = handoff_connect(cli, &fd, err);
+        if (r < 0)
+                return r;
+        AUTO_FD int socket = fd;
+        r = handoff_lane(socket, 0, "both", control, err);
+        if (r == 0)
+                r = handoff_lane(socket, 1, "both", data, err);
+        if (r == 0)
+                r = handoff_ask(socket, "keep", &answer, err);
+        if (r < 0)
+                return r;
+        *ret = json_string(cli_text(answer, "ticket"));
+        json_decref(answer);
+        return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
+}

@@ -22,3 +22,6 @@ int handoff_read(int socket, json_t **ret, struct error *err);
 int handoff_parse_fd(const char *flag, const char *text, int *ret, struct error *err);
 /* Both or neither: *ret_control is -1 for neither. */
 int handoff_parse_pair(const char *control, const char *data, int *ret_control, int *ret_data, struct error *err);
+
+/* Leave both with phauld; *ret is the ticket (a string) that a request names them by. */
+int handoff_keep(const struct cli *cli, int control, int data, json_t **ret, struct error *err);

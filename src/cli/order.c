@@ -95,27 +95,6 @@ static int ssh_way(const char *text, json_t **ret, struct error *err)
         return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
-static int descriptors_way(const struct cli *cli, int control, int data, json_t **ret, struct error *err)
-{
-        json_t *answer = NULL;
-        int fd = -1;
-
-        int r = handoff_connect(cli, &fd, err);
-        if (r < 0)
-                return r;
-        AUTO_FD int socket = fd;
-        r = handoff_lane(socket, 0, "both", control, err);
-        if (r == 0)
-                r = handoff_lane(socket, 1, "both", data, err);
-        if (r == 0)
-                r = handoff_ask(socket, "keep", &answer, err);
-        if (r < 0)
-                return r;
-        *ret = json_string(cli_text(answer, "ticket"));
-        json_decref(answer);
-        return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
-}
-
 /* Where to: under which key of the request, and what. */
 static int find_way(const struct cli *cli, const struct order_words *words, const char **ret_key, json_t **ret,
                     struct error *err)
@@ -131,7 +110,7 @@ static int find_way(const struct cli *cli, const struct order_words *words, cons
                                                    : "where to? HOST, ssh://HOST, or --fd-control and --fd-data");
         if (control >= 0) {
                 *ret_key = "descriptors";
-                return descriptors_way(cli, control, data, ret, err);
+                return handoff_keep(cli, control, data, ret, err);
         }
         if (strncmp(words->host, SSH_SCHEME, sizeof(SSH_SCHEME) - 1) == 0) {
                 *ret_key = "ssh";

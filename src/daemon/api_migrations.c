@@ -275,6 +275,37 @@ void api_post_checks(struct daemon *d, struct request *r, const char *argument)
         }
 }
 
+/* -- POST /reconnections ------------------------------------------------------------------------------------------ */
+
+static int reconnect(struct daemon *d, struct request *r, json_t *body, struct error *err)
+{
+        const char *id, *ticket;
+        json_error_t where;
+
+        if (json_unpack_ex(body, &where, JSON_STRICT, "{s:s, s:s}", "id", &id, "descriptors", &ticket) < 0)
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "the body is not a reconnection: %s", where.text);
+        if (!id_is_valid(id) || !id_is_valid(ticket))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "id and descriptors have %d hexadecimal digits",
+                                      ID_LENGTH);
+        return migrations_reconnect(d->migrations, id, ticket, request_uid(r), err);
+}
+
+void api_post_reconnections(struct daemon *d, struct request *r, const char *argument)
+{
+        json_t *body = NULL;
+        struct error err = {0};
+
+        (void)argument;
+        int n = request_json(r, &body, &err);
+        if (n == 0)
+                n = reconnect(d, r, body, &err);
+        json_decref(body);
+        if (n < 0)
+                request_reply_problem(r, 0, &err);
+        else
+                request_reply_empty(r);
+}
+
 /* -- the rest ----------------------------------------------------------------------------------------------------- */
 
 void api_get_migrations(struct daemon *d, struct request *r, const char *argument)

@@ -649,6 +649,34 @@ int migrations_cancel(struct migrations *all, const char *id, migration_cancel_f
         return 0;
 }
 
+int migrations_reconnect(struct migrations *all, const char *id, const char *ticket, uid_t uid, struct error *err)
+{
+        struct tunnel_lane lanes[2] = {{-1, -1}, {-1, -1}};
+        struct migration *m = find(all, id);
+        int r = 0;
+
+        if (!m) {
+                r = migration_load(all, id, &m, err);
+                if (r < 0)
+                        return r;
+                m->ended = true; /* or it would be in the list */
+        }
+        if (strcmp(request_text(m, "way"), "descriptors") != 0)
+                r = error_set_kind(err, ERROR_REFUSED, EINVAL, "migration %s does not go over descriptors", id);
+        if (r == 0)
+                r = descriptors_redeem(all->daemon->descriptors, ticket, uid, lanes, err);
+        if (r == 0 && m->ended && !m->link)
+                r = migration_spawn(m, err);
+        if (r == 0 && !m->link)
+                r = error_set_kind(err, ERROR_REFUSED, EBUSY, "the session of migration %s is being started", id);
+        if (r == 0)
+                hand_over(m, lanes);
+        else if (m->ended && !m->link && !m->pid)
+                migration_free(m);
+        descriptors_close_lanes(lanes);
+        return r;
+}
+
 int migrations_on_end(struct migrations *all, const char *id, migration_end_fn fn, void *context)
 {
         struct migration *m = find(all, id);

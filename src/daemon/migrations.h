@@ -57,6 +57,11 @@ typedef void (*migration_cancel_fn)(const struct error *err, const char *text, v
 int migrations_cancel(struct migrations *migrations, const char *id, migration_cancel_fn fn, void *context,
                       struct error *err);
 
+/* New descriptors (a ticket of descriptors.h) for one whose first were lost, also when it has ended here: the other host
+ * may not know. */
+int migrations_reconnect(struct migrations *migrations, const char *id, const char *ticket, uid_t uid,
+                         struct error *err);
+
 /* `fn` once, at the end, with the report (borrowed; NULL: it never came, see err). */
 typedef void (*migration_end_fn)(const json_t *report, const struct error *err, void *context);
 int migrations_on_end(struct migrations *migrations, const char *id, migration_end_fn fn, void *context);

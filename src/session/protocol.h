@@ -35,7 +35,8 @@
  * directory alone:
  *   no record               begin
  *   record, no report.json  go on after a crash, to an end
- *   report.json             everything has ended; only answer a peer that asks again (MSG_RESUME) from the record, for
+ *   report.json             everything has ended (a source: tell it once more, where phauld brings descriptors for that,
+ *                           else nothing); only answer a peer that asks again (MSG_RESUME) from the record, for
  *                           SESSION_LINGER_MS after the last question, and leave report.json as it is
  *
  * Socket: SOCK_SEQPACKET, listening on RUNTIME/sessions/ID.sock (0600; the session unlinks a stale one before it binds,
@@ -50,7 +51,8 @@
  *        answers with link_welcome() or link_refuse(). The peer is the one the migration began with; purpose, version,
  *        stream and token are as the peer sent them.
  *   {"do": "lane", "lane": 0 | 1, "direction": "both" | "in" | "out"}
- *        with a descriptor of a user as SCM_RIGHTS: for way "descriptors", once per lane or one packet a direction
+ *        with a descriptor of a user as SCM_RIGHTS: for way "descriptors", once per lane or one packet a direction,
+ *        and again after they were lost
  *   {"do": "cancel"}     answered by an event "cancel"
  *   {"do": "status"}     answered by the events about, state and progress as they are now; phauld sends it on
  * connecting

@@ -110,7 +110,7 @@ void session_tunnel_lane(struct session *s, unsigned lane, bool in, bool out, in
         AUTO_FD int fd = given;
         struct tunnel_lane *l = &s->tunnel->lanes[lane];
 
-        if ((in && l->in >= 0) || (out && l->out >= 0) || s->tunnel->given)
+        if ((in && l->in >= 0) || (out && l->out >= 0) || s->tunnel->tunnel)
                 return;
         if (in)
                 l->in = fd;
@@ -243,7 +243,7 @@ static bool lanes_here(void *context)
 
 static int begin_descriptors(struct session_tunnel *t, struct tunnel_options *options, struct error *err)
 {
-        if (t->given || t->session->recovering)
+        if (!session_tunnel_can_begin(t->session))
                 return error_set(err, ENOTCONN, "the descriptors that led to %s are gone", t->session->request.peer);
         int r = session_wait(t->session, WAIT_THROUGH, lanes_here, t, LANES_MS, "waiting for the descriptors", err);
         options->n_lanes = SESSION_LANES_MAX;
@@ -351,5 +351,6 @@ bool session_tunnel_can_begin(const struct session *s)
 {
         const struct session_tunnel *t = s->tunnel;
 
-        return t && (t->up || s->request.way.kind == WAY_SSH || (!t->given && !s->recovering));
+        return t && (t->up || s->request.way.kind == WAY_SSH || lanes_here(s->tunnel) ||
+                     (!t->given && (!s->recovering || s->finished)));
 }
