@@ -28,6 +28,7 @@ struct client {
         struct source *io, *limit;
         struct tunnel_lane lanes[2]; /* -1: not here */
         struct reception *reception; /* whose end it waits for */
+        bool refused;                /* nothing more is taken; it shall read why, so it hangs up and not we */
 };
 
 struct ticket {
@@ -110,10 +111,16 @@ static void say(const struct client *c, json_t *packet)
                 (void)fd_send_packet(c->fd, text, strlen(text), -1);
 }
 
+/* Closed with packets of the client's unread, the socket would lose the answer. */
 static void refuse(struct client *c, const struct error *err)
 {
+        const bool hurry = !c->limit;
+
         say(c, json_pack("{s:s, s:s, s:s}", "event", "refused", "kind", error_kind_name(err->kind), "text", err->text));
-        client_free(c);
+        c->refused = true;
+        descriptors_close_lanes(c->lanes);
+        if (hurry)
+                client_free(c);
 }
 
 /* -- what is taken ------------------------------------------------------------------------------------------------ */
@@ -261,6 +268,11 @@ static void on_packet(int fd, uint32_t events, void *context)
                 return;
         if (n <= 0) {
                 client_free(c);
+                return;
+        }
+        if (c->refused) {
+                if (given >= 0)
+                        (void)close(given);
                 return;
         }
         json_t *packet = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, NULL);

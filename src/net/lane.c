@@ -164,11 +164,11 @@ static void take_open(struct tunnel_end *t, unsigned lane, uint16_t number)
 {
         struct record_channel record = {.header.type = RECORD_ASKED, .channel = number, .lane = lane};
 
-        if (!t->config.accepting || number <= t->last_channel) {
+        if (!t->config.accepting || number <= t->lanes[lane].last_channel || channel_find(t, number)) {
                 against_the_rules(t, "a connection out of turn");
                 return;
         }
-        t->last_channel = number;
+        t->lanes[lane].last_channel = number;
         if (channel_new(t, number, lane))
                 tunnel_tell(t, &record, sizeof(record));
         else
@@ -181,7 +181,7 @@ static void take_channel_frame(struct tunnel_end *t, unsigned lane, uint8_t kind
         struct channel *c = channel_find(t, number);
 
         /* Never opened is a mistake of the peer's, gone is what it does not know yet. */
-        if (!number || (!c && number > t->last_channel) || (c && c->lane != lane)) {
+        if (!number || (!c && number > t->lanes[lane].last_channel) || (c && c->lane != lane)) {
                 against_the_rules(t, "bytes of a connection that is not there");
                 return;
         }

@@ -106,11 +106,11 @@ static void on_channel(struct tunnel_end *t, const struct record_channel *record
                 if (!c || c->fd >= 0)
                         return; /* the peer took it back meanwhile */
         } else {
-                if (record->channel <= t->last_channel || record->channel > UINT16_MAX ||
-                    record->lane >= t->config.lanes || *fd < 0 ||
+                if (record->lane >= t->config.lanes || record->channel <= t->lanes[record->lane].last_channel ||
+                    record->channel > UINT16_MAX || *fd < 0 ||
                     !(c = channel_new(t, record->channel, record->lane)))
                         return; /* closed unseen: the owner's end says so */
-                t->last_channel = (uint16_t)record->channel;
+                t->lanes[record->lane].last_channel = record->channel;
                 c->open_due = true;
         }
         if (record->header.type == RECORD_REFUSED || *fd < 0) {

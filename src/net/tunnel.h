@@ -60,7 +60,8 @@ struct lane {
         uint8_t tx[TUNNEL_HEADER + TUNNEL_BODY_MAX];
         size_t tx_at, tx_size;
         uint64_t heard_ms, said_ms;
-        unsigned turn; /* channel to be served next */
+        unsigned turn;         /* channel to be served next */
+        uint32_t last_channel; /* opened on it: numbers grow on each lane, and are in use once in all */
 };
 
 struct tunnel_end {
@@ -68,7 +69,6 @@ struct tunnel_end {
         int record_fd, words_fd;
         struct lane lanes[TUNNEL_LANES_MAX];
         struct channel channels[TUNNEL_CHANNELS_MAX];
-        uint16_t last_channel; /* numbers only grow */
         bool up, over, owner_gone;
         uint64_t deadline_ms; /* for the peer's HELLO, or for the last bytes after the owner has gone; 0 none */
         char words[1024];     /* the end of what ssh has said */
