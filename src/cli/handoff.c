@@ -71,8 +71,8 @@ int handoff_read(int socket, json_t **ret, struct error *err)
 
 int handoff_lane(int socket, int lane, const char *direction, int fd, struct error *err)
 {
-        return send_packet(socket,
-                           json_pack("{s:s, s:i, s:s}", "do", "lane", "lane", lane, "direction", direction), fd, err);
+        return send_packet(socket, json_pack("{s:s, s:i, s:s}", "do", "lane", "lane", lane, "direction", direction), fd,
+                           err);
 }
 
 int handoff_ask(int socket, const char *what, json_t **ret, struct error *err)

@@ -151,7 +151,8 @@ static int receive(struct cli *cli, const struct ends *ends, struct error *err)
         if (r < 0)
                 return r;
         if (strcmp(cli_text(news, "kind"), error_kind_name(ERROR_NONE)) != 0)
-                r = error_set_kind(err, error_kind_from_name(cli_text(news, "kind")), EIO, "%s", cli_text(news, "text"));
+                r = error_set_kind(err, error_kind_from_name(cli_text(news, "kind")), EIO, "%s",
+                                   cli_text(news, "text"));
         json_decref(news);
         return r;
 }

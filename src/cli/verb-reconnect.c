@@ -26,8 +26,7 @@ int verb_reconnect(struct cli *cli, int argc, char **argv, struct error *err)
         if (r < 0)
                 return r;
         json_t *body = json_pack("{s:s, s:o}", "id", rest[0], "descriptors", ticket);
-        r = body ? cli_call(cli, "POST", "/reconnections", body, NULL, err)
-                 : error_set(err, ENOMEM, "out of memory");
+        r = body ? cli_call(cli, "POST", "/reconnections", body, NULL, err) : error_set(err, ENOMEM, "out of memory");
         json_decref(body);
         return r;
 }

@@ -6,8 +6,9 @@
 #include "base/error.h"
 
 /*
- * Who is at the other end of a Unix socket, and whether phauld listens to them: root, and members of `group` ((gid_t)-1:
- * nobody else). The mode of a socket keeps others out already; this also holds when somebody hands a connection on.
+ * Who is at the other end of a Unix socket, and whether phauld listens to them: root, and members of `group`
+ * ((gid_t)-1: nobody else). The mode of a socket keeps others out already; this also holds when somebody hands a
+ * connection on.
  */
 int caller_check(int fd, gid_t group, uid_t *ret_uid, struct error *err);
 

@@ -181,8 +181,7 @@ static int take_lane(struct client *c, const json_t *packet, int given, struct e
         json_int_t lane = json_integer_value(number);
         const bool in = strcmp(direction, "out") != 0, out = strcmp(direction, "in") != 0;
 
-        if (!json_is_integer(number) || lane < 0 || lane > 1 || fd < 0 ||
-            (in && out && strcmp(direction, "both") != 0))
+        if (!json_is_integer(number) || lane < 0 || lane > 1 || fd < 0 || (in && out && strcmp(direction, "both") != 0))
                 return error_set_kind(err, ERROR_USAGE, EBADMSG, "malformed request");
         struct tunnel_lane *l = &c->lanes[lane], *other = &c->lanes[!lane];
         if ((in && l->in >= 0) || (out && l->out >= 0))
@@ -312,11 +311,8 @@ static void on_connect(int listen_fd, uint32_t events, void *context)
         struct client *c = calloc(1, sizeof(*c));
         if (!c)
                 return;
-        *c = (struct client){.owner = d,
-                             .next = d->clients,
-                             .fd = TAKE_FD(fd),
-                             .uid = uid,
-                             .lanes = {{-1, -1}, {-1, -1}}};
+        *c = (struct client){
+                .owner = d, .next = d->clients, .fd = TAKE_FD(fd), .uid = uid, .lanes = {{-1, -1}, {-1, -1}}};
         d->clients = c;
         d->n_clients++;
         if (loop_add_io(d->daemon->loop, c->fd, EPOLLIN, on_packet, c, &c->io) < 0 ||

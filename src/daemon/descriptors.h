@@ -5,8 +5,8 @@
 #include "wire/tunnel.h"
 
 /*
- * The socket at which users hand descriptors over, since HTTP cannot carry any: RUNTIME/descriptors.sock, SEQPACKET, for
- * whoever may use the API. One JSON object a packet.
+ * The socket at which users hand descriptors over, since HTTP cannot carry any: RUNTIME/descriptors.sock, SEQPACKET,
+ * for whoever may use the API. One JSON object a packet.
  *
  *   {"do": "lane", "lane": 0 | 1, "direction": "both" | "in" | "out"}   with one descriptor (SCM_RIGHTS)
  *   {"do": "keep"}      both lanes are here: answered {"ticket": HEX}, to be named in POST /migrations or /checks by
@@ -28,8 +28,8 @@ void descriptors_free(struct descriptors *descriptors);
 DEFINE_CLEANUP(struct descriptors, descriptors_free)
 
 /* The two lanes are the caller's from then on; the ticket is void. ERROR_NOT_FOUND. */
-int descriptors_redeem(struct descriptors *descriptors, const char *ticket, uid_t uid, struct tunnel_lane lanes[static 2],
-                       struct error *err);
+int descriptors_redeem(struct descriptors *descriptors, const char *ticket, uid_t uid,
+                       struct tunnel_lane lanes[static 2], struct error *err);
 
 void descriptors_close_lanes(struct tunnel_lane lanes[static 2]);
 

@@ -371,10 +371,10 @@ static void hand_over(const struct migration *m, struct tunnel_lane lanes[static
 {
         for (int i = 0; i < 2; i++) {
                 const bool both = lanes[i].in == lanes[i].out;
-                (void)session_link_send(m->link,
-                                        json_pack("{s:s, s:i, s:s}", "do", "lane", "lane", i, "direction",
-                                                  both ? "both" : "in"),
-                                        TAKE_FD(lanes[i].in));
+                (void)session_link_send(
+                        m->link,
+                        json_pack("{s:s, s:i, s:s}", "do", "lane", "lane", i, "direction", both ? "both" : "in"),
+                        TAKE_FD(lanes[i].in));
                 if (both)
                         lanes[i].out = -1;
                 else
@@ -513,8 +513,8 @@ static json_t *attach_packet(const struct link_peer *peer, const struct message 
                          "version_max", (json_int_t)max, "stream", (json_int_t)stream, "token", hex[0] ? hex : NULL);
 }
 
-int migrations_attach(struct migrations *all, struct link *link, const struct link_peer *peer,
-                      const struct peer *guest, const struct message *hello, struct error *err)
+int migrations_attach(struct migrations *all, struct link *link, const struct link_peer *peer, const struct peer *guest,
+                      const struct message *hello, struct error *err)
 {
         char id[ID_LENGTH + 1];
         struct migration *m = NULL;

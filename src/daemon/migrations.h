@@ -57,8 +57,8 @@ typedef void (*migration_cancel_fn)(const struct error *err, const char *text, v
 int migrations_cancel(struct migrations *migrations, const char *id, migration_cancel_fn fn, void *context,
                       struct error *err);
 
-/* New descriptors (a ticket of descriptors.h) for one whose first were lost, also when it has ended here: the other host
- * may not know. */
+/* New descriptors (a ticket of descriptors.h) for one whose first were lost, also when it has ended here: the other
+ * host may not know. */
 int migrations_reconnect(struct migrations *migrations, const char *id, const char *ticket, uid_t uid,
                          struct error *err);
 

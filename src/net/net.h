@@ -133,9 +133,9 @@ void dial_name_peer(struct net *net); /* of an accepted socket */
 void dial_tune(struct net *net);
 
 /* sandbox.c: the way down, in this order. */
-#define SANDBOX_FILES 32                                                      /* descriptors of a connection */
+#define SANDBOX_FILES 32                                                    /* descriptors of a connection */
 int sandbox_drop_user(const char *user, unsigned files, struct error *err); /* only CAP_SYS_CHROOT is left */
-int sandbox_seal(const char *root, struct error *err);      /* empty root, no capability, seccomp */
+int sandbox_seal(const char *root, struct error *err);                      /* empty root, no capability, seccomp */
 
 /* tls.c */
 int tls_init(struct net *net, struct error *err);

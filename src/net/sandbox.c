@@ -59,7 +59,8 @@ static int set_limits(unsigned files, struct error *err)
         const struct {
                 int resource;
                 rlim_t limit;
-        } limits[] = {{RLIMIT_NOFILE, files}, {RLIMIT_FSIZE, 0}, {RLIMIT_NPROC, 0}, {RLIMIT_CORE, 0}, {RLIMIT_MEMLOCK, 0}};
+        } limits[] = {
+                {RLIMIT_NOFILE, files}, {RLIMIT_FSIZE, 0}, {RLIMIT_NPROC, 0}, {RLIMIT_CORE, 0}, {RLIMIT_MEMLOCK, 0}};
 
         for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
                 struct rlimit r = {limits[i].limit, limits[i].limit};

@@ -256,7 +256,8 @@ static void channels_are_on_their_own(void **state)
         tunnel_free(far.tunnel);
 }
 
-/* A link through a channel: TLS between two more phaul-nets, and only the certificate that came over the tunnel counts. */
+/* A link through a channel: TLS between two more phaul-nets, and only the certificate that came over the tunnel counts.
+ */
 static void links_through_a_tunnel(void **state)
 {
         struct fixture *f = *state;
@@ -273,9 +274,8 @@ static void links_through_a_tunnel(void **state)
         assert_int_equal(tunnel_open(near.tunnel, PURPOSE_CONTROL, &fd, NULL), 0);
         struct link_connect_options o = {
                 .purpose = PURPOSE_CONTROL, .expect = f->b.fingerprint, .migration = "m", .address = "far"};
-        assert_int_equal(link_connect_on(f->loop, &f->env, of_a, &o, fd, &side_handlers, &f->client, &f->client.link,
-                                         &err),
-                         0);
+        assert_int_equal(
+                link_connect_on(f->loop, &f->env, of_a, &o, fd, &side_handlers, &f->client, &f->client.link, &err), 0);
         for (uint64_t end = clock_ms() + 60000; far.n_asked < 1 && clock_ms() < end;)
                 assert_int_equal(loop_run_once(f->loop, 50), 0);
         struct link_environment env = f->env;
@@ -373,10 +373,14 @@ static void what_a_peer_may_not(void **state)
                 uint32_t size;
                 const char *words;
         } cases[] = {
-                {TUNNEL_DATA, 1, 5, "a connection that is not there"}, {TUNNEL_DATA, 0, 5, "a connection that is not"},
-                {TUNNEL_OPEN, 0, 0, "a connection out of turn"},       {TUNNEL_HELLO, 0, 5, "is not there"},
-                {TUNNEL_OPEN, 9, 1, "is not there"},                   {99, 0, 0, "is not there"},
-                {TUNNEL_CREDIT, 77, 4, "is not there"},                {TUNNEL_PING, 3, 0, "is not there"},
+                {TUNNEL_DATA, 1, 5, "a connection that is not there"},
+                {TUNNEL_DATA, 0, 5, "a connection that is not"},
+                {TUNNEL_OPEN, 0, 0, "a connection out of turn"},
+                {TUNNEL_HELLO, 0, 5, "is not there"},
+                {TUNNEL_OPEN, 9, 1, "is not there"},
+                {99, 0, 0, "is not there"},
+                {TUNNEL_CREDIT, 77, 4, "is not there"},
+                {TUNNEL_PING, 3, 0, "is not there"},
         };
 
         for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

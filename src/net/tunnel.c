@@ -107,8 +107,7 @@ static void on_channel(struct tunnel_end *t, const struct record_channel *record
                         return; /* the peer took it back meanwhile */
         } else {
                 if (record->lane >= t->config.lanes || record->channel <= t->lanes[record->lane].last_channel ||
-                    record->channel > UINT16_MAX || *fd < 0 ||
-                    !(c = channel_new(t, record->channel, record->lane)))
+                    record->channel > UINT16_MAX || *fd < 0 || !(c = channel_new(t, record->channel, record->lane)))
                         return; /* closed unseen: the owner's end says so */
                 t->lanes[record->lane].last_channel = record->channel;
                 c->open_due = true;

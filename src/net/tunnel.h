@@ -20,9 +20,9 @@
  */
 #define TUNNEL_PREFACE "phaul tunnel 1" /* then the side, 'c' or 'a', and the lane: '0' the only one, else '1', '2' */
 #define TUNNEL_PREFACE_SIZE 16
-#define TUNNEL_HEADER 8              /* u32 size of the body, u8 kind, zero byte, u16 channel */
-#define TUNNEL_CHUNK (32U * 1024)    /* data of one frame, at most */
-#define TUNNEL_WINDOW (512U * 1024)  /* of each channel and direction */
+#define TUNNEL_HEADER 8               /* u32 size of the body, u8 kind, zero byte, u16 channel */
+#define TUNNEL_CHUNK (32U * 1024)     /* data of one frame, at most */
+#define TUNNEL_WINDOW (512U * 1024)   /* of each channel and direction */
 #define TUNNEL_CREDIT_AT (64U * 1024) /* so much is written on before the sender hears of it */
 #define TUNNEL_CHANNELS_MAX 40
 #define TUNNEL_BODY_MAX TUNNEL_CHUNK

@@ -68,7 +68,7 @@ static int parse(const json_t *o, struct session_request *r, struct session_plac
         bad |= copy_text(o, "hook_directory", places->hooks, sizeof(places->hooks), "");
         bad |= copy_text(o, "libexec_dir", places->libexec, sizeof(places->libexec), PHAUL_LIBEXECDIR);
         bad |= migration_options_parse(json_object_get(o, "options"), source ? r->kind : NULL, &r->options, NULL);
-        if (bad || !id_is_valid(r->id) || !name_is_valid(r->peer) || 
+        if (bad || !id_is_valid(r->id) || !name_is_valid(r->peer) ||
             strlen(r->peer_fingerprint) != (unknown ? 0 : FINGERPRINT_LENGTH))
                 return -EINVAL;
         if (source && (!kind_is_valid(r->kind) || !name_is_valid(r->name) || !name_is_valid(r->target_name)))

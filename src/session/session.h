@@ -30,10 +30,10 @@ struct session_request {
         char id[ID_LENGTH + 1];
         enum side side;
         char kind[17];
-        char name[NAME_MAX_LENGTH + 1];        /* on the source */
-        char target_name[NAME_MAX_LENGTH + 1]; /* on the target */
-        char peer[NAME_MAX_LENGTH + 1];        /* the other host */
-        char self[NAME_MAX_LENGTH + 1];        /* this host, as the other knows it */
+        char name[NAME_MAX_LENGTH + 1];                /* on the source */
+        char target_name[NAME_MAX_LENGTH + 1];         /* on the target */
+        char peer[NAME_MAX_LENGTH + 1];                /* the other host */
+        char self[NAME_MAX_LENGTH + 1];                /* this host, as the other knows it */
         char peer_fingerprint[FINGERPRINT_LENGTH + 1]; /* through a tunnel: "" until it is known */
         struct way way;
         bool check_only;
@@ -65,7 +65,7 @@ struct session {
         enum handover_state state;
         struct session_control *control;
         struct session_peer *peer;
-        struct session_tunnel *tunnel; /* source, when the other host is not dialled; else NULL */
+        struct session_tunnel *tunnel;     /* source, when the other host is not dialled; else NULL */
         uint8_t token[SESSION_TOKEN_SIZE]; /* proves that a further connection belongs to this migration */
         const struct hauler *hauler;
         struct workload workload;

@@ -36,12 +36,42 @@ static void addresses(void **state)
                 {"ssh://db_1.example.org:65535", "", "db_1.example.org", 65535},
         };
         static const char *const wrong[] = {
-                "ssh://", "ssh:///", "ssh://@beta", "ssh://-oProxyCommand=id", "ssh://beta:0", "ssh://beta:65536",
-                "ssh://beta:", "ssh://beta:22x", "ssh://beta:+22", "ssh://beta:-22", "ssh://beta: 22", "ssh://-l@beta",
-                "ssh://.x@beta", "ssh://me:secret@beta", "ssh://a@b@beta", "ssh://be ta", "ssh://be;ta", "ssh://be$ta",
-                "ssh://`id`", "ssh://be'ta", "ssh://beta/path", "ssh://beta//", "ssh://beta\n", "ssh://beta%h",
-                "ssh://[beta]", "ssh://[::1", "ssh://[::1]x", "ssh://[::g]", "ssh://::1", "ssh://[fe80::1%]",
-                "ssh://[fe80::1%a;b]", "ssh://.beta", "ssh://[]:22", "beta", "SSH://beta", "ssh:/beta",
+                "ssh://",
+                "ssh:///",
+                "ssh://@beta",
+                "ssh://-oProxyCommand=id",
+                "ssh://beta:0",
+                "ssh://beta:65536",
+                "ssh://beta:",
+                "ssh://beta:22x",
+                "ssh://beta:+22",
+                "ssh://beta:-22",
+                "ssh://beta: 22",
+                "ssh://-l@beta",
+                "ssh://.x@beta",
+                "ssh://me:secret@beta",
+                "ssh://a@b@beta",
+                "ssh://be ta",
+                "ssh://be;ta",
+                "ssh://be$ta",
+                "ssh://`id`",
+                "ssh://be'ta",
+                "ssh://beta/path",
+                "ssh://beta//",
+                "ssh://beta\n",
+                "ssh://beta%h",
+                "ssh://[beta]",
+                "ssh://[::1",
+                "ssh://[::1]x",
+                "ssh://[::g]",
+                "ssh://::1",
+                "ssh://[fe80::1%]",
+                "ssh://[fe80::1%a;b]",
+                "ssh://.beta",
+                "ssh://[]:22",
+                "beta",
+                "SSH://beta",
+                "ssh:/beta",
                 "ssh://root@-beta",
         };
         struct ssh_address a;
@@ -106,10 +136,11 @@ static void arguments(void **state)
         size_t n = 0;
 
         (void)state;
-        assert_int_equal(parsed("{\"way\": \"ssh\", \"ssh\": {\"host\": \"beta\", \"user\": \"me\", \"port\": 2222, \"uid\": "
-                                "1000, \"agent\": \"/tmp/agent\"}}",
-                                true, &way),
-                         0);
+        assert_int_equal(
+                parsed("{\"way\": \"ssh\", \"ssh\": {\"host\": \"beta\", \"user\": \"me\", \"port\": 2222, \"uid\": "
+                       "1000, \"agent\": \"/tmp/agent\"}}",
+                       true, &way),
+                0);
         assert_int_equal(way.uid, 1000);
         assert_string_equal(way.agent, "/tmp/agent");
         way_ssh_argv(&way, argv, port);
@@ -134,7 +165,8 @@ static void explanations(void **state)
                 enum error_kind kind;
                 const char *words;
         } cases[] = {
-                {EXITED(255), "ssh: connect to host beta port 22: Connection refused", ERROR_FAILED, "by ssh: ssh: connect"},
+                {EXITED(255), "ssh: connect to host beta port 22: Connection refused", ERROR_FAILED,
+                 "by ssh: ssh: connect"},
                 {EXITED(255), "Host key verification failed.", ERROR_DENIED, "key of beta"},
                 {EXITED(255), "root@beta: Permission denied (publickey).", ERROR_DENIED, "does not let us in"},
                 {EXITED(127), "sh: 1: phaul: not found", ERROR_REFUSED, "not installed on beta: sh: 1"},

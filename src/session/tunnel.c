@@ -201,7 +201,8 @@ static int run_ssh(struct session_tunnel *t, int stream, int words, struct error
         }
         r = spawn(&options, &t->ssh, NULL, err);
         if (r == -ENOENT)
-                return error_set_kind(err, ERROR_REFUSED, ENOENT, "ssh is not installed on %s", t->session->request.self);
+                return error_set_kind(err, ERROR_REFUSED, ENOENT, "ssh is not installed on %s",
+                                      t->session->request.self);
         if (r < 0)
                 return r;
         r = loop_add_child(t->session->loop, t->ssh, on_ssh_end, t, &t->ssh_child);

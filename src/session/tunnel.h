@@ -6,8 +6,8 @@
 
 /*
  * The source's tunnel to a host that is not dialled: over the standard streams of an ssh that is run for it, as often
- * as it takes, or over descriptors, which come once, and again only when a user brings new ones (`phaul reconnect`). Who
- * answers first is written into the record ("PEER"), and must answer every later time.
+ * as it takes, or over descriptors, which come once, and again only when a user brings new ones (`phaul reconnect`).
+ * Who answers first is written into the record ("PEER"), and must answer every later time.
  */
 #define SESSION_LANES_MAX 2
 

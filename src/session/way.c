@@ -67,17 +67,18 @@ void way_ssh_argv(const struct way *way, const char **argv, char *port)
          * host is gone; nothing of this host is handed on. Which keys of hosts are believed is the user's matter.
          */
         static const char *const fixed[] = {
-                "ssh", "-T", "-x", "-a",
-                "-o", "BatchMode=yes",
-                "-o", "ConnectTimeout=10",
-                "-o", "ServerAliveInterval=5",
-                "-o", "ServerAliveCountMax=3",
-                "-o", "ControlMaster=no",
-                "-o", "ControlPath=none",
-                "-o", "ClearAllForwardings=yes",
-                "-o", "PermitLocalCommand=no",
-                "-o", "EscapeChar=none",
-                "-o", "LogLevel=ERROR",
+                "ssh", "-T",
+                "-x",  "-a",
+                "-o",  "BatchMode=yes",
+                "-o",  "ConnectTimeout=10",
+                "-o",  "ServerAliveInterval=5",
+                "-o",  "ServerAliveCountMax=3",
+                "-o",  "ControlMaster=no",
+                "-o",  "ControlPath=none",
+                "-o",  "ClearAllForwardings=yes",
+                "-o",  "PermitLocalCommand=no",
+                "-o",  "EscapeChar=none",
+                "-o",  "LogLevel=ERROR",
         };
         size_t n = 0;
 
@@ -115,9 +116,9 @@ static void explain_ssh(const struct way *way, const char *words, struct error *
 
 void way_ssh_explain(const struct way *way, int status, struct error *err)
 {
-        static const enum error_kind kinds[] = {[1] = ERROR_FAILED,    [3] = ERROR_REFUSED,   [4] = ERROR_NOT_FOUND,
-                                                [5] = ERROR_DENIED,    [6] = ERROR_CANCELLED, [8] = ERROR_FAILED,
-                                                [9] = ERROR_FAILED};
+        static const enum error_kind kinds[] = {
+                [1] = ERROR_FAILED,    [3] = ERROR_REFUSED, [4] = ERROR_NOT_FOUND, [5] = ERROR_DENIED,
+                [6] = ERROR_CANCELLED, [8] = ERROR_FAILED,  [9] = ERROR_FAILED};
         char words[ERROR_TEXT_MAX];
         const char *host = way->ssh.host;
 

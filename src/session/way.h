@@ -38,7 +38,7 @@ int way_parse(const json_t *request, bool source, struct way *ret);
 void way_ssh_argv(const struct way *way, const char **argv, char *port);
 
 /*
- * The error a failed ssh stands for: `status` is its wait status (-1: it has not ended, or nobody knows), `err` what the
- * tunnel's end said, with ssh's own words in it. Kind and text become those of the cause.
+ * The error a failed ssh stands for: `status` is its wait status (-1: it has not ended, or nobody knows), `err` what
+ * the tunnel's end said, with ssh's own words in it. Kind and text become those of the cause.
  */
 void way_ssh_explain(const struct way *way, int status, struct error *err);

@@ -209,8 +209,7 @@ static void on_readable(int fd, uint32_t events, void *context)
 /* -- starting ----------------------------------------------------------------------------------------------------- */
 
 static int fill_config(struct record_tunnel *c, const struct link_environment *env,
-                       const struct tunnel_options *options, char own[static FINGERPRINT_LENGTH + 1],
-                       struct error *err)
+                       const struct tunnel_options *options, char own[static FINGERPRINT_LENGTH + 1], struct error *err)
 {
         CLEANUP(message_free_ptr) struct message *m = message_new(MSG_TUNNEL);
         AUTO_FREE char *certificate = NULL;

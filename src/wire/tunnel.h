@@ -44,11 +44,11 @@ struct tunnel_options {
         bool accepting;
         struct tunnel_lane lanes[2]; /* borrowed: the process gets its own. Of two, the first is for control */
         unsigned n_lanes;
-        int words_fd;            /* what the program at the other end of the lanes says to people; -1 none */
-        const char *label;       /* what to call the other end; [A-Za-z0-9.:%_@-] */
-        const char *name;        /* of this host */
-        const char *trust_dir;   /* of this host's certificate */
-        uint32_t handshake_ms;   /* for the greeting of the other end */
+        int words_fd;          /* what the program at the other end of the lanes says to people; -1 none */
+        const char *label;     /* what to call the other end; [A-Za-z0-9.:%_@-] */
+        const char *name;      /* of this host */
+        const char *trust_dir; /* of this host's certificate */
+        uint32_t handshake_ms; /* for the greeting of the other end */
 };
 
 int tunnel_start(struct loop *loop, const struct link_environment *env, const struct tunnel_options *options,
