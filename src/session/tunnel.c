@@ -299,6 +299,18 @@ static bool ssh_over(void *context)
         return t->ssh == 0;
 }
 
+/* No longer than the user allows, as long as the user may still interrupt. */
+static uint64_t patience_ms(const struct session *s, enum session_wait_mode mode)
+{
+        const uint64_t most = HANDSHAKE_MS + LANES_MS;
+
+        if (mode != WAIT_INTERRUPTIBLE || !s->request.options.timeout_s)
+                return most;
+        const uint64_t allowed = s->request.options.timeout_s * 1000, spent = clock_ms() - s->started_ms;
+        const uint64_t left = spent < allowed ? allowed - spent : 1;
+        return left < most ? left : most;
+}
+
 int session_tunnel_ready(struct session *s, enum session_wait_mode mode, struct error *err)
 {
         struct session_tunnel *t = s->tunnel;
@@ -307,7 +319,7 @@ int session_tunnel_ready(struct session *s, enum session_wait_mode mode, struct 
                 return 0;
         int r = begin(t, err);
         if (r == 0)
-                r = session_wait(s, WAIT_THROUGH, settled, t, HANDSHAKE_MS + LANES_MS, "connecting", err);
+                r = session_wait(s, WAIT_THROUGH, settled, t, patience_ms(s, mode), "connecting", err);
         if (r == 0 && mode == WAIT_INTERRUPTIBLE && s->cancel_requested)
                 r = error_set_kind(err, ERROR_CANCELLED, ECANCELED, "cancelled");
         /* Cancelled long ago, and now telling so. */

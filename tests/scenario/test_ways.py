@@ -3,13 +3,12 @@
 
 import contextlib
 import json
-import select
 import socket
 import threading
 
 import pytest
 
-from site_under_test import PROGRAMS, eventually
+from site_under_test import FULL, PROGRAMS, eventually
 
 IP = "10.77.0.20"
 FAR = "ssh://root@beta"
@@ -163,7 +162,7 @@ def test_a_process_by_ssh_as_a_user(far):
     assert done.returncode == 5 and "does not let us in" in done.stderr, done
 
 
-@pytest.mark.parametrize("phase", ["files", "restore"])
+@pytest.mark.parametrize("phase", ["files", "restore"] if FULL else ["restore"])
 def test_cut_before_the_commit_by_ssh(far, shop, phase):
     far.hold("alpha", f"source-{phase}")
     identity = far.migrating("alpha", "lxc/shop", FAR)
@@ -196,9 +195,9 @@ def test_cut_after_the_commit_by_ssh(far, shop):
     far["beta"].heal()
     assert far.result("alpha", identity)["result"] == "done"
     went(far, shop)
-    recorded(far, identity, "done")
 
 
+@pytest.mark.skipif(not FULL, reason="make test-full")
 def test_the_far_half_is_killed(far, shop):
     """All of it at once, after the commit: the next one that ssh starts goes on by the record."""
     far.hold("beta", "target-resume")
@@ -209,17 +208,6 @@ def test_the_far_half_is_killed(far, shop):
     far.let_go()
     assert far.result("alpha", identity)["result"] == "done"
     went(far, shop)
-    recorded(far, identity, "done")
-
-
-def test_a_phauld_that_runs_there_is_used(far, shop):
-    far.start(far["beta"])
-    pid = far.pid_of(far["beta"], "phauld")
-    report = far.migrate("alpha", "lxc/shop", FAR)
-    assert far.pid_of(far["beta"], "phauld") == pid
-    went(far, shop)
-    assert report["id"] in far["beta"].run("phaul", "list").stdout
-    far.kill(far["beta"], "phauld")
 
 
 def refused(site, words, code, target=FAR):
@@ -249,7 +237,12 @@ def test_what_ssh_says_no_to(far):
     refused(far, "ssh is not installed on alpha", 3)
     alpha.run("mv", "/usr/bin/ssh.away", "/usr/bin/ssh")
     refused(far, "is not ssh://", 2, "ssh://-oProxyCommand=id")
-    far.migrate("alpha", "lxc/shop", FAR)
+    # Nothing of that has left a trace. And a phauld that runs there is the one that receives.
+    far.start(beta)
+    pid = far.pid_of(beta, "phauld")
+    report = far.migrate("alpha", "lxc/shop", FAR)
+    assert far.pid_of(beta, "phauld") == pid and report["id"] in beta.run("phaul", "list").stdout
+    far.kill(beta, "phauld")
 
 
 def test_over_descriptors(far, shop):
@@ -263,6 +256,7 @@ def test_over_descriptors(far, shop):
     recorded(far, json.loads(out)["id"], "done")
 
 
+@pytest.mark.skipif(not FULL, reason="make test-full")
 def test_descriptors_cut_before_the_commit(far, shop):
     bridge = Bridge()
     far.hold("alpha", "source-state")
@@ -316,7 +310,7 @@ def test_descriptors_cut_when_a_copy_is_held(far, shop, committed):
 
 def test_descriptors_that_are_none(far):
     alpha = far["alpha"]
-    bridge, (one, other) = Bridge(), socket.socketpair()
+    bridge, one = Bridge(), socket.socketpair()[0]
     with open("/dev/null", encoding="ascii") as null, socket.socket() as alone:
         alone.bind(("127.0.0.1", 0))
         alone.listen()
@@ -327,15 +321,11 @@ def test_descriptors_that_are_none(far):
             options = [word for pair in zip(("--fd-control", "--fd-data"), map(str, numbers)) for word in pair]
             done = alpha.run("phaul", "migrate", "lxc/shop", *options, check=False, pass_fds=[n for n in set(numbers) if 2 < n < 9999])
             assert done.returncode == 2 and words in done.stderr, (words, done)
-    # Exchanged, and both ends of one kind.
+    # Exchanged at one end.
     bridge.far.reverse()
     bridge.start(far["beta"], bridge.far, "receive")
     far.redis("alpha", "shop", IP)
     near_half = bridge.start(alpha, bridge.near, "migrate", "lxc/shop")
     out, err = near_half.communicate(timeout=60)
     assert near_half.returncode == 3 and "control and data are exchanged" in err, (out, err)
-    again = Bridge()
-    halves = [again.start(host, end, "migrate", "lxc/shop") for host, end in ((alpha, again.near), (alpha, again.far))]
-    assert "both ends of the tunnel want to send" in halves[0].communicate(timeout=60)[1]
-    halves[1].communicate(timeout=60)
-    assert select.select([other], [], [], 0)[0] == [] and far.runs("alpha", "shop")
+    assert far.runs("alpha", "shop")
