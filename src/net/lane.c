@@ -14,7 +14,9 @@
 
 static char lane_letter(const struct tunnel_end *t, unsigned lane)
 {
-        return t->config.lanes == 1 ? '0' : (char)('1' + lane);
+        static const char of_two[TUNNEL_LANES_MAX] = {'1', '2'};
+
+        return t->config.lanes == 1 ? '0' : of_two[lane];
 }
 
 void lane_begin(struct tunnel_end *t, unsigned lane)

@@ -357,7 +357,8 @@ static size_t greeting(const struct host *host, uint32_t version, uint8_t *ret)
         message_put_text(m, FIELD_CERTIFICATE, host->certificate);
         message_put_text(m, FIELD_NAME, "alpha");
         assert_int_equal(message_encode(m, &body, &size), 0);
-        memcpy(ret, TUNNEL_PREFACE "c0", TUNNEL_PREFACE_SIZE);
+        static const uint8_t preface[TUNNEL_PREFACE_SIZE] = TUNNEL_PREFACE "c0";
+        memcpy(ret, preface, sizeof(preface));
         memcpy(ret + TUNNEL_PREFACE_SIZE + TUNNEL_HEADER, body, size);
         free(body);
         return TUNNEL_PREFACE_SIZE + tunnel_header(ret + TUNNEL_PREFACE_SIZE, size, TUNNEL_HELLO, 0) + size;

@@ -346,7 +346,7 @@ int session_tunnel_dial(struct session *s, struct link_connect_options *options,
 {
         const struct link_environment environment = {.program = s->paths.net};
         CLEANUP(credentials_free_ptr) struct credentials *credentials = NULL;
-        int fd;
+        int fd = -1;
 
         if (!s->tunnel->up)
                 return error_set(err, ENOTCONN, "the connection to %s is lost", s->request.peer);

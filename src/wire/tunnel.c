@@ -72,7 +72,7 @@ static void go_down(struct tunnel *t, const struct error *err)
 static int check_peer(const struct tunnel *t, const struct message *m, struct tunnel_peer *peer, struct error *err)
 {
         uint32_t min = 0, max = 0, version;
-        int64_t expires;
+        int64_t expires = 0;
 
         (void)message_get_u32(m, FIELD_VERSION_MIN, &min);
         (void)message_get_u32(m, FIELD_VERSION_MAX, &max);
