@@ -140,7 +140,8 @@ def _build_guest(root, log):
 
 def strip(root):
     """Remove what apt and debootstrap leave, and what must differ between machines."""
-    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/log/*.log", "etc/machine-id"):
+    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/log/*.log", "etc/machine-id",
+                    "etc/ssh/ssh_host_*"):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (root / "etc/resolv.conf").unlink()

@@ -14,9 +14,9 @@
 
 static char lane_letter(const struct tunnel_end *t, unsigned lane)
 {
-        static const char of_two[TUNNEL_LANES_MAX] = {'1', '2'};
+        static const char letters[] = "012";
 
-        return t->config.lanes == 1 ? '0' : of_two[lane];
+        return letters[t->config.lanes == 1 ? 0 : 1 + lane];
 }
 
 void lane_begin(struct tunnel_end *t, unsigned lane)
