@@ -18,7 +18,7 @@ NEWER = "forky"  # Debian 13's CRIU (4.1) cannot dump TCP sockets on Linux >= 6.
 FROM_NEWER = "criu libcriu2 libcriu-dev libcompel1 libnet9 libnl-3-200 libnl-genl-3-200".split()
 HOST_PACKAGES = """
     lxc lxc-dev liblxc-common redis-server redis-tools rsync nftables iptables iproute2 iputils-arping iputils-ping
-    python3 tini procps openssl acl attr curl jq socat strace ucarp keepalived util-linux
+    python3 tini procps openssl openssh-client openssh-server acl attr curl jq socat strace ucarp keepalived util-linux
     systemd-standalone-sysusers systemd-standalone-tmpfiles gcc libc6-dev meson ninja-build pkg-config systemd-dev
     libsystemd-dev libmicrohttpd-dev libssl-dev libjansson-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev
     libsqlite3-dev libmnl-dev libinih-dev libcmocka-dev libcurl4-openssl-dev libseccomp-dev libcap-dev libzstd-dev
@@ -140,7 +140,8 @@ def _build_guest(root, log):
 
 def strip(root):
     """Remove what apt and debootstrap leave, and what must differ between machines."""
-    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/log/*.log", "etc/machine-id"):
+    for pattern in ("var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*", "var/log/*.log", "etc/machine-id",
+                    "etc/ssh/ssh_host_*"):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (root / "etc/resolv.conf").unlink()

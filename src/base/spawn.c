@@ -3,10 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
+#include <pwd.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -130,6 +133,17 @@ static pid_t fork_within(const struct places *p)
         return pid;
 }
 
+/* The last thing before exec: what was opened above is opened as us. */
+static int become(const struct spawn_user *user)
+{
+        if (setgroups(user->n_groups, user->groups) < 0 || setresgid(user->gid, user->gid, user->gid) < 0 ||
+            setresuid(user->uid, user->uid, user->uid) < 0)
+                return -errno;
+        if (chdir(user->home) < 0 && chdir("/") < 0)
+                return -errno;
+        return 0;
+}
+
 static _Noreturn void child(const struct spawn_options *o, const struct places *places, char *const *env, pid_t parent,
                             int report_fd)
 {
@@ -152,6 +166,8 @@ static _Noreturn void child(const struct spawn_options *o, const struct places *
                 keep_from_oom();
 
         r = place_fds(o, &report_fd);
+        if (r == 0 && o->user)
+                r = become(o->user);
         if (r == 0) {
                 (void)execvpe(o->argv[0], (char *const *)o->argv, env);
                 r = -errno;
@@ -160,23 +176,68 @@ static _Noreturn void child(const struct spawn_options *o, const struct places *
         _exit(126);
 }
 
+int spawn_user_find(uid_t uid, struct spawn_user *ret, struct error *err)
+{
+        const int limit = (int)(sizeof(ret->groups) / sizeof(ret->groups[0]));
+        struct passwd entry, *found = NULL;
+        char buffer[8192];
+        int n = limit;
+
+        int r = getpwuid_r(uid, &entry, buffer, sizeof(buffer), &found);
+        if (r != 0)
+                return error_errno(err, r, "cannot look user %u up", (unsigned)uid);
+        if (!found)
+                return error_set_kind(err, ERROR_NOT_FOUND, ENOENT, "there is no user %u", (unsigned)uid);
+        *ret = (struct spawn_user){.uid = uid, .gid = entry.pw_gid};
+        if (snprintf(ret->name, sizeof(ret->name), "%s", entry.pw_name) >= (int)sizeof(ret->name) ||
+            snprintf(ret->home, sizeof(ret->home), "%s", entry.pw_dir) >= (int)sizeof(ret->home) ||
+            getgrouplist(entry.pw_name, entry.pw_gid, ret->groups, &n) < 0)
+                return error_set(err, E2BIG, "user %u has too long a name or home, or too many groups", (unsigned)uid);
+        ret->n_groups = (size_t)n;
+        return 0;
+}
+
+struct environment {
+        char home[sizeof("HOME=") + sizeof(((struct spawn_user *)0)->home)];
+        char user[sizeof("USER=") + sizeof(((struct spawn_user *)0)->name)];
+        char logname[sizeof("LOGNAME=") + sizeof(((struct spawn_user *)0)->name)];
+        const char **list; /* NULL-terminated */
+};
+
+static int make_environment(struct environment *e, const struct spawn_options *o)
+{
+        size_t n = 0, n_own = 0;
+
+        while (o->env && o->env[n_own])
+                n_own++;
+        e->list = calloc(n_own + 6, sizeof(*e->list));
+        if (!e->list)
+                return -ENOMEM;
+        (void)snprintf(e->home, sizeof(e->home), "HOME=%s", o->user ? o->user->home : "/root");
+        e->list[n++] = ENVIRONMENT_PATH;
+        e->list[n++] = e->home;
+        e->list[n++] = "LANG=C.UTF-8";
+        if (o->user) {
+                (void)snprintf(e->user, sizeof(e->user), "USER=%s", o->user->name);
+                (void)snprintf(e->logname, sizeof(e->logname), "LOGNAME=%s", o->user->name);
+                e->list[n++] = e->user;
+                e->list[n++] = e->logname;
+        }
+        for (size_t i = 0; i < n_own; i++)
+                e->list[n++] = o->env[i];
+        return 0;
+}
+
 int spawn(const struct spawn_options *options, pid_t *ret_pid, int *ret_pidfd, struct error *err)
 {
-        static const char *const standard[] = {ENVIRONMENT_PATH, "HOME=/root", "LANG=C.UTF-8"};
-        const size_t n_standard = sizeof(standard) / sizeof(standard[0]);
-        size_t n_env = 0;
+        struct environment environment;
         int pipe_fds[2], failure = 0;
 
         if (options->n_fds > SPAWN_FDS_MAX)
                 return error_set(err, E2BIG, "cannot start %s: too many descriptors", options->argv[0]);
-        while (options->env && options->env[n_env])
-                n_env++;
-        AUTO_FREE const char **env = calloc(n_standard + n_env + 1, sizeof(*env));
-        if (!env)
+        if (make_environment(&environment, options) < 0)
                 return error_set(err, ENOMEM, "cannot start %s: out of memory", options->argv[0]);
-        memcpy(env, standard, sizeof(standard));
-        for (size_t i = 0; i < n_env; i++)
-                env[n_standard + i] = options->env[i];
+        AUTO_FREE const char **env = environment.list;
 
         if (pipe2(pipe_fds, O_CLOEXEC) < 0)
                 return error_errno(err, errno, "cannot start %s", options->argv[0]);

@@ -16,8 +16,14 @@ const struct verb verbs[] = {
         {"hosts", "", "paired hosts and their state", verb_hosts},
         {"pair", "--offer | ADDRESS[:PORT] [--name NAME] --code-file FILE|-", "pair with another host", verb_pair},
         {"unpair", "HOST", "trust a host no longer", verb_unpair},
-        {"check", "KIND/ID HOST [OPTION]...", "would a migration work? Touches nothing", verb_check},
-        {"migrate", "KIND/ID HOST [OPTION]...", "migrate, while it runs or by a restart", verb_migrate},
+        {"check", "KIND/ID HOST|ssh://[USER@]HOST[:PORT] [OPTION]...", "would a migration work? Touches nothing",
+         verb_check},
+        {"migrate", "KIND/ID HOST|ssh://[USER@]HOST[:PORT] [OPTION]...", "migrate, while it runs or by a restart",
+         verb_migrate},
+        {"receive", "--stdio | --fd-control N --fd-data N", "the far half of a migration over ssh or descriptors",
+         verb_receive},
+        {"reconnect", "ID --fd-control N --fd-data N", "new descriptors for a migration that has lost its own",
+         verb_reconnect},
         {"list", "[--limit N]", "migrations, the youngest first", verb_list},
         {"show", "ID", "one migration, with its log", verb_show},
         {"watch", "[ID]", "events as they happen, or one migration until its end", verb_watch},
@@ -30,7 +36,8 @@ const struct verb verbs[] = {
         {NULL, NULL, NULL, NULL},
 };
 
-static const char dst_id_option[] = "  --dst-id NAME          name on the other host (default: the same)\n";
+static const char dst_id_option[] = "  --dst-id NAME          name on the other host (default: the same)\n"
+                                    "  --fd-control N, --fd-data N  instead of HOST: open sockets to `phaul receive`\n";
 static const char migrate_options[] = "  --dry-run              only check\n"
                                       "  --detach               print the id and do not wait\n"
                                       "  --log-file FILE        append what is told to FILE, too\n";

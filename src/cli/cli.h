@@ -37,6 +37,8 @@ int verb_list(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_migrate(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_pair(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_ps(struct cli *cli, int argc, char **argv, struct error *err);
+int verb_receive(struct cli *cli, int argc, char **argv, struct error *err);
+int verb_reconnect(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_show(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_unpair(struct cli *cli, int argc, char **argv, struct error *err);
 int verb_watch(struct cli *cli, int argc, char **argv, struct error *err);

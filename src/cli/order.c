@@ -3,15 +3,25 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/ssh_address.h"
+#include "cli/handoff.h"
 #include "cli/text.h"
 #include "migration/options.h"
 
 #define OPTIONS_MAX 48
+#define OWN_MAX 12 /* options of ours and of the verb */
 #define FLAG_MAX 32
+#define AGENT_MAX 107 /* a path of a socket */
+
+/* What stands on the command line beside the options of a migration; NULL: does not. */
+struct order_words {
+        const char *workload, *host, *dst_id, *control, *data;
+};
 
 /* What the command line said of each option of the table. */
 struct said {
@@ -67,21 +77,72 @@ static int collect(const struct said *said, const char *kind, json_t **ret, stru
         return r;
 }
 
-static int body_of(char **rest, const char *dst_id, const struct said *said, json_t **ret, struct error *err)
+/* ssh runs as us, so our agent is ours to offer. */
+static int ssh_way(const char *text, json_t **ret, struct error *err)
 {
-        char kind[NAME_MAX_LENGTH + 1], id[NAME_MAX_LENGTH + 1];
-        json_t *options = NULL;
+        struct ssh_address address;
+        const char *agent = getenv("SSH_AUTH_SOCK");
 
-        int r = workload_parse(rest[0], kind, id, err);
-        if (r == 0)
-                r = cli_check_host(rest[1], err);
-        if (r == 0 && dst_id)
-                r = cli_check_host(dst_id, err);
-        if (r == 0)
-                r = collect(said, kind, &options, err);
+        int r = ssh_address_parse(text, &address, err);
         if (r < 0)
                 return r;
-        *ret = json_pack("{s:s, s:s, s:s, s:s*, s:o}", "kind", kind, "id", id, "host", rest[1], "target_id", dst_id,
+        if (agent && (agent[0] != '/' || strlen(agent) > AGENT_MAX))
+                agent = NULL;
+        *ret = json_pack("{s:s, s:s*, s:s*}", "host", address.host, "user", address.user[0] ? address.user : NULL,
+                         "agent", agent);
+        if (*ret && address.port)
+                (void)json_object_set_new(*ret, "port", json_integer(address.port));
+        return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+/* Where to: under which key of the request, and what. */
+static int find_way(const struct cli *cli, const struct order_words *words, const char **ret_key, json_t **ret,
+                    struct error *err)
+{
+        int control, data;
+
+        int r = handoff_parse_pair(words->control, words->data, &control, &data, err);
+        if (r < 0)
+                return r;
+        if ((control >= 0) == (words->host != NULL))
+                return error_set_kind(err, ERROR_USAGE, EINVAL,
+                                      control >= 0 ? "a host and descriptors that lead to one exclude each other"
+                                                   : "where to? HOST, ssh://HOST, or --fd-control and --fd-data");
+        if (control >= 0) {
+                *ret_key = "descriptors";
+                return handoff_keep(cli, control, data, ret, err);
+        }
+        if (strncmp(words->host, SSH_SCHEME, sizeof(SSH_SCHEME) - 1) == 0) {
+                *ret_key = "ssh";
+                return ssh_way(words->host, ret, err);
+        }
+        r = cli_check_host(words->host, err);
+        if (r < 0)
+                return r;
+        *ret_key = "host";
+        *ret = json_string(words->host);
+        return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+static int body_of(const struct cli *cli, const struct order_words *words, const struct said *said, json_t **ret,
+                   struct error *err)
+{
+        char kind[NAME_MAX_LENGTH + 1], id[NAME_MAX_LENGTH + 1];
+        json_t *options = NULL, *way = NULL;
+        const char *key = NULL;
+
+        int r = workload_parse(words->workload, kind, id, err);
+        if (r == 0 && words->dst_id)
+                r = cli_check_host(words->dst_id, err);
+        if (r == 0)
+                r = collect(said, kind, &options, err);
+        if (r == 0)
+                r = find_way(cli, words, &key, &way, err);
+        if (r < 0) {
+                json_decref(options);
+                return r;
+        }
+        *ret = json_pack("{s:s, s:s, s:o, s:s*, s:o}", "kind", kind, "id", id, key, way, "target_id", words->dst_id,
                          "options", options);
         return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
 }
@@ -89,14 +150,16 @@ static int body_of(char **rest, const char *dst_id, const struct said *said, jso
 int order_parse(struct cli *cli, int argc, char **argv, const struct cli_option *own, json_t **ret, struct error *err)
 {
         struct said said[OPTIONS_MAX] = {0};
-        struct cli_option options[OPTIONS_MAX + 8];
-        const char *dst_id = NULL;
+        struct cli_option options[OPTIONS_MAX + OWN_MAX];
+        struct order_words words = {0};
         char **rest;
         size_t n = 0;
         int n_rest;
 
-        options[n++] = (struct cli_option){.name = "dst-id", .value = &dst_id};
-        for (; own && own->name && n < 8; own++)
+        options[n++] = (struct cli_option){.name = "dst-id", .value = &words.dst_id};
+        options[n++] = (struct cli_option){.name = "fd-control", .value = &words.control};
+        options[n++] = (struct cli_option){.name = "fd-data", .value = &words.data};
+        for (; own && own->name && n < OWN_MAX; own++)
                 options[n++] = *own;
         for (size_t i = 0; migration_option_table[i].key && i < OPTIONS_MAX - 1; i++) {
                 const struct option_info *info = &migration_option_table[i];
@@ -109,8 +172,12 @@ int order_parse(struct cli *cli, int argc, char **argv, const struct cli_option 
         }
         options[n] = (struct cli_option){.name = NULL};
 
-        int r = cli_options(cli, argc, argv, options, 2, 2, &rest, &n_rest, err);
-        return r < 0 ? r : body_of(rest, dst_id, said, ret, err);
+        int r = cli_options(cli, argc, argv, options, 1, 2, &rest, &n_rest, err);
+        if (r < 0)
+                return r;
+        words.workload = rest[0];
+        words.host = n_rest > 1 ? rest[1] : NULL;
+        return body_of(cli, &words, said, ret, err);
 }
 
 void order_print_options(void)

@@ -6,8 +6,9 @@
 #include "cli/cli.h"
 
 /*
- * What `check` and `migrate` share: KIND/ID HOST, --dst-id and all options of a migration (migration/options.h), beside
- * the verb's `own` ones. The body of the request with everything checked in *ret.
+ * What `check` and `migrate` share: KIND/ID, where to (HOST, ssh://…, --fd-control and --fd-data, which are handed to
+ * phauld here), --dst-id and all options of a migration (migration/options.h), beside the verb's `own` ones. The body
+ * of the request with everything checked in *ret.
  */
 int order_parse(struct cli *cli, int argc, char **argv, const struct cli_option *own, json_t **ret, struct error *err);
 

@@ -199,6 +199,12 @@ static void names_are_checked_first(void **state)
                 {W("lxc/web"), W("beta"), W("--via"), W("beta")},
                 {W("lxc/web"), W("beta"), W("--timeout"), W("never")},
                 {W("lxc/web"), W("beta"), W("--bandwidth=1")},
+                {W("lxc/web")},
+                {W("lxc/web"), W("ssh://-oProxyCommand=id")},
+                {W("lxc/web"), W("ssh://beta:port")},
+                {W("lxc/web"), W("--fd-control"), W("0")},
+                {W("lxc/web"), W("--fd-control=0"), W("--fd-data=1")},
+                {W("lxc/web"), W("--fd-control=1000000"), W("--fd-data=1000001")},
         };
         char *right[] = {W("check"),       W("lxc/web"), W("--dst-id"), W("web2"),
                          W("--bandwidth"), W("2M"),      W("beta"),     NULL};
@@ -221,6 +227,28 @@ static void names_are_checked_first(void **state)
                             "{\"host\":\"beta\",\"id\":\"web\",\"kind\":\"lxc\",\"options\":{\"bandwidth\":2000000},"
                             "\"target_id\":\"web2\"}");
         free(text);
+        json_decref(body);
+}
+
+/* An address of ssh becomes its parts; the agent is the caller's own. */
+static void ways_by_ssh(void **state)
+{
+        char *argv[] = {W("migrate"), W("lxc/web"), W("ssh://me@[fd00::1]:2222"), NULL};
+        struct cli cli = {0};
+        struct error err = {0};
+        json_t *body = NULL;
+
+        (void)state;
+        (void)setenv("SSH_AUTH_SOCK", "/tmp/agent", 1);
+        assert_int_equal(order_parse(&cli, 3, argv, NULL, &body, &err), 0);
+        char *text = json_dumps(body, JSON_COMPACT | JSON_SORT_KEYS);
+        assert_string_equal(text, "{\"id\":\"web\",\"kind\":\"lxc\",\"options\":{},\"ssh\":{\"agent\":\"/tmp/agent\","
+                                  "\"host\":\"fd00::1\",\"port\":2222,\"user\":\"me\"}}");
+        free(text);
+        json_decref(body);
+        (void)setenv("SSH_AUTH_SOCK", "not a path", 1);
+        assert_int_equal(order_parse(&cli, 3, argv, NULL, &body, &err), 0);
+        assert_null(json_object_get(json_object_get(body, "ssh"), "agent"));
         json_decref(body);
 }
 
@@ -273,6 +301,7 @@ int main(void)
                 cmocka_unit_test(nothing_of_a_peer_reaches_the_terminal_raw),
                 cmocka_unit_test(options_may_stand_anywhere),
                 cmocka_unit_test(names_are_checked_first),
+                cmocka_unit_test(ways_by_ssh),
                 cmocka_unit_test(the_stream_in_pieces_of_any_size),
         };
 

@@ -63,6 +63,7 @@ const struct api_route api_routes[] = {
         {"GET", "/migrations/{id}", api_get_migration},
         {"DELETE", "/migrations/{id}", api_delete_migration},
         {"POST", "/checks", api_post_checks},
+        {"POST", "/reconnections", api_post_reconnections},
         {"DELETE", "/released/{id}", api_delete_released},
         {"GET", "/events", get_events},
         {"GET", "/metrics", api_get_metrics},

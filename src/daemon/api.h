@@ -31,5 +31,6 @@ void api_post_migrations(struct daemon *d, struct request *r, const char *argume
 void api_get_migration(struct daemon *d, struct request *r, const char *argument);
 void api_delete_migration(struct daemon *d, struct request *r, const char *argument);
 void api_post_checks(struct daemon *d, struct request *r, const char *argument);
+void api_post_reconnections(struct daemon *d, struct request *r, const char *argument);
 void api_delete_released(struct daemon *d, struct request *r, const char *argument);
 void api_get_metrics(struct daemon *d, struct request *r, const char *argument);

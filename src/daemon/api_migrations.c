@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/ssh_address.h"
 #include "daemon/migrations.h"
 #include "migration/options.h"
 
@@ -26,27 +27,72 @@ static int check_name(const char *what, const char *name, struct error *err)
                               name_quote(name, quoted, sizeof(quoted)));
 }
 
-/* Strings point into `body`. */
-static int parse_order(json_t *body, bool check, struct migration_order *ret, struct error *err)
+#define OTHER_END "remote" /* what a host is called of which we know no name */
+#define AGENT_MAX 107      /* a path of a socket */
+
+static int check_ssh(struct migration_order *o, struct error *err)
 {
-        struct migration_order o = {.check = check};
+        const char *host, *user = NULL, *agent = NULL;
+        json_error_t where;
+        int port = 22;
+
+        if (json_unpack_ex(o->ssh, &where, JSON_STRICT, "{s:s, s?s, s?i, s?s}", "host", &host, "user", &user, "port",
+                           &port, "agent", &agent) < 0)
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "the body is not a migration: ssh: %s", where.text);
+        if (!ssh_host_is_valid(host))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "ssh: not the name or address of a host");
+        if (user && !ssh_user_is_valid(user))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "ssh: not the name of a user");
+        if (port < 1 || port > 65535)
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "ssh: port is a number from 1 to 65535");
+        if (agent && (agent[0] != '/' || strlen(agent) > AGENT_MAX))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "ssh: agent is not the path of a socket");
+        o->host = name_is_valid(host) ? host : OTHER_END;
+        return 0;
+}
+
+/* A paired host, or ssh, or descriptors. */
+static int check_way(struct migration_order *o, struct error *err)
+{
+        if (!o->host + !o->ssh + !o->descriptors != 2)
+                return error_set_kind(err, ERROR_USAGE, EINVAL,
+                                      "the body is not a migration: exactly one of host, ssh and descriptors");
+        if (o->host)
+                return check_name("host", o->host, err);
+        if (o->ssh)
+                return check_ssh(o, err);
+        if (!id_is_valid(o->descriptors))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "descriptors is a ticket of %d hexadecimal digits",
+                                      ID_LENGTH);
+        o->host = OTHER_END;
+        return 0;
+}
+
+/* Strings point into `body`. */
+static int parse_order(const struct request *request, json_t *body, bool check, struct migration_order *ret,
+                       struct error *err)
+{
+        struct migration_order o = {.check = check, .uid = request_uid(request)};
         struct migration_options options;
         json_error_t where;
         char quoted[64];
 
-        if (json_unpack_ex(body, &where, JSON_STRICT, "{s:s, s:s, s:s, s?s, s?o}", "kind", &o.kind, "id", &o.name,
-                           "host", &o.host, "target_id", &o.target_name, "options", &o.options) < 0)
+        if (json_unpack_ex(body, &where, JSON_STRICT, "{s:s, s:s, s?s, s?o, s?s, s?s, s?o}", "kind", &o.kind, "id",
+                           &o.name, "host", &o.host, "ssh", &o.ssh, "descriptors", &o.descriptors, "target_id",
+                           &o.target_name, "options", &o.options) < 0)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "the body is not a migration: %s", where.text);
         if (!kind_is_valid(o.kind))
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "kind '%s' is not a kind of workload",
                                       name_quote(o.kind, quoted, sizeof(quoted)));
         int r = check_name("id", o.name, err);
         if (r == 0)
-                r = check_name("host", o.host, err);
+                r = check_way(&o, err);
         if (r == 0 && o.target_name)
                 r = check_name("target_id", o.target_name, err);
         if (r == 0)
                 r = migration_options_parse(o.options, o.kind, &options, err);
+        if (r == 0 && options.via[0] && (o.ssh || o.descriptors))
+                r = error_set_kind(err, ERROR_USAGE, EINVAL, "via has no meaning where nothing is dialled");
         if (r == 0)
                 *ret = o;
         return r;
@@ -98,7 +144,7 @@ static int post_migration(struct daemon *d, struct request *r, json_t *body, cha
         char hash[65];
         bool old = false;
 
-        int n = parse_order(body, false, &order, err);
+        int n = parse_order(r, body, false, &order, err);
         if (n == 0)
                 n = known_kind(d, order.kind, err);
         if (n == 0)
@@ -192,7 +238,7 @@ static int post_check(struct daemon *d, struct check *c, json_t *body, struct er
         struct migration_order order;
         bool old;
 
-        int n = parse_order(body, true, &order, err);
+        int n = parse_order(c->request, body, true, &order, err);
         if (n == 0)
                 n = known_kind(d, order.kind, err);
         if (n == 0)
@@ -227,6 +273,37 @@ void api_post_checks(struct daemon *d, struct request *r, const char *argument)
                 free(c);
                 request_reply_problem(r, 0, &err);
         }
+}
+
+/* -- POST /reconnections ------------------------------------------------------------------------------------------ */
+
+static int reconnect(struct daemon *d, struct request *r, json_t *body, struct error *err)
+{
+        const char *id, *ticket;
+        json_error_t where;
+
+        if (json_unpack_ex(body, &where, JSON_STRICT, "{s:s, s:s}", "id", &id, "descriptors", &ticket) < 0)
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "the body is not a reconnection: %s", where.text);
+        if (!id_is_valid(id) || !id_is_valid(ticket))
+                return error_set_kind(err, ERROR_USAGE, EINVAL, "id and descriptors have %d hexadecimal digits",
+                                      ID_LENGTH);
+        return migrations_reconnect(d->migrations, id, ticket, request_uid(r), err);
+}
+
+void api_post_reconnections(struct daemon *d, struct request *r, const char *argument)
+{
+        json_t *body = NULL;
+        struct error err = {0};
+
+        (void)argument;
+        int n = request_json(r, &body, &err);
+        if (n == 0)
+                n = reconnect(d, r, body, &err);
+        json_decref(body);
+        if (n < 0)
+                request_reply_problem(r, 0, &err);
+        else
+                request_reply_empty(r);
 }
 
 /* -- the rest ----------------------------------------------------------------------------------------------------- */

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -15,9 +14,12 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/caller.h"
+#include "daemon/descriptors.h"
 #include "daemon/hosts.h"
 #include "daemon/migrations.h"
 #include "daemon/peers.h"
+#include "daemon/receptions.h"
 
 static int make_directory(const char *base, const char *name, mode_t mode, struct error *err)
 {
@@ -61,20 +63,10 @@ static int take_lock(struct daemon *d, struct error *err)
         return 0;
 }
 
-static gid_t phaul_group(void)
-{
-        struct group entry, *found = NULL;
-        char buffer[4096];
-
-        if (getgrnam_r("phaul", &entry, buffer, sizeof(buffer), &found) != 0 || !found)
-                return (gid_t)-1;
-        return found->gr_gid;
-}
-
 static int listen_http(struct daemon *d, struct error *err)
 {
         struct http_options options = {
-                .group = phaul_group(), .check_callers = true, .heartbeat_ms = HTTP_HEARTBEAT_MS};
+                .group = caller_group(), .check_callers = true, .heartbeat_ms = HTTP_HEARTBEAT_MS};
         struct sockaddr_un at = {.sun_family = AF_UNIX};
 
         if (snprintf(at.sun_path, sizeof(at.sun_path), "%s/phauld.sock", d->places.runtime) >= (int)sizeof(at.sun_path))
@@ -145,12 +137,21 @@ int daemon_new(struct loop *loop, const struct places *places, const struct haul
                 r = migrations_recover(d->migrations, err);
         if (r == 0)
                 r = peers_new(d, &d->peers, err);
+        if (r == 0 && receptions_new(d, &d->receptions) < 0)
+                r = error_set(err, ENOMEM, "out of memory");
         if (r == 0)
                 r = listen_http(d, err);
+        if (r == 0)
+                r = descriptors_new(d, &d->descriptors, err);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(d);
         return 0;
+}
+
+bool daemon_is_busy(const struct daemon *d)
+{
+        return receptions_busy(d->receptions) || descriptors_busy(d->descriptors) || migrations_busy(d->migrations);
 }
 
 void daemon_free(struct daemon *d)
@@ -158,6 +159,8 @@ void daemon_free(struct daemon *d)
         if (!d)
                 return;
         /* Who may still answer a request goes before the server that holds the requests. */
+        receptions_free(d->receptions);
+        descriptors_free(d->descriptors);
         peers_free(d->peers);
         hosts_free(d->hosts);
         migrations_free(d->migrations);

@@ -18,6 +18,8 @@
 struct migrations;
 struct peers;
 struct hosts;
+struct receptions;
+struct descriptors;
 
 /* Where phauld keeps things; all absolute. */
 struct places {
@@ -27,6 +29,7 @@ struct places {
         char runtime[PATH_MAX];     /* /run/phaul */
         char libexec[PATH_MAX];     /* phaul-session and phaul-net */
         char data[PATH_MAX];        /* share/phaul: openapi.yaml */
+        bool transient; /* started by `phaul receive`: listens on no port, ends when nothing is left to do */
 };
 
 /* Everything of one phauld; one thread. Parts know the whole, made in this order and freed backwards. */
@@ -43,6 +46,8 @@ struct daemon {
         struct pairing pairing;
         struct hosts *hosts;
         struct peers *peers;
+        struct receptions *receptions;
+        struct descriptors *descriptors;
         struct http *http;
         int lock_fd;
 };
@@ -51,4 +56,7 @@ struct daemon {
 int daemon_new(struct loop *loop, const struct places *places, const struct hauler *const *kinds, struct daemon **ret,
                struct error *err);
 void daemon_free(struct daemon *daemon);
+
+/* Whether there is anything that a transient phauld stays for. */
+bool daemon_is_busy(const struct daemon *daemon);
 DEFINE_CLEANUP(struct daemon, daemon_free)

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/caller.h"
 #include "daemon/problem.h"
 
 #define HEADERS_MEMORY (32U * 1024) /* request line and headers, with their parsed form */
@@ -292,39 +293,19 @@ static struct request *request_new(struct http *http, struct MHD_Connection *c, 
         return r;
 }
 
-static bool in_group(int fd, gid_t primary, gid_t group)
-{
-        gid_t groups[256];
-        socklen_t size = sizeof(groups);
-
-        if (group == (gid_t)-1)
-                return false;
-        if (primary == group)
-                return true;
-        if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) < 0)
-                return false;
-        for (size_t i = 0; i < size / sizeof(groups[0]); i++)
-                if (groups[i] == group)
-                        return true;
-        return false;
-}
-
-/* The mode of the socket keeps others out already; this also holds when somebody hands a connection on. */
 static int check_caller(struct request *r, struct error *err)
 {
         const union MHD_ConnectionInfo *info =
                 MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-        struct ucred who;
-        socklen_t size = sizeof(who);
 
-        if (!info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+        if (!info)
                 return error_set_kind(err, ERROR_DENIED, EACCES, "cannot find out who calls");
-        r->uid = who.uid;
-        if (!r->http->options.check_callers || who.uid == 0 ||
-            in_group(info->connect_fd, who.gid, r->http->options.group))
+        int n = caller_check(info->connect_fd, r->http->options.group, &r->uid, err);
+        if (n < 0 && !r->http->options.check_callers) {
+                error_clear(err);
                 return 0;
-        return error_set_kind(err, ERROR_DENIED, EACCES, "user %u may not use phauld: root or group phaul only",
-                              (unsigned)who.uid);
+        }
+        return n;
 }
 
 static enum MHD_Result queue(struct request *r)

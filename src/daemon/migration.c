@@ -391,6 +391,9 @@ static void on_event(const char *name, const json_t *packet, void *context)
                 take_about(m, packet);
         } else if (strcmp(name, "cancel") == 0) {
                 take_cancel(m, packet);
+        } else if (strcmp(name, "attention") == 0) {
+                (void)snprintf(m->attention, sizeof(m->attention), "%s", text_of(packet, "text") ?: "");
+                publish_state(m);
         } else if (strcmp(name, "result") == 0) {
                 (void)migration_settle(m);
         }

@@ -54,6 +54,18 @@ struct migrations {
         bool stopping;
 };
 
+/* Inside of migrations.c and order.c */
+struct peer;
+struct migration *migrations_find(const struct migrations *all, const char *id);
+const char *migration_request_text(const struct migration *m, const char *key); /* "" when it is not there */
+/* ERROR_REFUSED when as many run as may. */
+int migrations_check_limit(const struct migrations *all, struct error *err);
+json_t *migrations_base_request(const struct daemon *d, const char *id, const char *side, const char *mode,
+                                const struct peer *peer);
+/* Directory, request.json, session. Takes `request`. */
+int migrations_begin(struct migrations *all, const char *id, json_t *request, struct migration **ret,
+                     struct error *err);
+
 /* From request.json in DIR; added to the list. */
 int migration_load(struct migrations *migrations, const char *id, struct migration **ret, struct error *err);
 void migration_free(struct migration *m); /* taken off the list; the session, if any, goes on */

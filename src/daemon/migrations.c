@@ -22,9 +22,8 @@
 #define KEEP_ENDED_MS (7LL * 24 * 3600 * 1000)
 #define CANCEL_ANSWER_MS 5000
 #define REQUEST_MAX (128U << 10)
-#define CHECKS_MAX 16 /* at the same time */
 
-static struct migration *find(const struct migrations *all, const char *id)
+struct migration *migrations_find(const struct migrations *all, const char *id)
 {
         for (struct migration *m = all->first; m; m = m->next)
                 if (strcmp(m->id, id) == 0)
@@ -32,7 +31,7 @@ static struct migration *find(const struct migrations *all, const char *id)
         return NULL;
 }
 
-static const char *request_text(const struct migration *m, const char *key)
+const char *migration_request_text(const struct migration *m, const char *key)
 {
         return json_string_value(json_object_get(m->request, key)) ?: "";
 }
@@ -44,6 +43,14 @@ unsigned migrations_in_progress(const struct migrations *all)
         for (const struct migration *m = all->first; m; m = m->next)
                 n += !m->ended && !m->check && !m->attention[0];
         return n;
+}
+
+bool migrations_busy(const struct migrations *all)
+{
+        for (const struct migration *m = all->first; m; m = m->next)
+                if (m->link || m->pid || m->restart)
+                        return true;
+        return false;
 }
 
 /* -- directories that are no longer needed ------------------------------------------------------------------------ */
@@ -120,7 +127,7 @@ static void clean_ended(struct migrations *all, const char *path, const char *id
 {
         struct error err = {0};
 
-        if (find(all, id) || !older_than(path, id, "report.json", KEEP_ENDED_MS))
+        if (migrations_find(all, id) || !older_than(path, id, "report.json", KEEP_ENDED_MS))
                 return;
         if (remove_images(all, id, &err) < 0)
                 log_warning("%s", err.text);
@@ -236,8 +243,8 @@ int migrations_recover(struct migrations *all, struct error *err)
 
 /* -- beginning one ------------------------------------------------------------------------------------------------ */
 
-static json_t *base_request(const struct daemon *d, const char *id, const char *side, const char *mode,
-                            const struct peer *peer)
+json_t *migrations_base_request(const struct daemon *d, const char *id, const char *side, const char *mode,
+                                const struct peer *peer)
 {
         json_t *actions = json_array();
 
@@ -251,8 +258,7 @@ static json_t *base_request(const struct daemon *d, const char *id, const char *
                          d->places.runtime, "config_dir", d->places.trust, "libexec_dir", d->places.libexec);
 }
 
-/* Directory, request.json, session. Takes `request`. */
-static int begin(struct migrations *all, const char *id, json_t *request, struct migration **ret, struct error *err)
+int migrations_begin(struct migrations *all, const char *id, json_t *request, struct migration **ret, struct error *err)
 {
         struct migration *m = NULL;
         char path[PATH_MAX + ID_LENGTH + 32];
@@ -282,7 +288,7 @@ static int begin(struct migrations *all, const char *id, json_t *request, struct
         return 0;
 }
 
-static int check_limit(const struct migrations *all, struct error *err)
+int migrations_check_limit(const struct migrations *all, struct error *err)
 {
         if (migrations_in_progress(all) < all->daemon->config->max_migrations)
                 return 0;
@@ -291,134 +297,37 @@ static int check_limit(const struct migrations *all, struct error *err)
                               all->daemon->config->max_migrations, all->daemon->config->host_name);
 }
 
-/* Checks cost two processes each, and a page may ask for one whenever a mouse moves. */
-static int check_checks(const struct migrations *all, struct error *err)
-{
-        unsigned n = 0;
-
-        for (const struct migration *m = all->first; m; m = m->next)
-                n += m->check && !m->ended;
-        if (n < CHECKS_MAX)
-                return 0;
-        return error_set_kind(err, ERROR_REFUSED, EBUSY, "%d checks run already", CHECKS_MAX);
-}
-
-/* An earlier order with the same key: 1 found, 0 none, negative: the key was used for something else. */
-static int find_key(struct migrations *all, const struct migration_order *order, char *ret_id, struct error *err)
-{
-        const struct migration *m = all->first;
-        char hash[65];
-
-        if (!order->key)
-                return 0;
-        while (m && strcmp(request_text(m, "idempotency_key"), order->key) != 0)
-                m = m->next;
-        if (m) {
-                (void)strcpy(ret_id, m->id);
-                (void)snprintf(hash, sizeof(hash), "%s", request_text(m, "idempotency_hash"));
-        } else if (history_find_key(all->daemon->history, order->key, ret_id, hash) < 0)
-                return 0;
-        if (strcmp(hash, order->hash) != 0)
-                return error_set_kind(err, ERROR_REFUSED, EINVAL, "this Idempotency-Key was used with another request");
-        return 1;
-}
-
-static int check_order(struct migrations *all, const struct migration_order *order, struct error *err)
-{
-        const char *self = all->daemon->config->host_name;
-
-        if (strcmp(order->host, self) == 0)
-                return error_set_kind(err, ERROR_REFUSED, EINVAL, "%s is this host: source and target are the same",
-                                      self);
-        if (order->check)
-                return check_checks(all, err);
-        for (const struct migration *m = all->first; m; m = m->next)
-                if (!m->ended && !m->check && m->source_side && strcmp(request_text(m, "kind"), order->kind) == 0 &&
-                    strcmp(request_text(m, "name"), order->name) == 0)
-                        return error_set_kind(err, ERROR_REFUSED, EALREADY, "%s/%s is already migrating (%s)",
-                                              order->kind, order->name, m->id);
-        return check_limit(all, err);
-}
-
-int migrations_order(struct migrations *all, const struct migration_order *order, char ret_id[static ID_LENGTH + 1],
-                     bool *ret_old, struct error *err)
-{
-        const struct config *config = all->daemon->config;
-        CLEANUP(peer_done) struct peer peer = {0};
-        struct migration *m;
-
-        int r = find_key(all, order, ret_id, err);
-        *ret_old = r > 0;
-        if (r != 0)
-                return r < 0 ? r : 0;
-        r = check_order(all, order, err);
-        if (r == 0)
-                r = trust_find(all->daemon->places.trust, order->host, &peer, err);
-        if (r < 0)
-                return r;
-        r = id_new(ret_id);
-        if (r < 0)
-                return error_errno(err, -r, "no random numbers");
-
-        const char *mode = json_string_value(json_object_get(order->options, "mode"));
-        json_t *request = base_request(all->daemon, ret_id, "source",
-                                       order->check ? "check"
-                                       : mode       ? mode
-                                                    : "live",
-                                       &peer);
-        json_t *options = order->options ? json_deep_copy(order->options) : json_object();
-        if (config->bandwidth && !json_object_get(options, "bandwidth"))
-                (void)json_object_set_new(options, "bandwidth", json_integer((json_int_t)config->bandwidth));
-        (void)json_object_set_new(request, "kind", json_string(order->kind));
-        (void)json_object_set_new(request, "name", json_string(order->name));
-        (void)json_object_set_new(request, "target_name",
-                                  json_string(order->target_name ? order->target_name : order->name));
-        if (json_object_set_new(request, "options", options) < 0) {
-                json_decref(request);
-                request = NULL;
-        }
-        if (order->key) {
-                (void)json_object_set_new(request, "idempotency_key", json_string(order->key));
-                (void)json_object_set_new(request, "idempotency_hash", json_string(order->hash));
-        }
-        r = begin(all, ret_id, request, &m, err);
-        if (r < 0)
-                return r;
-        if (!order->check) {
-                log_info("migration %s: %s/%s to %s", ret_id, order->kind, order->name, order->host);
-                (void)events_publish(all->daemon->events, "migration.created", ret_id, migration_document(m));
-        }
-        return 0;
-}
-
 /* -- connections of the other side -------------------------------------------------------------------------------- */
 
-static int begin_target(struct migrations *all, const char *id, const struct link_peer *from, struct migration **ret,
-                        struct error *err)
+static int begin_target(struct migrations *all, const char *id, const struct link_peer *from, const struct peer *guest,
+                        struct migration **ret, struct error *err)
 {
         CLEANUP(peer_done) struct peer peer = {0};
 
-        int r = check_limit(all, err);
-        if (r == 0)
+        int r = migrations_check_limit(all, err);
+        if (r == 0 && !guest)
                 r = trust_find_fingerprint(all->daemon->places.trust, from->fingerprint, &peer, err);
         if (r < 0)
                 return r;
-        return begin(all, id, base_request(all->daemon, id, "target", "live", &peer), ret, err);
+        json_t *request = migrations_base_request(all->daemon, id, "target", "live", guest ? guest : &peer);
+        if (guest)
+                (void)json_object_set_new(request, "way", json_string("tunnel"));
+        return migrations_begin(all, id, request, ret, err);
 }
 
 /* The one a connection is for: living, new, or ended and asked about once more. */
 static int find_for(struct migrations *all, const char *id, uint32_t purpose, const struct link_peer *from,
-                    struct migration **ret, struct error *err)
+                    const struct peer *guest, struct migration **ret, struct error *err)
 {
         struct error local = {0};
-        struct migration *m = find(all, id);
+        struct migration *m = migrations_find(all, id);
 
         if (!m && purpose != PURPOSE_CONTROL)
                 return error_set_kind(err, ERROR_NOT_FOUND, ENOENT, "there is no migration %s here", id);
         if (!m) {
                 int r = migration_load(all, id, &m, &local);
                 if (r == -ENOENT)
-                        return begin_target(all, id, from, ret, err);
+                        return begin_target(all, id, from, guest, ret, err);
                 if (r < 0)
                         return error_set(err, EIO, "%s", local.text);
                 if (strcmp(m->fingerprint, from->fingerprint) != 0) {
@@ -460,7 +369,7 @@ static json_t *attach_packet(const struct link_peer *peer, const struct message 
                          "version_max", (json_int_t)max, "stream", (json_int_t)stream, "token", hex[0] ? hex : NULL);
 }
 
-int migrations_attach(struct migrations *all, struct link *link, const struct link_peer *peer,
+int migrations_attach(struct migrations *all, struct link *link, const struct link_peer *peer, const struct peer *guest,
                       const struct message *hello, struct error *err)
 {
         char id[ID_LENGTH + 1];
@@ -470,7 +379,7 @@ int migrations_attach(struct migrations *all, struct link *link, const struct li
         if (message_get_u32(hello, FIELD_PURPOSE, &purpose) < 0 || purpose < PURPOSE_CONTROL ||
             purpose > PURPOSE_BULK || message_get_text(hello, FIELD_MIGRATION, id, sizeof(id)) < 0 || !id_is_valid(id))
                 return error_set_kind(err, ERROR_USAGE, EBADMSG, "malformed hello");
-        int r = find_for(all, id, purpose, peer, &m, err);
+        int r = find_for(all, id, purpose, peer, guest, &m, err);
         if (r < 0)
                 return r;
         if (!m->link)
@@ -489,7 +398,7 @@ int migrations_attach(struct migrations *all, struct link *link, const struct li
 
 int migrations_show(struct migrations *all, const char *id, json_t **ret, struct error *err)
 {
-        const struct migration *m = find(all, id);
+        const struct migration *m = migrations_find(all, id);
 
         if (!m || (m->ended && !m->report))
                 return history_get(all->daemon->history, id, true, ret, err);
@@ -566,7 +475,7 @@ static void on_cancel_limit(void *context)
 
 int migrations_cancel(struct migrations *all, const char *id, migration_cancel_fn fn, void *context, struct error *err)
 {
-        struct migration *m = find(all, id);
+        struct migration *m = migrations_find(all, id);
         json_t *known = NULL;
 
         if (!m || m->ended) {
@@ -598,7 +507,7 @@ int migrations_cancel(struct migrations *all, const char *id, migration_cancel_f
 
 int migrations_on_end(struct migrations *all, const char *id, migration_end_fn fn, void *context)
 {
-        struct migration *m = find(all, id);
+        struct migration *m = migrations_find(all, id);
         struct end_waiter *w = m ? calloc(1, sizeof(*w)) : NULL;
 
         if (!w)

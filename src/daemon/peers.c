@@ -25,6 +25,8 @@ struct caller {
         struct source *limit;
         struct link_peer peer;
         bool up, greeted;
+        bool is_guest;     /* through a tunnel; known by nothing but that */
+        struct peer guest; /* without its certificate */
         uint32_t purpose;
         struct exchange *exchange;
         struct inventory *inventory;
@@ -225,7 +227,10 @@ static void take_hello(struct caller *c, const struct message *m)
         (void)message_get_u32(m, FIELD_VERSION_MAX, &max);
         if (message_get_u32(m, FIELD_PURPOSE, &c->purpose) < 0)
                 c->purpose = 0;
-        if (!paired && c->purpose != PURPOSE_PAIR) {
+        if (c->is_guest && c->purpose > PURPOSE_BULK) {
+                (void)error_set_kind(&err, ERROR_DENIED, EACCES, "through a tunnel only migrations come");
+                refuse(c, &err);
+        } else if (!paired && c->purpose != PURPOSE_PAIR) {
                 (void)error_set_kind(&err, ERROR_DENIED, EACCES, "not paired");
                 refuse(c, &err);
         } else if (c->purpose == PURPOSE_PAIR || c->purpose == PURPOSE_QUERY) {
@@ -239,7 +244,8 @@ static void take_hello(struct caller *c, const struct message *m)
                 else
                         (void)link_welcome(c->link, version);
                 (void)source_set_timer(c->limit, PEERS_TALK_MS);
-        } else if (migrations_attach(c->peers->daemon->migrations, c->link, &c->peer, m, &err) < 0) {
+        } else if (migrations_attach(c->peers->daemon->migrations, c->link, &c->peer, c->is_guest ? &c->guest : NULL, m,
+                                     &err) < 0) {
                 refuse(c, &err);
         } else {
                 c->link = NULL; /* it is the session's now */
@@ -288,40 +294,76 @@ static void on_down(struct link *link, const struct error *err, void *context)
         caller_free(c);
 }
 
-static void on_accept(int listen_fd, uint32_t events, void *context)
+static struct caller *caller_new(struct peers *p)
 {
-        static const struct link_handlers handlers = {.up = on_up, .message = on_message, .down = on_down};
-        struct peers *p = context;
-        struct daemon *d = p->daemon;
-        CLEANUP(credentials_free_ptr) struct credentials *credentials = NULL;
-        struct error err = {0};
         unsigned strangers = 0;
 
-        (void)events;
-        AUTO_FD int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
-        if (fd < 0)
-                return;
         for (const struct caller *c = p->first; c; c = c->next)
                 strangers += !c->up;
         /* Closed without a word: whoever floods us shall not make us work, and the log stays readable. */
-        if (p->callers >= d->config->max_connections || strangers >= PEERS_STRANGERS_MAX)
-                return;
-
+        if (p->callers >= p->daemon->config->max_connections || strangers >= PEERS_STRANGERS_MAX)
+                return NULL;
         struct caller *c = calloc(1, sizeof(*c));
         if (!c)
-                return;
+                return NULL;
         c->peers = p;
         c->next = p->first;
         p->first = c;
         p->callers++;
+        return c;
+}
+
+static const struct link_handlers caller_handlers = {.up = on_up, .message = on_message, .down = on_down};
+
+static void on_accept(int listen_fd, uint32_t events, void *context)
+{
+        struct peers *p = context;
+        struct daemon *d = p->daemon;
+        CLEANUP(credentials_free_ptr) struct credentials *credentials = NULL;
+        struct error err = {0};
+
+        (void)events;
+        AUTO_FD int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+        struct caller *c = fd >= 0 ? caller_new(p) : NULL;
+        if (!c)
+                return;
         int r = trust_credentials(d->places.trust, &credentials, &err);
         if (r == 0)
                 r = loop_add_timer(d->loop, PEERS_HELLO_MS, on_limit, c, &c->limit);
         if (r == 0)
                 r = link_accept(d->loop, &d->link_environment, credentials, TAKE_FD(fd),
-                                pairing_is_open(&d->pairing, clock_ms()), &handlers, c, &c->link, &err);
+                                pairing_is_open(&d->pairing, clock_ms()), &caller_handlers, c, &c->link, &err);
         if (r < 0) {
                 log_error("cannot take a connection: %s", err.text);
+                caller_free(c);
+        }
+}
+
+void peers_take_guest(struct peers *p, int given, const struct peer *guest)
+{
+        const struct daemon *d = p->daemon;
+        CLEANUP(credentials_free_ptr) struct credentials *credentials = NULL;
+        struct link_environment environment = d->link_environment;
+        AUTO_FD int fd = given;
+        struct error err = {0};
+        char label[NAME_MAX_LENGTH + 16];
+
+        struct caller *c = guest->certificate ? caller_new(p) : NULL;
+        if (!c)
+                return;
+        c->is_guest = true;
+        (void)snprintf(c->guest.name, sizeof(c->guest.name), "%s", guest->name);
+        (void)snprintf(c->guest.fingerprint, sizeof(c->guest.fingerprint), "%s", guest->fingerprint);
+        (void)snprintf(label, sizeof(label), "tunnel:%s", guest->name);
+        environment.label = label;
+        int r = trust_credentials_for(d->places.trust, guest->certificate, &credentials, &err);
+        if (r == 0)
+                r = loop_add_timer(d->loop, PEERS_HELLO_MS, on_limit, c, &c->limit);
+        if (r == 0)
+                r = link_accept(d->loop, &environment, credentials, TAKE_FD(fd), false, &caller_handlers, c, &c->link,
+                                &err);
+        if (r < 0) {
+                log_error("cannot take a connection through a tunnel: %s", err.text);
                 caller_free(c);
         }
 }
@@ -362,6 +404,10 @@ int peers_new(struct daemon *daemon, struct peers **ret, struct error *err)
         if (!p)
                 return error_set(err, ENOMEM, "out of memory");
         p->daemon = daemon;
+        if (daemon->places.transient) {
+                *ret = TAKE_PTR(p);
+                return 0;
+        }
         for (size_t i = 0; r == 0 && i < config->n_listen; i++)
                 r = listen_on(p, config->listen[i], false, err);
         if (config->n_listen == 0) {

@@ -245,6 +245,30 @@ static void wrong_requests_get_problem_documents(void **state)
                 {"POST", "/migrations",
                  "{\"kind\": \"lxc\", \"id\": \"a\", \"host\": \"beta\", \"options\": {\"via\": \"$(x)\"}}", 400,
                  "usage"},
+                {"POST", "/migrations", "{\"kind\": \"lxc\", \"id\": \"a\"}", 400, "usage"},
+                {"POST", "/migrations",
+                 "{\"kind\": \"lxc\", \"id\": \"a\", \"host\": \"beta\", \"ssh\": {\"host\": \"b\"}}", 400, "usage"},
+                {"POST", "/migrations", "{\"kind\": \"lxc\", \"id\": \"a\", \"ssh\": {}}", 400, "usage"},
+                {"POST", "/migrations",
+                 "{\"kind\": \"lxc\", \"id\": \"a\", \"ssh\": {\"host\": \"-oProxyCommand=id\"}}", 400, "usage"},
+                {"POST", "/checks", "{\"kind\": \"lxc\", \"id\": \"a\", \"ssh\": {\"host\": \"b\", \"user\": \"-l\"}}",
+                 400, "usage"},
+                {"POST", "/checks", "{\"kind\": \"lxc\", \"id\": \"a\", \"ssh\": {\"host\": \"b\", \"port\": 0}}", 400,
+                 "usage"},
+                {"POST", "/checks", "{\"kind\": \"lxc\", \"id\": \"a\", \"ssh\": {\"host\": \"b\", \"agent\": \"x\"}}",
+                 400, "usage"},
+                {"POST", "/checks",
+                 "{\"kind\": \"lxc\", \"id\": \"a\", \"ssh\": {\"host\": \"b\"}, \"options\": {\"via\": \"c\"}}", 400,
+                 "usage"},
+                {"POST", "/migrations", "{\"kind\": \"lxc\", \"id\": \"a\", \"descriptors\": \"3\"}", 400, "usage"},
+                {"POST", "/migrations",
+                 "{\"kind\": \"lxc\", \"id\": \"a\", \"descriptors\": \"00112233445566778899aabbccddeeff\"}", 404,
+                 "not-found"},
+                {"POST", "/reconnections", "{\"id\": \"00112233445566778899aabbccddeeff\"}", 400, "usage"},
+                {"POST", "/reconnections",
+                 "{\"id\": \"00112233445566778899aabbccddeeff\", \"descriptors\": "
+                 "\"00112233445566778899aabbccddeeff\"}",
+                 404, "not-found"},
                 {"POST", "/hosts", "{\"address\": \"-oProxy\", \"code\": \"x\"}", 400, "usage"},
                 {"POST", "/hosts", "{\"address\": \"127.0.0.1\", \"code\": \"short\"}", 400, "usage"},
                 {"DELETE", "/hosts/gamma", NULL, 404, "not-found"},
@@ -433,8 +457,9 @@ static void a_check_answers_and_is_forgotten(void **state)
         assert_int_equal(a.status, 200);
         assert_string_equal(member(a.json, "verdict"), "warning");
         assert_int_equal(json_array_size(json_object_get(a.json, "items")), 1);
-        pump(f, 200);
         (void)snprintf(path, sizeof(path), "%s/state/migrations/%s", f->root, member(a.json, "id"));
+        for (uint64_t end = clock_ms() + WAIT_MS; stat(path, &st) == 0 && clock_ms() < end;)
+                pump(f, 50);
         assert_int_equal(stat(path, &st), -1);
         AUTO_ANSWER list = ask(f, "GET", "/migrations", NULL, NULL);
         assert_int_equal(json_array_size(list.json), 0);

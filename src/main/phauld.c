@@ -7,8 +7,13 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "daemon/daemon.h"
+
+#define TRANSIENT_FIRST_MS 20000 /* for whoever had us started */
+#define TRANSIENT_IDLE_MS 3000   /* a source that lost its connection comes again at once */
+#define TRANSIENT_LOOK_MS 500
 
 static const char usage[] = "Usage: phauld [OPTION]...\n"
                             "The daemon of phaul: live migration of containers between hosts.\n"
@@ -19,6 +24,7 @@ static const char usage[] = "Usage: phauld [OPTION]...\n"
                             "  --runtime-dir DIR   sockets (/run/phaul)\n"
                             "  --libexec-dir DIR   helper programs (" PHAUL_LIBEXECDIR ")\n"
                             "  --data-dir DIR      description of the API (" PHAUL_DATADIR ")\n"
+                            "  --transient         as `phaul receive` starts it: no port, and an end with its work\n"
                             "  --foreground        accepted and without effect: it never goes to the background\n"
                             "  --debug             more messages\n"
                             "  --help, --version\n";
@@ -41,6 +47,7 @@ static int parse(int argc, char **argv, struct places *p, enum log_level *level)
                 {"runtime-dir", required_argument, NULL, 'r'},
                 {"libexec-dir", required_argument, NULL, 'l'},
                 {"data-dir", required_argument, NULL, 'd'},
+                {"transient", no_argument, NULL, 'T'},
                 {"foreground", no_argument, NULL, 'f'},
                 {"debug", no_argument, NULL, 'D'},
                 {"help", no_argument, NULL, 'h'},
@@ -69,6 +76,9 @@ static int parse(int argc, char **argv, struct places *p, enum log_level *level)
                         break;
                 case 'd':
                         place = p->data;
+                        break;
+                case 'T':
+                        p->transient = true;
                         break;
                 case 'f':
                         break;
@@ -141,10 +151,19 @@ int main(int argc, char **argv)
                 log_error("%s", err.text);
                 return error_exit_code(err.kind);
         }
-        log_info("phauld " PHAUL_VERSION " on %s, port %u", daemon->config->host_name, daemon->config->port);
+        if (places.transient)
+                log_info("phauld " PHAUL_VERSION " on %s, for tunnels only", daemon->config->host_name);
+        else
+                log_info("phauld " PHAUL_VERSION " on %s, port %u", daemon->config->host_name, daemon->config->port);
         (void)sd_notify(0, "READY=1");
-        while (!stopping && r == 0)
-                r = loop_run_once(loop, -1);
+        uint64_t idle_until = clock_ms() + TRANSIENT_FIRST_MS;
+        while (!stopping && r == 0) {
+                r = loop_run_once(loop, places.transient ? TRANSIENT_LOOK_MS : -1);
+                if (places.transient && daemon_is_busy(daemon))
+                        idle_until = clock_ms() + TRANSIENT_IDLE_MS;
+                else if (places.transient && clock_ms() >= idle_until)
+                        stopping = true;
+        }
         (void)sd_notify(0, "STOPPING=1");
         if (r < 0)
                 log_error("event loop: %s", strerrordesc_np(-r));

@@ -30,6 +30,12 @@ void dial_name_peer(struct net *net)
         struct sockaddr_storage address;
         socklen_t size = sizeof(address);
 
+        if (net->config.given) {
+                (void)snprintf(net->peer, sizeof(net->peer), "%s", net->config.address);
+                (void)snprintf(net->peer_numeric, sizeof(net->peer_numeric), "%.127s", net->config.address);
+                return;
+        }
+        net->is_tcp = true;
         (void)snprintf(net->peer_numeric, sizeof(net->peer_numeric), "unknown");
         if (getpeername(net->tcp_fd, (struct sockaddr *)&address, &size) == 0) {
                 char host[INET6_ADDRSTRLEN + 32];

@@ -94,6 +94,7 @@ struct net {
         SSL *ssl;
         char peer[300]; /* for people */
         char peer_numeric[128];
+        bool is_tcp; /* not through a tunnel */
 
         enum phase phase;
         enum purpose purpose;
@@ -132,8 +133,9 @@ void dial_name_peer(struct net *net); /* of an accepted socket */
 void dial_tune(struct net *net);
 
 /* sandbox.c: the way down, in this order. */
-int sandbox_drop_user(const char *user, struct error *err); /* only CAP_SYS_CHROOT is left */
-int sandbox_seal(const char *root, struct error *err);      /* empty root, no capability, seccomp */
+#define SANDBOX_FILES 32                                                    /* descriptors of a connection */
+int sandbox_drop_user(const char *user, unsigned files, struct error *err); /* only CAP_SYS_CHROOT is left */
+int sandbox_seal(const char *root, struct error *err);                      /* empty root, no capability, seccomp */
 
 /* tls.c */
 int tls_init(struct net *net, struct error *err);

@@ -9,12 +9,14 @@
 
 #include "base/fd.h"
 #include "net/net.h"
+#include "net/tunnel.h"
 
 /*
- * phaul-net connect|accept PEER
+ * phaul-net connect|accept|tunnel PEER
  *
- * Started by link_connect() and link_accept() only: descriptor 3 is the record socket, 4 the accepted connection. The
- * arguments are for people who look at the list of processes; the configuration comes in records.
+ * Started by link_connect(), link_accept() and tunnel_start() only: descriptor 3 is the record socket, 4 the accepted
+ * or given connection (from 4 on those of a tunnel). PEER is for people who look at the list of processes; the
+ * configuration comes in records.
  */
 
 #define RECORD_FD 3
@@ -45,8 +47,8 @@ static int prepare(struct net *net, struct error *err)
         if (r == 0)
                 r = tls_init(net, err);
         if (r == 0)
-                r = sandbox_drop_user(net->config.user, err);
-        if (r == 0 && net->config.accepting) {
+                r = sandbox_drop_user(net->config.user, SANDBOX_FILES, err);
+        if (r == 0 && (net->config.accepting || net->config.given)) {
                 net->tcp_fd = TCP_FD;
                 dial_name_peer(net);
         } else if (r == 0) {
@@ -68,7 +70,6 @@ int main(int argc, char **argv)
 {
         struct error err = {0};
 
-        (void)argv;
         if (argc != 3 || fcntl(RECORD_FD, F_GETFD) < 0) {
                 (void)fprintf(stderr, "phaul-net is started by phauld and phaul-session only\n");
                 return 2;
@@ -82,6 +83,10 @@ int main(int argc, char **argv)
         /* The C library would look for the time zone whenever OpenSSL compares dates. */
         (void)setenv("TZ", "UTC0", 1);
         tzset();
+        if (strcmp(argv[1], "tunnel") == 0) {
+                tunnel_main(RECORD_FD);
+                _exit(0);
+        }
 
         struct net *net = calloc(1, sizeof(*net));
         if (!net)

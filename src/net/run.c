@@ -77,7 +77,8 @@ static bool peer_acknowledges(const struct net *net)
         struct tcp_info info = {0};
         socklen_t size = sizeof(info);
 
-        if (net->tx.blocked) /* it does not read either, and may lawfully do so */
+        /* It does not read either, and may lawfully do so; a tunnel watches by itself. */
+        if (net->tx.blocked || !net->is_tcp)
                 return true;
         if (getsockopt(net->tcp_fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
                 return false;

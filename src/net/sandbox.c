@@ -54,12 +54,13 @@ static int keep_capability(const cap_value_t *cap)
         return r < 0 ? -saved : 0;
 }
 
-static int set_limits(struct error *err)
+static int set_limits(unsigned files, struct error *err)
 {
-        static const struct {
+        const struct {
                 int resource;
                 rlim_t limit;
-        } limits[] = {{RLIMIT_NOFILE, 32}, {RLIMIT_FSIZE, 0}, {RLIMIT_NPROC, 0}, {RLIMIT_CORE, 0}, {RLIMIT_MEMLOCK, 0}};
+        } limits[] = {
+                {RLIMIT_NOFILE, files}, {RLIMIT_FSIZE, 0}, {RLIMIT_NPROC, 0}, {RLIMIT_CORE, 0}, {RLIMIT_MEMLOCK, 0}};
 
         for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
                 struct rlimit r = {limits[i].limit, limits[i].limit};
@@ -69,7 +70,7 @@ static int set_limits(struct error *err)
         return 0;
 }
 
-int sandbox_drop_user(const char *user, struct error *err)
+int sandbox_drop_user(const char *user, unsigned files, struct error *err)
 {
         const cap_value_t chroot_cap = CAP_SYS_CHROOT;
         const struct passwd *entry;
@@ -93,7 +94,7 @@ int sandbox_drop_user(const char *user, struct error *err)
                 return error_errno(err, -r, "cannot drop capabilities");
         if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
                 return error_errno(err, errno, "cannot give up privileges");
-        return set_limits(err);
+        return set_limits(files, err);
 }
 
 static int enter_root(const char *root, struct error *err)

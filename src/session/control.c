@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "session/protocol.h"
 #include "session/peer.h"
+#include "session/tunnel.h"
 
 #define WATCHERS_MAX 8
 
@@ -66,6 +67,11 @@ static void send_state(struct watcher *w)
         if (state)
                 watcher_send(w, state);
         json_decref(state);
+        json_t *attention =
+                s->attention[0] ? json_pack("{s:s, s:s}", "event", "attention", "text", s->attention) : NULL;
+        if (attention)
+                watcher_send(w, attention);
+        json_decref(attention);
 }
 
 static void do_cancel(struct watcher *w)
@@ -104,6 +110,20 @@ static void do_attach(struct watcher *w, json_t *request, int fd)
         peer_attach(w->session, fingerprint, purpose, (uint32_t)stream, token ?: "", fd);
 }
 
+static void do_lane(struct watcher *w, const json_t *request, int fd)
+{
+        json_int_t lane = json_integer_value(json_object_get(request, "lane"));
+        const char *direction = json_string_value(json_object_get(request, "direction")) ?: "";
+
+        if (fd < 0)
+                return;
+        if (lane < 0 || lane >= SESSION_LANES_MAX || !w->session->tunnel)
+                (void)close(fd);
+        else
+                session_tunnel_lane(w->session, (unsigned)lane, strcmp(direction, "out") != 0,
+                                    strcmp(direction, "in") != 0, fd);
+}
+
 static void on_packet(int fd, uint32_t events, void *context)
 {
         struct watcher *w = context;
@@ -122,6 +142,9 @@ static void on_packet(int fd, uint32_t events, void *context)
         const char *what = json_string_value(json_object_get(request, "do")) ?: "";
         if (strcmp(what, "attach") == 0) {
                 do_attach(w, request, passed);
+                passed = -1;
+        } else if (strcmp(what, "lane") == 0) {
+                do_lane(w, request, passed);
                 passed = -1;
         } else if (strcmp(what, "cancel") == 0) {
                 do_cancel(w);

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "session/tunnel.h"
 #include "wire/trust.h"
 
 #define INBOX_MAX 64
@@ -143,6 +144,20 @@ int peer_dial(struct session *s, enum purpose purpose, uint32_t number, const st
               void *context, struct link **ret, struct error *err)
 {
         const struct link_environment environment = {.program = s->paths.net};
+        const bool data = purpose == PURPOSE_STREAM || purpose == PURPOSE_BULK;
+        struct link_connect_options options = {
+                .purpose = purpose,
+                .migration = s->request.id,
+                .token = data ? s->token : NULL,
+                .stream = number,
+                .bytes_per_second = data ? s->request.options.bandwidth : 0,
+        };
+
+        if (s->tunnel)
+                return session_tunnel_dial(s, &options, handlers, context, ret, err);
+        if (s->request.way.kind != WAY_DIAL)
+                return error_set(err, ENOTCONN, "%s reached this host through a tunnel: only it can connect again",
+                                 s->request.peer);
         CLEANUP(peer_done) struct peer host = {0};
         CLEANUP(credentials_free_ptr) struct credentials *credentials = NULL;
 
@@ -156,17 +171,9 @@ int peer_dial(struct session *s, enum purpose purpose, uint32_t number, const st
         if (r < 0)
                 return r;
 
-        const bool data = purpose == PURPOSE_STREAM || purpose == PURPOSE_BULK;
-        struct link_connect_options options = {
-                .address = s->request.options.via[0] ? s->request.options.via : host.address,
-                .port = host.port,
-                .purpose = purpose,
-                .migration = s->request.id,
-                .token = data ? s->token : NULL,
-                .stream = number,
-                .expect = s->request.peer_fingerprint,
-                .bytes_per_second = data ? s->request.options.bandwidth : 0,
-        };
+        options.address = s->request.options.via[0] ? s->request.options.via : host.address;
+        options.port = host.port;
+        options.expect = s->request.peer_fingerprint;
         return link_connect(s->loop, &environment, credentials, &options, handlers, context, ret, err);
 }
 
@@ -183,7 +190,9 @@ int peer_connect(struct session *s, enum session_wait_mode mode, struct error *e
 
         peer_close(s);
         error_clear(&p->loss);
-        int r = peer_dial(s, PURPOSE_CONTROL, 0, &control_handlers, p, &p->control, err);
+        int r = session_tunnel_ready(s, mode, err);
+        if (r == 0)
+                r = peer_dial(s, PURPOSE_CONTROL, 0, &control_handlers, p, &p->control, err);
         if (r < 0)
                 return r;
         /* The link is not "lost" while it is not yet open: only the user and the clock may interrupt here. */
@@ -206,6 +215,11 @@ int peer_connect(struct session *s, enum session_wait_mode mode, struct error *e
                 return -(p->loss.code ?: ENOTCONN);
         }
         return 0;
+}
+
+bool peer_can_connect(const struct session *s)
+{
+        return s->request.way.kind == WAY_DIAL || session_tunnel_can_begin(s);
 }
 
 bool peer_is_up(const struct session *s)

@@ -13,6 +13,9 @@ void peer_free(struct session_peer *p);
 /* Connect (source, or a target that asks again) and wait until it is open. */
 int peer_connect(struct session *s, enum session_wait_mode mode, struct error *err);
 
+/* Whether trying again could help: not when descriptors are gone that were given once. */
+bool peer_can_connect(const struct session *s);
+
 /* Start a connection of any purpose to the other host; the caller owns it. */
 int peer_dial(struct session *s, enum purpose purpose, uint32_t number, const struct link_handlers *handlers,
               void *context, struct link **ret, struct error *err);

@@ -57,7 +57,9 @@ static int parse(const json_t *o, struct session_request *r, struct session_plac
         bad |= copy_text(o, "target_name", r->target_name, sizeof(r->target_name), r->name);
         bad |= copy_text(o, "peer", r->peer, sizeof(r->peer), NULL);
         bad |= copy_text(o, "self", r->self, sizeof(r->self), host);
-        bad |= copy_text(o, "peer_fingerprint", r->peer_fingerprint, sizeof(r->peer_fingerprint), NULL);
+        bad |= way_parse(o, source, &r->way);
+        const bool unknown = r->way.kind == WAY_SSH || r->way.kind == WAY_DESCRIPTORS;
+        bad |= copy_text(o, "peer_fingerprint", r->peer_fingerprint, sizeof(r->peer_fingerprint), unknown ? "" : NULL);
         bad |= copy_text(o, "mode", mode, sizeof(mode), "live");
         bad |= copy_text(o, "runtime_dir", places->runtime, sizeof(places->runtime), "/run/phaul");
         bad |= copy_text(o, "config_dir", places->configuration, sizeof(places->configuration),
@@ -66,7 +68,8 @@ static int parse(const json_t *o, struct session_request *r, struct session_plac
         bad |= copy_text(o, "hook_directory", places->hooks, sizeof(places->hooks), "");
         bad |= copy_text(o, "libexec_dir", places->libexec, sizeof(places->libexec), PHAUL_LIBEXECDIR);
         bad |= migration_options_parse(json_object_get(o, "options"), source ? r->kind : NULL, &r->options, NULL);
-        if (bad || !id_is_valid(r->id) || !name_is_valid(r->peer) || strlen(r->peer_fingerprint) != FINGERPRINT_LENGTH)
+        if (bad || !id_is_valid(r->id) || !name_is_valid(r->peer) ||
+            strlen(r->peer_fingerprint) != (unknown ? 0 : FINGERPRINT_LENGTH))
                 return -EINVAL;
         if (source && (!kind_is_valid(r->kind) || !name_is_valid(r->name) || !name_is_valid(r->target_name)))
                 return -EINVAL;

@@ -16,6 +16,7 @@
 #include "session/control.h"
 #include "session/peer.h"
 #include "session/request.h"
+#include "session/tunnel.h"
 
 #define LOG_LINE_MAX 2048
 
@@ -97,6 +98,8 @@ int session_open(const char *directory, struct session **ret, struct error *err)
         s->started_ms = clock_ms();
         migration_progress_init(&s->progress);
         r = peer_new(s, err);
+        if (r == 0)
+                r = session_tunnel_new(s, err);
         if (r == 0 && s->request.side == SIDE_SOURCE)
                 r = session_report_open(s, err);
         if (r == 0)
@@ -112,6 +115,7 @@ void session_free(struct session *s)
         if (!s)
                 return;
         peer_free(s->peer);
+        session_tunnel_free(s->tunnel);
         control_free(s->control);
         workload_done(&s->workload);
         migration_report_free(s->report);
@@ -221,6 +225,16 @@ void session_log(struct session *s, const char *level, const char *format, ...)
                                                  : LOG_LEVEL_INFO,
                  "%s", text);
         control_event(s, json_pack("{s:s, s:s, s:s}", "event", "log", "level", level, "text", text));
+}
+
+void session_attention(struct session *s, const char *why)
+{
+        if (strcmp(s->attention, why ?: "") == 0)
+                return;
+        (void)snprintf(s->attention, sizeof(s->attention), "%s", why ?: "");
+        if (why)
+                session_log(s, "error", "%s", why);
+        control_event(s, json_pack("{s:s, s:s}", "event", "attention", "text", s->attention));
 }
 
 /* -- things made here ------------------------------------------------------------------------------------------ */

@@ -14,6 +14,7 @@
 #include "migration/options.h"
 #include "migration/progress.h"
 #include "migration/report.h"
+#include "session/way.h"
 #include "wire/link.h"
 #include "wire/message.h"
 
@@ -29,11 +30,12 @@ struct session_request {
         char id[ID_LENGTH + 1];
         enum side side;
         char kind[17];
-        char name[NAME_MAX_LENGTH + 1];        /* on the source */
-        char target_name[NAME_MAX_LENGTH + 1]; /* on the target */
-        char peer[NAME_MAX_LENGTH + 1];        /* the other host */
-        char self[NAME_MAX_LENGTH + 1];        /* this host, as the other knows it */
-        char peer_fingerprint[FINGERPRINT_LENGTH + 1];
+        char name[NAME_MAX_LENGTH + 1];                /* on the source */
+        char target_name[NAME_MAX_LENGTH + 1];         /* on the target */
+        char peer[NAME_MAX_LENGTH + 1];                /* the other host */
+        char self[NAME_MAX_LENGTH + 1];                /* this host, as the other knows it */
+        char peer_fingerprint[FINGERPRINT_LENGTH + 1]; /* through a tunnel: "" until it is known */
+        struct way way;
         bool check_only;
         struct migration_options options; /* on the target from the offer on */
 };
@@ -53,6 +55,7 @@ struct session_paths {
 
 struct session_control;
 struct session_peer;
+struct session_tunnel;
 
 struct session {
         struct session_request request;
@@ -62,6 +65,7 @@ struct session {
         enum handover_state state;
         struct session_control *control;
         struct session_peer *peer;
+        struct session_tunnel *tunnel;     /* source, when the other host is not dialled; else NULL */
         uint8_t token[SESSION_TOKEN_SIZE]; /* proves that a further connection belongs to this migration */
         const struct hauler *hauler;
         struct workload workload;
@@ -75,6 +79,7 @@ struct session {
         uint64_t file_bytes;              /* of all trees, when the pre-flight measured them */
         json_t *verdict;                  /* of the pre-flight, {verdict, items} */
         char **actions;                   /* built-in virtual-IP actions, from the configuration */
+        char attention[ERROR_TEXT_MAX];   /* why it does not go on by itself; "" while it does */
         bool cancel_requested;
         bool recovering; /* started again on a record that exists */
         bool finished;   /* report.json is written, now or by an earlier process */
@@ -112,6 +117,9 @@ void session_round(struct session *s, unsigned round, uint64_t bytes_total);
 /* To be called often; tells watchers at most ten times a second. */
 void session_tick(struct session *s);
 void session_log(struct session *s, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* It stands still until a person does something (`why`), or goes on again (NULL). Told to whoever watches. */
+void session_attention(struct session *s, const char *why);
 
 /* Begin the report, as soon as it is known what of (on the target by the offer). */
 int session_report_open(struct session *s, struct error *err);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,8 @@
 #define RECONNECT_MS 500
 #define TELL_TIMEOUT_MS (10 * 60 * 1000)
 #define CRIU_END_MS 10000
+#define STAND_STILL_MS 500
+#define SAY_TIMEOUT_MS 60000
 
 struct timer {
         uint64_t until_ms;
@@ -121,6 +124,22 @@ static bool settled(const struct source_side *x, bool told)
         }
 }
 
+/* Committed, and nobody can be asked: the copy may run there, so it must not run here. */
+static void stand_still(const struct source_side *x)
+{
+        struct session *s = x->session;
+        char why[512];
+
+        (void)snprintf(
+                why, sizeof(why),
+                "the descriptors that led to %s were lost after the commit and cannot come back by themselves. "
+                "The %s original is kept here and does not run; the other host has the last word: open new ones, "
+                "and `phaul reconnect %s` asks it",
+                s->request.peer, x->stopping ? "stopped" : "frozen", s->request.id);
+        session_attention(s, why);
+        nap(s, STAND_STILL_MS);
+}
+
 int source_settle(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -129,10 +148,16 @@ int source_settle(struct source_side *x, struct error *err)
         bool told = false;
 
         while (!settled(x, told)) {
+                if (peer_is_up(s))
+                        session_attention(s, NULL);
                 if (!peer_is_up(s) && !peer_has_message(s)) {
                         /* An aborted source has done its duty to the workload; telling is a kindness to the target. */
-                        if (s->state == SOURCE_ABORTED && clock_ms() > give_up)
+                        if (s->state == SOURCE_ABORTED && (clock_ms() > give_up || !peer_can_connect(s)))
                                 return 0;
+                        if (!peer_can_connect(s)) {
+                                stand_still(x);
+                                continue;
+                        }
                         if (peer_connect(s, WAIT_THROUGH, NULL) < 0 || say_state(s) < 0) {
                                 nap(s, RECONNECT_MS);
                                 if (peer_is_up(s))
@@ -153,6 +178,20 @@ int source_settle(struct source_side *x, struct error *err)
                         return -EREMOTEIO;
         }
         return 0;
+}
+
+int source_say(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+
+        int r = peer_connect(s, WAIT_THROUGH, err);
+        if (r == 0 && say_state(s) < 0)
+                r = error_set(err, ENOTCONN, "the connection to %s was lost", s->request.peer);
+        if (r == 0)
+                r = session_wait(s, WAIT_THROUGH, heard_or_lost, s, SAY_TIMEOUT_MS, "waiting for the answer", err);
+        if (r == 0 && !peer_has_message(s))
+                r = error_set(err, ENOTCONN, "the connection to %s was lost", s->request.peer);
+        return r;
 }
 
 static bool criu_gone(void *context)

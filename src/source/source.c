@@ -110,6 +110,22 @@ static void undecided(struct source_side *x, struct error *failure)
         (void)session_finish(s, failure, s->request.peer);
 }
 
+/* With new descriptors, to a target that may still hold a copy because it never heard. */
+static int tell_again(struct source_side *x)
+{
+        struct session *s = x->session;
+        struct error err = {0};
+
+        if (s->request.way.kind != WAY_DESCRIPTORS || (s->state != SOURCE_ABORTED && s->state != SOURCE_RELEASED))
+                return 0;
+        if (source_say(x, &err) < 0) {
+                session_log(s, "error", "%s", err.text);
+                return error_exit_code(err.kind);
+        }
+        session_log(s, "info", "the other host knows that this migration is %s", handover_state_name(s->state));
+        return 0;
+}
+
 int source_run(struct session *s)
 {
         CLEANUP(side_done) struct source_side x = {.session = s, .images_fd = -1, .next_stream = 1};
@@ -118,7 +134,7 @@ int source_run(struct session *s)
 
         /* Told and done: whatever bears the name of the workload now is another one. */
         if (s->finished)
-                return 0;
+                return tell_again(&x);
         if (s->recovering) {
                 r = source_recover(&x, &failure);
                 if (r == 0 && s->state == SOURCE_COMMITTED)

@@ -103,6 +103,8 @@ int source_start_again(struct source_side *x, struct error *err);
 int source_handover(struct source_side *x, struct error *err);
 /* Ask and tell until both sides have come to an end (after COMMIT, after an abort, after a crash). */
 int source_settle(struct source_side *x, struct error *err);
+/* Connect once and say how it ended here; 0 when the other host has answered. */
+int source_say(struct source_side *x, struct error *err);
 /* Put everything back as it was: the workload runs on, its connections too. Never fails half-way: does all it can. */
 void source_rollback(struct source_side *x);
 /* Destroy the frozen copy, move the container away. */

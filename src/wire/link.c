@@ -137,7 +137,7 @@ static int on_message(struct link *link, const uint8_t *data, size_t size, struc
 }
 
 /* What phaul-net says for people may come from anywhere: no control characters, no broken UTF-8. */
-static void clean_text(char *text, size_t size)
+void link_clean_text(char *text, size_t size)
 {
         text[size - 1] = '\0';
         bool utf8 = utf8_is_valid(text, strlen(text));
@@ -154,7 +154,7 @@ static void on_down(struct link *link, struct record_down *record)
                 err.kind = ERROR_FAILED;
         if (err.kind != ERROR_NONE && err.code <= 0)
                 err.code = EIO;
-        clean_text(record->text, sizeof(record->text));
+        link_clean_text(record->text, sizeof(record->text));
         memcpy(err.text, record->text, sizeof(err.text));
         go_down(link, &err);
 }

@@ -64,7 +64,7 @@ struct bulk_frame {
 struct credentials;
 
 struct link_connect_options {
-        const char *address; /* host name or numeric; resolved inside phaul-net */
+        const char *address; /* host name or numeric; resolved inside phaul-net. In link_connect_on() just a label */
         uint16_t port;
         enum purpose purpose;
         const char *migration;     /* id or NULL */
@@ -84,6 +84,7 @@ struct link_environment {
         const char *root;      /* its empty root directory, made if missing; default "/run/phaul/empty" */
         uint32_t handshake_ms; /* limit on connecting, on TLS, and on the HELLO of an accepted link; default 10000 */
         uint32_t silence_ms;   /* of accepted links; default 5000 */
+        const char *label;     /* an accepted link comes through a tunnel: what to call its other end */
 };
 
 /*
@@ -94,6 +95,11 @@ struct link_environment {
 int link_connect(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
                  const struct link_connect_options *options, const struct link_handlers *handlers, void *context,
                  struct link **ret, struct error *err);
+
+/* The same on a stream socket that is connected already (taken over in any case): a channel of a tunnel (tunnel.h). */
+int link_connect_on(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
+                    const struct link_connect_options *options, int fd, const struct link_handlers *handlers,
+                    void *context, struct link **ret, struct error *err);
 
 /* Start phaul-net on an accepted TCP socket (taken over in any case). `allow_strangers`: pairing is open just now. */
 int link_accept(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,

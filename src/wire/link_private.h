@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include "base/spawn.h"
 #include "wire/link.h"
 #include "wire/record.h"
 
@@ -41,6 +42,17 @@ int link_new_on(struct loop *loop, int record_fd, const struct link_handlers *ha
 
 /* -ENOTCONN when phaul-net is gone; `down` follows from the loop. */
 int link_send_record(struct link *link, const void *record, size_t size, int pass_fd);
+
+/* link_start.c, for tunnels, too */
+#define LINK_DEFAULT_ROOT "/run/phaul/empty"
+#define LINK_RECORD_FD 3
+int link_make_root(const char *path, struct error *err);
+int link_start_process(const char *program, const char *role, const char *about, const struct spawn_fd *fds,
+                       size_t n_fds, struct error *err);
+void link_enlarge(int fd);
+
+/* link.c: no control characters, no broken UTF-8. */
+void link_clean_text(char *text, size_t size);
 
 int link_ring_open(struct link *link);
 void link_ring_close(struct link *link);

@@ -17,11 +17,9 @@
 
 /* Starting a phaul-net and telling it what to do. */
 
-#define DEFAULT_ROOT "/run/phaul/empty"
-#define RECORD_FD 3
 #define TCP_FD 4
 
-static int make_root(const char *path, struct error *err)
+int link_make_root(const char *path, struct error *err)
 {
         char parent[256];
         const char *slash = strrchr(path, '/');
@@ -31,7 +29,9 @@ static int make_root(const char *path, struct error *err)
         memcpy(parent, path, (size_t)(slash - path));
         parent[slash - path] = '\0';
         int r = fd_mkdir_p(parent, 0755);
-        if (r == 0 && mkdir(path, 0755) < 0 && errno != EEXIST)
+        if (r == 0 && mkdir(path, 0755) == 0)
+                (void)chmod(path, 0755); /* whatever the umask of a session: another user enters it */
+        else if (r == 0 && errno != EEXIST)
                 r = -errno;
         return r < 0 ? error_errno(err, -r, "cannot make %s", path) : 0;
 }
@@ -47,7 +47,7 @@ static int fill_config(struct record_config *config, const struct link_environme
         if (config->silence_ms == 0)
                 config->silence_ms = 5000;
         (void)snprintf(config->user, sizeof(config->user), "%s", env && env->user ? env->user : "");
-        (void)snprintf(config->root, sizeof(config->root), "%s", env && env->root ? env->root : DEFAULT_ROOT);
+        (void)snprintf(config->root, sizeof(config->root), "%s", env && env->root ? env->root : LINK_DEFAULT_ROOT);
         config->key_size = (uint32_t)credentials->key.size;
         config->leaf_size = (uint32_t)credentials->leaf.size;
         memcpy(config->key, credentials->key.data, credentials->key.size);
@@ -76,12 +76,11 @@ static int send_config(int fd, const struct record_config *config, const struct 
 }
 
 /* phaul-net forks at once, and what we started ends: the process that stays has nobody to be reaped by but init. */
-static int start_process(const char *program, const char *role, const char *about, int record_fd, int tcp_fd,
-                         struct error *err)
+int link_start_process(const char *program, const char *role, const char *about, const struct spawn_fd *fds,
+                       size_t n_fds, struct error *err)
 {
         const char *argv[] = {program, role, about, NULL};
-        struct spawn_fd fds[] = {{record_fd, RECORD_FD}, {tcp_fd, TCP_FD}};
-        struct spawn_options options = {.argv = argv, .fds = fds, .n_fds = tcp_fd >= 0 ? 2 : 1};
+        struct spawn_options options = {.argv = argv, .fds = fds, .n_fds = n_fds};
         pid_t pid;
         int status;
         int r = spawn(&options, &pid, NULL, err);
@@ -97,7 +96,7 @@ static int start_process(const char *program, const char *role, const char *abou
 }
 
 /* Room for everything that may be under way, so that no send of an owner ever has to wait. */
-static void enlarge(int fd)
+void link_enlarge(int fd)
 {
         int size = RECORD_BUFFER / 2;
 
@@ -114,17 +113,18 @@ static int start(struct loop *loop, const struct link_environment *env, const st
 
         r = fill_config(config, env, credentials, err);
         if (r == 0)
-                r = make_root(config->root, err);
+                r = link_make_root(config->root, err);
         if (r < 0)
                 return r;
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return error_errno(err, errno, "cannot start %s", program);
         AUTO_FD int ours = pair[0];
         AUTO_FD int theirs = pair[1];
-        enlarge(ours);
-        enlarge(theirs);
+        link_enlarge(ours);
+        link_enlarge(theirs);
 
-        r = start_process(program, config->accepting ? "accept" : "connect", about, theirs, tcp_fd, err);
+        const struct spawn_fd fds[] = {{theirs, LINK_RECORD_FD}, {tcp_fd, TCP_FD}};
+        r = link_start_process(program, config->accepting ? "accept" : "connect", about, fds, tcp_fd >= 0 ? 2 : 1, err);
         if (r < 0)
                 return r;
         (void)close(TAKE_FD(theirs));
@@ -162,11 +162,11 @@ static int put_hello(struct record_config *config, const struct link_connect_opt
         return 0;
 }
 
-int link_connect(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
-                 const struct link_connect_options *options, const struct link_handlers *handlers, void *context,
-                 struct link **ret, struct error *err)
+static int connect_with(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
+                        const struct link_connect_options *options, int fd, const struct link_handlers *handlers,
+                        void *context, struct link **ret, struct error *err)
 {
-        struct record_config config = {0};
+        struct record_config config = {.given = fd >= 0};
         char about[512];
         struct link plan = {
                 .purpose = options->purpose,
@@ -175,7 +175,7 @@ int link_connect(struct loop *loop, const struct link_environment *env, const st
         };
 
         if (!options->address || !options->address[0] || strlen(options->address) >= sizeof(config.address) ||
-            options->port == 0)
+            (options->port == 0 && fd < 0))
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "no usable address and port");
         if (options->purpose < PURPOSE_CONTROL || options->purpose > PURPOSE_PAIR)
                 return error_set(err, EINVAL, "no purpose");
@@ -187,11 +187,14 @@ int link_connect(struct loop *loop, const struct link_environment *env, const st
         (void)snprintf(config.address, sizeof(config.address), "%s", options->address);
         (void)snprintf(config.expect, sizeof(config.expect), "%s", options->expect ?: "");
         (void)snprintf(plan.expect, sizeof(plan.expect), "%s", options->expect ?: "");
-        (void)snprintf(about, sizeof(about), "%s:%u", options->address, options->port);
+        if (fd < 0)
+                (void)snprintf(about, sizeof(about), "%s:%u", options->address, options->port);
+        else
+                (void)snprintf(about, sizeof(about), "%s", options->address);
         int r = put_hello(&config, options, &plan, err);
         struct link *link = NULL;
         if (r == 0)
-                r = start(loop, env, credentials, &config, about, -1, handlers, context, &link, err);
+                r = start(loop, env, credentials, &config, about, fd, handlers, context, &link, err);
         OPENSSL_cleanse(&config, sizeof(config));
         if (r < 0)
                 return r;
@@ -201,6 +204,22 @@ int link_connect(struct loop *loop, const struct link_environment *env, const st
         memcpy(link->expect, plan.expect, sizeof(link->expect));
         *ret = link;
         return 0;
+}
+
+int link_connect(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
+                 const struct link_connect_options *options, const struct link_handlers *handlers, void *context,
+                 struct link **ret, struct error *err)
+{
+        return connect_with(loop, env, credentials, options, -1, handlers, context, ret, err);
+}
+
+int link_connect_on(struct loop *loop, const struct link_environment *env, const struct credentials *credentials,
+                    const struct link_connect_options *options, int given, const struct link_handlers *handlers,
+                    void *context, struct link **ret, struct error *err)
+{
+        AUTO_FD int fd = given;
+
+        return connect_with(loop, env, credentials, options, fd, handlers, context, ret, err);
 }
 
 static void describe_peer(int tcp_fd, char *ret, size_t size)
@@ -226,7 +245,13 @@ int link_accept(struct loop *loop, const struct link_environment *env, const str
         struct link *link = NULL;
         char about[128];
 
-        describe_peer(tcp, about, sizeof(about));
+        if (env && env->label) {
+                config.given = 1;
+                (void)snprintf(config.address, sizeof(config.address), "%s", env->label);
+                (void)snprintf(about, sizeof(about), "%s", env->label);
+        } else {
+                describe_peer(tcp, about, sizeof(about));
+        }
         config.silence_ms = env ? env->silence_ms : 0;
         int r = start(loop, env, credentials, &config, about, tcp, handlers, context, &link, err);
         OPENSSL_cleanse(&config, sizeof(config));

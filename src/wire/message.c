@@ -266,7 +266,7 @@ int message_check_place(const struct message *m, enum purpose purpose, bool from
 
         if (!rule || !(rule->from & (from_connector ? FROM_CONNECTOR : FROM_ACCEPTOR)))
                 return error_set(err, EPROTO, "message %s may not come from that side", message_type_name(m->type));
-        if (purpose && !(rule->purposes & 1U << purpose))
+        if (!rule->purposes || (purpose && !(rule->purposes & 1U << purpose)))
                 return error_set(err, EPROTO, "message %s does not belong on that connection",
                                  message_type_name(m->type));
         return 0;

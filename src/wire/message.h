@@ -57,6 +57,8 @@ enum message_type {
         MSG_PAIR_OFFER,     /* the other's certificate, nonce, name, proof */
         MSG_PAIR_PROOF,     /* proof of the connecting side */
         MSG_PAIR_DONE,
+
+        MSG_TUNNEL = 96, /* both ends of a tunnel, once: versions, certificate, name; see tunnel.h */
 };
 
 enum field {

@@ -151,6 +151,16 @@ static const struct message_rule messages[] = {
                              {FIELD_PROOF, REQUIRED}}},
         [MSG_PAIR_PROOF] = {"PAIR_PROOF", FROM_CONNECTOR, ON(PURPOSE_PAIR), {{FIELD_PROOF, REQUIRED}}},
         [MSG_PAIR_DONE] = {"PAIR_DONE", FROM_ACCEPTOR, ON(PURPOSE_PAIR), {{0, PRESENCE_END}}},
+
+        /* On no connection: the first frame of either side of a tunnel. */
+        [MSG_TUNNEL] = {"TUNNEL",
+                        FROM_BOTH,
+                        0,
+                        {{FIELD_VERSION_MIN, REQUIRED},
+                         {FIELD_VERSION_MAX, REQUIRED},
+                         {FIELD_CERTIFICATE, REQUIRED},
+                         {FIELD_NAME, REQUIRED},
+                         {FIELD_SOFTWARE, OPTIONAL}}},
 };
 
 const struct field_rule *field_rule(uint16_t tag)

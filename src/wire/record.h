@@ -12,7 +12,7 @@
  */
 
 /* Changes with any change below: phaul-net refuses an owner of another build (a half-done upgrade). */
-#define RECORD_ABI 1
+#define RECORD_ABI 2
 
 enum record_type {
         /* owner to phaul-net */
@@ -32,6 +32,11 @@ enum record_type {
         RECORD_SENT,        /* struct record_slot: that slot is in the kernel's hands */
         RECORD_COUNTERS,    /* struct record_counters */
         RECORD_DOWN,        /* struct record_down, the last one */
+        /* of a tunnel */
+        RECORD_TUNNEL,  /* owner: first and only configuration, struct record_tunnel */
+        RECORD_CHANNEL, /* owner: struct record_channel with a stream socket: open it (connector), or here is its end */
+        RECORD_REFUSED, /* owner (acceptor): struct record_channel: no socket for that one */
+        RECORD_ASKED,   /* phaul-net (acceptor): struct record_channel: the peer opens it */
 };
 
 struct record_header {
@@ -46,6 +51,7 @@ struct record_config {
         uint32_t abi;
         uint32_t accepting;
         uint32_t allow_strangers;
+        uint32_t given; /* descriptor 4 is a connection through a tunnel, `address` what to call its other end */
         uint32_t silence_ms;
         uint32_t handshake_ms; /* for connection, TLS and (accepting) HELLO, each */
         uint32_t port;
@@ -65,6 +71,29 @@ struct record_up {
         uint32_t version;
         char fingerprint[FINGERPRINT_LENGTH + 1];
         char address[128];
+};
+
+/* A tunnel: descriptors 4 and 5 are read and written on lane 0, 6 and 7 on lane 1, from 8 is what ssh has to say. */
+#define TUNNEL_LANES_MAX 2
+struct record_tunnel {
+        struct record_header header;
+        uint32_t abi;
+        uint32_t accepting;
+        uint32_t lanes;
+        uint32_t has_words; /* there is a descriptor 8 */
+        uint32_t silence_ms;
+        uint32_t handshake_ms;
+        char user[64]; /* "" for the default */
+        char root[256];
+        char peer[128]; /* for messages */
+        uint32_t hello_size;
+        uint8_t hello[20 * 1024]; /* the encoded TUNNEL message of this side */
+};
+
+struct record_channel {
+        struct record_header header;
+        uint32_t channel;
+        uint32_t lane;
 };
 
 struct record_slot {

@@ -232,6 +232,22 @@ int trust_credentials(const char *dir, struct credentials **ret, struct error *e
         return 0;
 }
 
+int trust_credentials_for(const char *dir, const char *certificate, struct credentials **ret, struct error *err)
+{
+        CLEANUP(credentials_free_ptr) struct credentials *c = calloc(1, sizeof(*c));
+
+        if (!c)
+                return error_set(err, ENOMEM, "out of memory");
+        int r = make_leaf(dir, c, err);
+        if (r < 0)
+                return r;
+        r = credentials_add_anchor(c, certificate);
+        if (r < 0)
+                return error_errno(err, -r, "certificate of the other host");
+        *ret = TAKE_PTR(c);
+        return 0;
+}
+
 int trust_inspect(const char *pem, char ret_fingerprint[static FINGERPRINT_LENGTH + 1], int64_t *ret_expires_ms,
                   struct error *err)
 {

@@ -38,6 +38,8 @@ int trust_self(const char *dir, char **ret_pem, char ret_fingerprint[static FING
 
 /* Fresh leaf plus the anchors of all paired hosts that have not expired. */
 int trust_credentials(const char *dir, struct credentials **ret, struct error *err);
+/* Fresh leaf plus that one anchor, which is stored nowhere: the other end of a tunnel. */
+int trust_credentials_for(const char *dir, const char *certificate, struct credentials **ret, struct error *err);
 void credentials_free(struct credentials *credentials);
 DEFINE_CLEANUP(struct credentials, credentials_free)
 
