@@ -22,6 +22,7 @@
  * records of migrations, which only root may read, are read beside it: they matter most when phauld does not run. Keys
  * of /etc/phaul are not even opened, nor anything of a workload's memory, environment or files.
  */
+#define RECEIVE_LOG "/run/phaul/receive.log"
 #define STATE_DIR "/var/lib/phaul"
 #define MIGRATIONS_MAX 20
 
@@ -282,6 +283,8 @@ static void add_phaul(struct cli *cli, struct bundle *b)
                 (void)fprintf(stderr, "phaul: phauld does not answer; the report has what there is without it\n");
         add_containers(b, answers[2]);
         add_migrations(cli, b, answers[3]);
+        if (access(RECEIVE_LOG, R_OK) == 0) /* of a phauld that `phaul receive` started */
+                bundle_file(b, "logs/receive.txt", RECEIVE_LOG, redact_text);
         for (size_t i = 0; i < sizeof(questions) / sizeof(questions[0]); i++)
                 json_decref(answers[i]);
 }
