@@ -23,7 +23,7 @@
 static long kernel_answers(long number, int fd, unsigned long request, void *argument);
 #define ioctl filtered_ioctl
 #define syscall kernel_answers
-#include "criu/clean-pages-filter.c" /* NOLINT(bugprone-suspicious-include) */
+#include "criu/clean-pages-filter.c" /* NOLINT(bugprone-suspicious-include): with a kernel of ours */
 #undef syscall
 #undef ioctl
 
@@ -40,7 +40,8 @@ static struct {
 static long kernel_answers(long number, int fd, unsigned long request, void *argument)
 {
         struct scan_request *arg = argument;
-        struct scan_region *to = (struct scan_region *)(uintptr_t)arg->regions; /* NOLINT(performance-no-int-to-ptr) */
+        struct scan_region *to =
+                (struct scan_region *)(uintptr_t)arg->regions; /* NOLINT(performance-no-int-to-ptr): as the kernel */
         long n = 0;
 
         (void)number;

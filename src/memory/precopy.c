@@ -273,7 +273,7 @@ static void take_load(const struct precopy *p, struct load *load)
                         n = PAGE_BATCH_MAX - load->n_pages;
                 if (n == 0 || load->n_spans == RUNS_PER_TABLE)
                         break;
-                /* An address in the other process. NOLINTNEXTLINE(performance-no-int-to-ptr) */
+                /* NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the other process */
                 void *base = (void *)(uintptr_t)range->start;
                 load->remote[load->n_spans] = (struct iovec){.iov_base = base, .iov_len = n * PAGE_BYTES};
                 load->spans[load->n_spans++] = (struct page_span){.vaddr = range->start, .n_pages = (uint32_t)n};

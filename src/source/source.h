@@ -43,7 +43,7 @@ struct source_side {
         struct precopy *precopy; /* NULL: all memory is in the dump */
         struct clean_pages *clean_pages;
         bool untracked_told;
-        bool within; /* criu dumps from within the workload's pid namespace */
+        bool within;    /* criu dumps from within the workload's pid namespace */
         bool in_rounds; /* the freezer may have been left shut */
         struct page_server *pages;
         bool aborting; /* CRIU gets no for an answer from now on */
