@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -517,12 +518,27 @@ static void it_runs_without_any_privilege(void **state)
         }
 }
 
+/* Its root is made by whoever needs it first; a session, which keeps what it makes to itself, may be that one. */
+static void its_root_is_open_to_it_whoever_makes_it(void **state)
+{
+        struct fixture *f = *state;
+        struct stat st;
+
+        assert_int_equal(rmdir(f->root), 0);
+        mode_t old = umask(0077);
+        fixture_open(f, PURPOSE_CONTROL);
+        assert_int_equal(umask(old), 0077);
+        assert_int_equal(stat(f->root, &st), 0);
+        assert_int_equal(st.st_mode & 07777, 0755);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
         const struct CMUnitTest tests[] = {
                 T(messages_go_both_ways),
                 T(it_runs_without_any_privilege),
+                T(its_root_is_open_to_it_whoever_makes_it),
                 T(a_refusal_carries_kind_and_text),
                 T(a_host_that_was_unpaired_is_cut_in_the_handshake),
                 T(an_impostor_is_not_connected_to),

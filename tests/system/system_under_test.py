@@ -63,8 +63,15 @@ class System:
                                   "/home/*", "-not", "-path", "/var/*", "-not", "-path", "/tmp/*").stdout.splitlines())
 
     def restarted(self, name):
-        """The machine has booted, and phauld came up with it."""
+        """The machine has booted: phauld came up with it, and each reaches the other."""
         eventually(lambda: self[name].sh("systemctl is-active phauld").strip() == "active", 2 * MINUTE, f"phauld on {name}")
+        other, = self.machines.keys() - {name}
+        for one, peer in ((name, other), (other, name)):
+            eventually(lambda one=one, peer=peer: self.reaches(one, peer), 5 * MINUTE, f"{one} reaches {peer}")
+
+    def reaches(self, name, other):
+        done = self[name].run("phaul", "hosts", "--json", check=False)
+        return done.returncode == 0 and [h for h in json.loads(done.stdout) if h["name"] == other and h.get("state") == "reachable"]
 
     def migrate(self, source, what, target, *options):
         """phaul migrate --json; the report."""
