@@ -31,9 +31,7 @@ int link_make_root(const char *path, struct error *err)
         /* A session keeps what it makes to itself, but phaul-net enters this as a user without privilege. */
         mode_t old = umask(0022);
         int r = fd_mkdir_p(parent, 0755);
-        if (r == 0 && mkdir(path, 0755) == 0)
-                (void)chmod(path, 0755); /* whatever the umask of a session: another user enters it */
-        else if (r == 0 && errno != EEXIST)
+        if (r == 0 && mkdir(path, 0755) < 0 && errno != EEXIST)
                 r = -errno;
         (void)umask(old);
         return r < 0 ? error_errno(err, -r, "cannot make %s", path) : 0;
