@@ -25,6 +25,7 @@ struct neighbour {
         uint8_t address[16];
         uint8_t mac[6];
         bool fresh; /* seen in the last minute, or for good */
+        bool permanent;
 };
 
 struct neighbours {
@@ -67,6 +68,7 @@ static int collect(const struct nlmsghdr *h, void *context)
         found.index = (unsigned)m->ndm_ifindex;
         found.family = m->ndm_family;
         found.fresh = !(m->ndm_state & NUD_STALE);
+        found.permanent = m->ndm_state & (NUD_PERMANENT | NUD_NOARP);
         mnl_attr_for_each(a, h, sizeof(*m))
         {
                 const size_t n = mnl_attr_get_payload_len(a);
@@ -105,13 +107,22 @@ static int read_neighbours(struct rtnl *rtnl, struct neighbours *ret)
         return rtnl_query(rtnl, h, collect, ret);
 }
 
-/* As `ip neighbour replace ADDRESS dev BRIDGE use`: the kernel asks who has it. */
+/*
+ * As `ip neighbour del ADDRESS dev BRIDGE` and `replace … use`: the kernel asks who has it. What it knew before may be
+ * somebody who has just gone; it would not ask again for a while.
+ */
 static int ask(struct rtnl *rtnl, const struct sought *s)
 {
         char buffer[RTNL_REQUEST_SIZE];
         struct ndmsg *m;
 
-        struct nlmsghdr *h = rtnl_request(buffer, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, sizeof(*m), &m);
+        struct nlmsghdr *h = rtnl_request(buffer, RTM_DELNEIGH, 0, sizeof(*m), &m);
+        m->ndm_family = s->family;
+        m->ndm_ifindex = (int)s->index;
+        mnl_attr_put(h, NDA_DST, length_of(s->family), s->address);
+        (void)rtnl_talk(rtnl, h); /* usually there is none */
+
+        h = rtnl_request(buffer, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, sizeof(*m), &m);
         m->ndm_family = s->family;
         m->ndm_ifindex = (int)s->index;
         m->ndm_state = NUD_NONE;
@@ -123,7 +134,7 @@ static int ask(struct rtnl *rtnl, const struct sought *s)
 static const struct neighbour *neighbour_of(const struct neighbours *all, const struct sought *s)
 {
         for (size_t i = 0; i < all->n; i++)
-                if (all->list[i].family == s->family &&
+                if (all->list[i].family == s->family && (!s->index || all->list[i].index == s->index) &&
                     memcmp(all->list[i].address, s->address, length_of(s->family)) == 0)
                         return &all->list[i];
         return NULL;
@@ -269,11 +280,11 @@ int network_claims(const struct network_workload *workload, network_claim_fn cla
                 r = read_neighbours(&rtnl, &t.neighbours);
         for (size_t i = 0; r == 0 && i < n; i++) {
                 seek(&t, &workload->wanted[i], &sought[i]);
-                /* Of one of its own the kernel asks nobody, and one it knows it would forget, even one that somebody
-                 * set for good. Where it cannot ask, only the tables say something. */
+                const struct neighbour *known = neighbour_of(&t.neighbours, &sought[i]);
+                /* Of one of its own the kernel asks nobody, and what somebody has set for good stays. Where it cannot
+                 * ask, only the tables say something. */
                 if (sought[i].family && sought[i].index &&
-                    (own_address(&t, &sought[i]) || neighbour_of(&t.neighbours, &sought[i]) ||
-                     ask(&rtnl, &sought[i]) < 0))
+                    (own_address(&t, &sought[i]) || (known && known->permanent) || ask(&rtnl, &sought[i]) < 0))
                         sought[i].index = 0;
         }
         if (r == 0)
