@@ -11,7 +11,6 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -44,33 +43,20 @@ static const struct inject_call make_eventfd = {.number = SYS_eventfd2, .argumen
 
 /* -- helpers ----------------------------------------------------------------------------------------------------- */
 
-static size_t descriptors(pid_t pid)
-{
-        char path[64];
-        size_t n = 0;
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-        AUTO_DIR DIR *dir = opendir(path);
-        assert_non_null(dir);
-        while (readdir(dir))
-                n++;
-        return n;
-}
-
 /* A descriptor out of the child, which must not keep it. */
 static void take(pid_t pid)
 {
         struct error err = {0};
         uint64_t value = 0, stopped_us = 0;
         int fd = -1;
-        size_t before = descriptors(pid);
+        size_t before = count_descriptors(pid);
 
         if (inject_descriptor(pid, &make_eventfd, &fd, &stopped_us, &err) < 0)
                 fail_msg("%s", err.text);
         assert_int_equal(read(fd, &value, sizeof(value)), sizeof(value));
         assert_int_equal(value, 7);
         (void)close(fd);
-        assert_int_equal(descriptors(pid), before);
+        assert_int_equal(count_descriptors(pid), before);
 }
 
 static int refused(pid_t pid, const char *reason)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "memory/test-process.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -12,11 +13,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/cleanup.h"
 
 /* -- children --------------------------------------------------------------------------------------------------- */
 
@@ -195,4 +200,17 @@ int end_busy(struct child *child)
 {
         (void)close(busy_ends[1]);
         return end(child);
+}
+
+size_t count_descriptors(pid_t pid)
+{
+        char path[64];
+        size_t n = 0;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+        AUTO_DIR DIR *dir = opendir(path);
+        assert_non_null(dir);
+        while (readdir(dir))
+                n++;
+        return n;
 }

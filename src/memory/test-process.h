@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include <stddef.h>
 #include <sys/types.h>
 
 /* Processes that the tests of this folder work on: children that tell a story and check themselves. */
@@ -25,3 +26,6 @@ void say(int out, const char *text);
  */
 void start_busy(struct child *child);
 int end_busy(struct child *child);
+
+/* Entries in its /proc/PID/fd. */
+size_t count_descriptors(pid_t pid);

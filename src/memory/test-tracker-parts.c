@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "memory/test-tracker.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -148,18 +147,5 @@ size_t count_flagged(pid_t pid)
         while (getline(&line, &room, file) > 0)
                 if (strncmp(line, "VmFlags:", 8) == 0)
                         n += strstr(line, " um") || strstr(line, " uw") || strstr(line, " ui");
-        return n;
-}
-
-size_t count_descriptors(pid_t pid)
-{
-        char path[64];
-        size_t n = 0;
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-        AUTO_DIR DIR *dir = opendir(path);
-        assert_non_null(dir);
-        while (readdir(dir))
-                n++;
         return n;
 }

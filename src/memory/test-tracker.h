@@ -48,5 +48,3 @@ bool has_zero_page(void);
 
 /* Mappings that a userfaultfd has to do with, by the flags of /proc/PID/smaps. */
 size_t count_flagged(pid_t pid);
-
-size_t count_descriptors(pid_t pid);
