@@ -138,7 +138,7 @@ class Site:
         return json.loads(done.stdout)
 
     def hold(self, host, place):
-        """Let the next session of that host wait when it comes to a place such as "source-freeze"."""
+        """Let the next phaul-session of that host wait when it comes to a place such as "source-freeze"."""
         self.hosts[host].run("sh", "-c", f"mkdir -p /run/phaul/faults && touch /run/phaul/faults/{place}")
 
     def let_go(self, host=None):
