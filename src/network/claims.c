@@ -17,6 +17,7 @@
 #define PATIENCE_MS 500
 #define LOOK_NS 20000000
 #define NEIGHBOURS_MAX 65536
+#define SUSPECTS_MAX 16
 #define STATES_VALID (NUD_PERMANENT | NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE)
 
 struct neighbour {
@@ -24,7 +25,6 @@ struct neighbour {
         uint8_t family;
         uint8_t address[16];
         uint8_t mac[6];
-        bool fresh; /* seen in the last minute, or for good */
         bool permanent;
 };
 
@@ -67,7 +67,6 @@ static int collect(const struct nlmsghdr *h, void *context)
                 return MNL_CB_OK;
         found.index = (unsigned)m->ndm_ifindex;
         found.family = m->ndm_family;
-        found.fresh = !(m->ndm_state & NUD_STALE);
         found.permanent = m->ndm_state & (NUD_PERMANENT | NUD_NOARP);
         mnl_attr_for_each(a, h, sizeof(*m))
         {
@@ -228,8 +227,8 @@ static bool who_has_mac(const struct tables *t, const struct network_workload *w
                 }
         for (size_t i = 0; w->complete && i < t->neighbours.n; i++) {
                 const struct neighbour *other = &t->neighbours.list[i];
-                if (!other->fresh || memcmp(other->mac, mac, sizeof(other->mac)) != 0 ||
-                    is_sought(sought, w->n, other) || !inet_ntop(other->family, other->address, text, sizeof(text)))
+                if (memcmp(other->mac, mac, sizeof(other->mac)) != 0 || is_sought(sought, w->n, other) ||
+                    !inet_ntop(other->family, other->address, text, sizeof(text)))
                         continue;
                 (void)snprintf(ret, size, "%s on %s", text, link_name(t, other->index));
                 return true;
@@ -264,11 +263,28 @@ static void seek(const struct tables *t, const struct network_wanted *w, struct 
                         ret->index = t->links[i].index;
 }
 
+/* Neighbours with a hardware address of the workload at an address that it has not got: the table may remember what
+ * the workload itself had a minute ago, so they are asked too. */
+static size_t suspect(const struct tables *t, const struct network_workload *w, struct sought *sought)
+{
+        size_t n = w->n;
+
+        for (size_t i = 0; w->complete && i < t->neighbours.n && n < w->n + SUSPECTS_MAX; i++) {
+                const struct neighbour *other = &t->neighbours.list[i];
+                bool known;
+                if (!is_its_own(w, other->mac, &known) || is_sought(sought, w->n, other))
+                        continue;
+                sought[n] = (struct sought){.family = other->family, .index = other->index};
+                memcpy(sought[n++].address, other->address, sizeof(other->address));
+        }
+        return n;
+}
+
 int network_claims(const struct network_workload *workload, network_claim_fn claimed, void *context, struct error *err)
 {
-        const size_t n = workload->n;
+        size_t n = workload->n;
         AUTO_RTNL struct rtnl rtnl = {0};
-        AUTO_FREE struct sought *sought = calloc(n + 1, sizeof(*sought));
+        AUTO_FREE struct sought *sought = calloc(n + SUSPECTS_MAX, sizeof(*sought));
         struct tables t = {0};
 
         int r = sought ? rtnl_open(&rtnl) : -ENOMEM;
@@ -278,8 +294,11 @@ int network_claims(const struct network_workload *workload, network_claim_fn cla
                 r = rtnl_addresses(&rtnl, AF_UNSPEC, &t.addresses, &t.n_addresses);
         if (r == 0)
                 r = read_neighbours(&rtnl, &t.neighbours);
-        for (size_t i = 0; r == 0 && i < n; i++) {
+        for (size_t i = 0; r == 0 && i < n; i++)
                 seek(&t, &workload->wanted[i], &sought[i]);
+        if (r == 0)
+                n = suspect(&t, workload, sought);
+        for (size_t i = 0; r == 0 && i < n; i++) {
                 const struct neighbour *known = neighbour_of(&t.neighbours, &sought[i]);
                 /* Of one of its own the kernel asks nobody, and what somebody has set for good stays. Where it cannot
                  * ask, only the tables say something. */

@@ -457,6 +457,12 @@ static void claims_are_found(void **state)
         wanted[0].mac[5] ^= 1;
         c = claims_of(wanted, 1, false);
         assert_string_equal(c.text, "[mac 192.0.2.7 on br9]");
+        /* It had that one, and the table of neighbours remembers. */
+        ip_inside(scene, "address flush dev eth0");
+        ip("neighbour replace 192.0.2.7 lladdr %02x:%02x:%02x:%02x:%02x:%02x nud reachable dev br9", port.mac[0],
+           port.mac[1], port.mac[2], port.mac[3], port.mac[4], port.mac[5]);
+        c = claims_of(wanted, 1, false);
+        assert_string_equal(c.text, "");
         /* This host itself. */
         ip("address add 192.0.2.8/32 dev br9");
         c = claims_of(wanted, 3, false);
