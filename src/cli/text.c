@@ -7,14 +7,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/json_text.h"
 #include "base/name.h"
-
-static const char *text_of(const json_t *object, const char *key)
-{
-        const char *text = json_string_value(json_object_get(object, key));
-
-        return text ? text : "";
-}
 
 const char *text_bytes(double bytes, char *buffer, size_t size)
 {
@@ -91,7 +85,7 @@ const char *text_migrated(const json_t *report, char *buffer, size_t size)
 {
         char total[32], downtime[32], sent[32], renamed[NAME_MAX_LENGTH + 8] = "";
         json_int_t rounds = json_integer_value(json_object_get(report, "rounds"));
-        const char *name = text_of(report, "name"), *target_name = text_of(report, "target_name");
+        const char *name = json_text(report, "name"), *target_name = json_text(report, "target_name");
 
         if (*target_name && strcmp(name, target_name) != 0)
                 (void)snprintf(renamed, sizeof(renamed), " as %s", target_name);
@@ -99,7 +93,8 @@ const char *text_migrated(const json_t *report, char *buffer, size_t size)
 
         /* One that was stopped before has none. */
         (void)snprintf(buffer, size, "migrated %s/%s %s -> %s%s in %s%s%s, %s sent, %lld round%s",
-                       text_of(report, "kind"), name, text_of(report, "source"), text_of(report, "target"), renamed,
+                       json_text(report, "kind"), name, json_text(report, "source"), json_text(report, "target"),
+                       renamed,
                        text_duration(json_number_value(json_object_get(report, "total_ms")), total, sizeof(total)),
                        json_is_number(down) ? ", downtime " : "",
                        json_is_number(down) ? text_duration(json_number_value(down), downtime, sizeof(downtime)) : "",
@@ -110,8 +105,8 @@ const char *text_migrated(const json_t *report, char *buffer, size_t size)
 
 const char *text_not_migrated(const json_t *report, char *buffer, size_t size)
 {
-        const char *owner = text_of(report, "owner"), *reason = text_of(report, "reason");
-        const char *source = text_of(report, "source"), *target = text_of(report, "target");
+        const char *owner = json_text(report, "owner"), *reason = json_text(report, "reason");
+        const char *source = json_text(report, "source"), *target = json_text(report, "target");
         enum error_kind kind = text_result_kind(report);
         char where[256] = "";
 
@@ -130,16 +125,16 @@ const char *text_not_migrated(const json_t *report, char *buffer, size_t size)
                                target);
         else
                 (void)snprintf(where, sizeof(where), "it still runs on %s", source);
-        (void)snprintf(buffer, size, "%s/%s was %s: %s\n%s", text_of(report, "kind"), text_of(report, "name"),
+        (void)snprintf(buffer, size, "%s/%s was %s: %s\n%s", json_text(report, "kind"), json_text(report, "name"),
                        kind == ERROR_CANCELLED ? "not migrated, cancelled" : "not migrated",
-                       *reason ? reason : text_of(report, "result"), where);
+                       *reason ? reason : json_text(report, "result"), where);
         return buffer;
 }
 
 enum error_kind text_result_kind(const json_t *report)
 {
-        const char *result = text_of(report, "result");
-        const char *kind = text_of(json_object_get(report, "failure"), "kind");
+        const char *result = json_text(report, "result");
+        const char *kind = json_text(json_object_get(report, "failure"), "kind");
 
         if (strcmp(result, "done") == 0)
                 return ERROR_NONE;

@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/proc_status.h"
 
 #define STOP_MS 2000
 #define LOOK_NS 2000000L
@@ -24,22 +25,19 @@ struct kin {
         pid_t parent, tracer;
 };
 
-/* /proc/PID/status: "Name:\tcriu\n…State:\tT (stopped)\n…PPid:\t1\nTracerPid:\t0\n…" */
 static bool read_kin(pid_t pid, struct kin *ret)
 {
-        AUTO_FREE char *text = NULL;
-        char path[64];
+        AUTO_FREE char *status = NULL;
 
-        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-        if (pid <= 0 || fd_read_file(AT_FDCWD, path, 65536, &text, NULL) < 0)
+        if (proc_status_read(pid, &status) < 0)
                 return false;
-        const char *state = strstr(text, "\nState:\t"), *parent = strstr(text, "\nPPid:\t");
-        const char *tracer = strstr(text, "\nTracerPid:\t");
-        if (!state || !parent || !tracer || sscanf(text, "Name:\t%31[^\n]", ret->name) != 1)
+        const char *name = proc_status_value(status, "Name"), *state = proc_status_value(status, "State");
+        if (!name || !state)
                 return false;
-        ret->state = state[8];
-        ret->parent = (pid_t)strtol(parent + 7, NULL, 10);
-        ret->tracer = (pid_t)strtol(tracer + 12, NULL, 10);
+        (void)snprintf(ret->name, sizeof(ret->name), "%.*s", (int)strcspn(name, "\n"), name);
+        ret->state = *state;
+        ret->parent = (pid_t)proc_status_number(status, "PPid");
+        ret->tracer = (pid_t)proc_status_number(status, "TracerPid");
         return true;
 }
 

@@ -13,9 +13,9 @@
 #include <sys/sysmacros.h>
 
 #include "base/fd.h"
+#include "base/proc_status.h"
 
 #define MAPS_MAX (64U << 20)
-#define STATUS_MAX 65536
 #define AREAS_MAX (1U << 20)
 
 static bool starts_with(const char *text, const char *prefix)
@@ -167,37 +167,18 @@ bool area_file_is_plain(pid_t pid, const struct area *a)
         return statfs(path, &fs) == 0 && fs.f_type != HUGETLBFS_MAGIC;
 }
 
-/* The value of "\nKEY:\t…", or NULL. */
-static const char *value_of(const char *status, const char *key)
-{
-        size_t n = strlen(key);
-
-        for (const char *line = status; line; line = strchr(line, '\n')) {
-                line += *line == '\n';
-                if (strncmp(line, key, n) == 0 && line[n] == ':')
-                        return line + n + 1 + strspn(line + n + 1, " \t");
-        }
-        return NULL;
-}
-
-static uint64_t number_of(const char *status, const char *key)
-{
-        const char *value = value_of(status, key);
-
-        return value ? strtoull(value, NULL, 10) : 0;
-}
-
 int process_facts_parse(const char *status, struct process_facts *ret)
 {
-        const char *state = value_of(status, "State"), *features = value_of(status, "x86_Thread_features");
+        const char *state = proc_status_value(status, "State"),
+                   *features = proc_status_value(status, "x86_Thread_features");
 
-        if (!state || !value_of(status, "Pid"))
+        if (!state || !proc_status_value(status, "Pid"))
                 return -EBADMSG;
         *ret = (struct process_facts){
                 .state = *state,
-                .tracer = (pid_t)number_of(status, "TracerPid"),
-                .seccomp = number_of(status, "Seccomp") != 0,
-                .pinned = number_of(status, "VmPin") * 1024,
+                .tracer = (pid_t)proc_status_number(status, "TracerPid"),
+                .seccomp = proc_status_number(status, "Seccomp") != 0,
+                .pinned = proc_status_number(status, "VmPin") * 1024,
         };
         if (features) {
                 const char *found = strstr(features, "shstk");
@@ -210,9 +191,9 @@ int process_facts_read(pid_t pid, struct process_facts *ret, struct error *err)
 {
         AUTO_FREE char *text = NULL;
 
-        int r = read_proc(pid, "status", STATUS_MAX, &text, err);
+        int r = proc_status_read(pid, &text);
         if (r < 0)
-                return r;
+                return error_errno(err, -r, "cannot read /proc/%d/status", (int)pid);
         r = process_facts_parse(text, ret);
         if (r < 0)
                 return error_errno(err, -r, "cannot understand /proc/%d/status", (int)pid);

@@ -11,9 +11,7 @@
 #include <unistd.h>
 
 #include "base/cgroup.h"
-#include "base/fd.h"
-
-#define STATUS_MAX 65536
+#include "base/proc_status.h"
 
 /* Beyond so many a process is left to the dump altogether. */
 #define UNREAD_MAX 4096
@@ -86,27 +84,12 @@ uint64_t precopy_kept_bytes(const struct precopy *precopy)
 /* Its pids, from our namespace inwards: ret[0] is what we know it by. How many, or a negative errno. */
 static int read_pids(pid_t pid, pid_t *ret, size_t max)
 {
-        AUTO_FREE char *text = NULL;
-        char path[40];
-        int n = 0;
+        AUTO_FREE char *status = NULL;
 
-        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-        int r = fd_read_file(AT_FDCWD, path, STATUS_MAX, &text, NULL);
-        if (r < 0)
-                return r == -ENOENT ? -ESRCH : r;
-        const char *line = strstr(text, "\nNSpid:");
-        if (!line)
-                return -ESRCH;
-        line += strlen("\nNSpid:");
-        for (char *end; (size_t)n < max; line = end) {
-                long number = strtol(line, &end, 10);
-                if (end == line || memchr(line, '\n', (size_t)(end - line)))
-                        break;
-                if (number <= 0 || number > INT_MAX)
-                        return -EBADMSG;
-                ret[n++] = (pid_t)number;
-        }
-        return n ? n : -ESRCH;
+        int r = proc_status_read(pid, &status);
+        if (r == 0)
+                r = proc_status_pids(status, "NSpid", ret, max);
+        return r == -EBADMSG || (r > 0 && ret[r - 1] == 0) ? -ESRCH : r;
 }
 
 #define DEPTH_MAX 32 /* of pid namespaces, in Linux */

@@ -20,9 +20,9 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/proc_status.h"
 #include "preflight/preflight.h"
 
-#define STATUS_MAX 65536
 #define MOUNTS_MAX (16U << 20)
 #define CGROUP_SETTLES_MS 20
 #define OUTSIDE_MS 4000 /* of the time for everything, given to other processes of the host */
@@ -52,10 +52,8 @@ static int add_tree(struct pid_list *tree, pid_t root)
 static int read_task(pid_t pid, struct task *ret)
 {
         AUTO_FREE char *text = NULL;
-        char path[64];
 
-        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-        int r = fd_read_file(AT_FDCWD, path, STATUS_MAX, &text, NULL);
+        int r = proc_status_read(pid, &text);
         return r < 0 ? r : task_parse(text, ret);
 }
 
@@ -161,11 +159,8 @@ static int add_hidden_mounts(struct scan *s, pid_t init, const struct number_set
         pid_t others[2] = {getpid(), 0};
         int r = 0;
 
-        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)init);
-        const char *parent =
-                fd_read_file(AT_FDCWD, path, STATUS_MAX, &text, NULL) == 0 ? strstr(text, "\nPPid:") : NULL;
-        if (parent)
-                others[1] = (pid_t)strtol(parent + strlen("\nPPid:"), NULL, 10);
+        if (proc_status_read(init, &text) == 0)
+                others[1] = (pid_t)proc_status_number(text, "PPid");
         for (size_t i = 0; r == 0 && i < 2; i++) {
                 struct stat st;
                 (void)snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)others[i]);

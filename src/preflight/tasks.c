@@ -5,46 +5,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/proc_status.h"
 #include "preflight/scan.h"
 
 const char *const namespace_names[NAMESPACES] = {
         "mnt", "net", "pid", "user", "uts", "ipc", "cgroup", "time", "time_for_children"};
 #define NAMESPACES_NESTABLE 2 /* mnt and net: CRIU's CLONE_SUBNS */
 
-/* The value of "\nKEY:\t…" in a status file. */
-static const char *value_of(const char *status, const char *key)
-{
-        size_t n = strlen(key);
-
-        for (const char *line = status; line; line = strchr(line, '\n')) {
-                line += *line == '\n';
-                if (strncmp(line, key, n) == 0 && line[n] == ':')
-                        return line + n + 1 + strspn(line + n + 1, " \t");
-                if (!*line)
-                        break;
-        }
-        return NULL;
-}
-
-static unsigned long number_of(const char *status, const char *key)
-{
-        const char *text = value_of(status, key);
-
-        return text ? strtoul(text, NULL, 10) : 0;
-}
-
 int task_parse(const char *status, struct task *ret)
 {
-        const char *name = value_of(status, "Name"), *state = value_of(status, "State");
+        const char *name = proc_status_value(status, "Name"), *state = proc_status_value(status, "State");
 
-        if (!name || !state || !value_of(status, "Pid"))
+        if (!name || !state || !proc_status_value(status, "Pid"))
                 return -EBADMSG;
-        *ret = (struct task){.pid = (pid_t)number_of(status, "Pid"),
+        *ret = (struct task){.pid = (pid_t)proc_status_number(status, "Pid"),
                              .state = *state,
-                             .tracer = (pid_t)number_of(status, "TracerPid"),
-                             .seccomp = (unsigned)number_of(status, "Seccomp"),
-                             .threads = (unsigned)number_of(status, "Threads"),
-                             .kernel = number_of(status, "Kthread") == 1};
+                             .tracer = (pid_t)proc_status_number(status, "TracerPid"),
+                             .seccomp = (unsigned)proc_status_number(status, "Seccomp"),
+                             .threads = (unsigned)proc_status_number(status, "Threads"),
+                             .kernel = proc_status_number(status, "Kthread") == 1};
         (void)snprintf(ret->comm, sizeof(ret->comm), "%.*s", (int)strcspn(name, "\n"), name);
         return 0;
 }

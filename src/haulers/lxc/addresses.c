@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json_text.h"
 #include "haulers/lxc/lxc.h"
 #include "network/claims.h"
 #include "network/network.h"
@@ -78,16 +79,16 @@ static void want_address(struct list *l, const char *text, const char *bridge)
 
 static void want_network(struct list *l, const json_t *network, size_t position, const json_t *macs)
 {
-        const char *bridge = lxc_string(network, "link"), *mac = lxc_string(network, "hwaddr");
+        const char *bridge = json_text(network, "link"), *mac = json_text(network, "hwaddr");
         char name[16];
 
         struct network_wanted *w = next(l, bridge);
         if (!w)
                 return;
         w->mac_known =
-                read_mac(mac, w->mac) || read_mac(lxc_string(macs, lxc_network_name(network, position, name)), w->mac);
-        want_address(l, lxc_string(network, "ipv4.address"), bridge);
-        want_address(l, lxc_string(network, "ipv6.address"), bridge);
+                read_mac(mac, w->mac) || read_mac(json_text(macs, lxc_network_name(network, position, name)), w->mac);
+        want_address(l, json_text(network, "ipv4.address"), bridge);
+        want_address(l, json_text(network, "ipv6.address"), bridge);
 }
 
 struct report {
@@ -110,7 +111,7 @@ static void claimed(const struct network_wanted *wanted, const char *address, co
 void lxc_addresses_verify(const json_t *networks, const json_t *live, bool away, hauler_report_fn report, void *context)
 {
         CLEANUP(cleanup_free) struct list *l = calloc(1, sizeof(*l));
-        AUTO_FREE char *addresses = strdup(lxc_string(live, "addresses"));
+        AUTO_FREE char *addresses = strdup(json_text(live, "addresses"));
         const json_t *network, *macs = json_object_get(live, "macs");
         struct report r = {.report = report, .context = context};
         const char *bridge = "";
@@ -121,10 +122,10 @@ void lxc_addresses_verify(const json_t *networks, const json_t *live, bool away,
                 return;
         json_array_foreach(networks, i, network)
         {
-                if (strcmp(lxc_string(network, "type"), "empty") == 0)
+                if (strcmp(json_text(network, "type"), "empty") == 0)
                         continue;
                 want_network(l, network, i, macs);
-                bridge = bridge[0] ? bridge : lxc_string(network, "link");
+                bridge = bridge[0] ? bridge : json_text(network, "link");
         }
         for (char *one = strtok_r(addresses, " ", &save); one; one = strtok_r(NULL, " ", &save))
                 want_address(l, one, bridge);

@@ -9,22 +9,12 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
+#include "base/proc_status.h"
 #include "criu/grip.h"
 
 #define PUT_DOWN_MS 10000
-
-/* Not stopped, not traced, not dead. A task that CRIU left in its restorer is traced or has no longer anybody to. */
-static bool runs(pid_t pid)
-{
-        AUTO_FREE char *text = NULL;
-        char path[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-        if (fd_read_file(AT_FDCWD, path, 65536, &text, NULL) < 0)
-                return false;
-        const char *state = strstr(text, "\nState:\t"), *tracer = strstr(text, "\nTracerPid:\t");
-        return state && !strchr("tTXZ", state[8]) && tracer && tracer[12] == '0';
-}
 
 static bool frozen(const char *name, json_t *cgroups)
 {
@@ -46,13 +36,13 @@ int lxc_alive(struct workload *w, struct error *err)
         int r = lxc_tool(3000, &answer, err, "state", w->id, NULL);
         if (r < 0)
                 return r;
-        bool running = strcmp(lxc_string(answer, "state"), "running") == 0;
+        bool running = strcmp(json_text(answer, "state"), "running") == 0;
         pid_t pid = (pid_t)json_integer_value(json_object_get(answer, "init_pid"));
         json_decref(answer);
-        if (!running || pid <= 0 || !runs(pid))
+        if (!running || pid <= 0 || !proc_status_runs(pid))
                 return 0;
 
-        AUTO_FREE char *path = lxc_format("/lxc.payload.%s", w->id);
+        AUTO_FREE char *path = format_new("/lxc.payload.%s", w->id);
         json_t *cgroups = path ? json_pack("[{ss ss} {ss ss}]", "controllers", "freezer", "path", path, "controllers",
                                            "", "path", path)
                                : NULL;

@@ -18,6 +18,9 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
+#include "base/proc_status.h"
 
 #define HIERARCHIES_MAX 32
 
@@ -62,18 +65,18 @@ int lxc_freezer_find(const char *mounts, const json_t *cgroups, char **ret, bool
 
         json_array_foreach(cgroups, i, entry)
         {
-                const char *controllers = lxc_string(entry, "controllers");
+                const char *controllers = json_text(entry, "controllers");
                 if (controllers[0] == '\0')
-                        v2 = lxc_string(entry, "path");
+                        v2 = json_text(entry, "path");
                 else if (lists_controller(controllers, "freezer"))
-                        v1 = lxc_string(entry, "path");
+                        v1 = json_text(entry, "path");
         }
         /* On a hybrid host liblxc freezes by v1, and so must we: a task has one freezer of each kind. */
         bool use_v2 = !(v1 && v1[0] == '/' && find_mount(mounts, false, "freezer", mount, sizeof(mount)));
         if (use_v2 && !(v2 && v2[0] == '/' && find_mount(mounts, true, "", mount, sizeof(mount))))
                 return error_set_kind(err, ERROR_REFUSED, ENOENT,
                                       "the container has no cgroup whose freezer can be used");
-        char *path = lxc_format("%s%s", mount, use_v2 ? v2 : v1);
+        char *path = format_new("%s%s", mount, use_v2 ? v2 : v1);
         if (!path)
                 return error_set(err, ENOMEM, "out of memory");
         *ret = path;
@@ -115,7 +118,7 @@ int lxc_cgroup_thaw(const char *directory, bool v2)
 
 int lxc_cgroup_frozen(const char *directory, bool v2)
 {
-        AUTO_FREE char *path = lxc_format("%s/%s", directory, v2 ? "cgroup.freeze" : "freezer.state");
+        AUTO_FREE char *path = format_new("%s/%s", directory, v2 ? "cgroup.freeze" : "freezer.state");
         AUTO_FREE char *text = NULL;
 
         if (!path)
@@ -160,7 +163,7 @@ static int each_directory(const char *name, each_fn fn, void *context)
         for (size_t i = 0; i < n; i++) {
                 for (int monitor = 0; monitor < 2; monitor++) {
                         AUTO_FREE char *path =
-                                lxc_format("%s/lxc.%s.%s", mounts[i], monitor ? "monitor" : "payload", name);
+                                format_new("%s/lxc.%s.%s", mounts[i], monitor ? "monitor" : "payload", name);
                         int r = path ? fn(path, v2[i], monitor, context) : -ENOMEM;
                         if (r < 0 && result == 0)
                                 result = r;
@@ -228,18 +231,11 @@ pid_t lxc_find_init(const char *name)
 
         (void)each_directory(name, add_inhabitants, &all);
         for (size_t i = 0; i < all.payload.n && !init; i++) {
-                AUTO_FREE char *text = NULL;
-                char path[64];
-                (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)all.payload.pids[i]);
-                if (fd_read_file(AT_FDCWD, path, 65536, &text, NULL) < 0)
-                        continue;
-                /* "NSpid: 4711 1": process 1 of the namespace below ours */
-                const char *ids = strstr(text, "\nNSpid:");
-                char *end;
-                if (!ids || strtol(ids + 7, &end, 10) != all.payload.pids[i])
-                        continue;
-                long inside = strtol(end, &end, 10);
-                if (inside == 1 && *end == '\n')
+                AUTO_FREE char *status = NULL;
+                pid_t numbers[3];
+                /* Process 1 of the namespace below ours. */
+                if (proc_status_read(all.payload.pids[i], &status) == 0 &&
+                    proc_status_pids(status, "NSpid", numbers, 3) == 2 && numbers[1] == 1)
                         init = all.payload.pids[i];
         }
         free(all.payload.pids);

@@ -13,6 +13,8 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
 #include "base/spawn.h"
 
 /*
@@ -77,7 +79,7 @@ static void finished(pid_t pid, int status, void *context)
         if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && answer) {
                 c->orderly = json_is_true(json_object_get(answer, "orderly"));
         } else {
-                const char *text = lxc_string(answer, "error");
+                const char *text = json_text(answer, "error");
                 (void)error_set(&c->err, EIO, "%s",
                                 text[0]    ? text
                                 : c->stops ? "phaul-lxc stop died"
@@ -141,7 +143,7 @@ int lxc_stop(struct loop *loop, struct workload *w, unsigned limit_s, hauler_cha
         int r = lxc_tool_path(&lxcpath, err);
         if (r < 0)
                 return r;
-        AUTO_FREE char *config = lxc_format("%s/%s/" LXC_CONFIG_DISARMED, lxcpath, w->id);
+        AUTO_FREE char *config = format_new("%s/%s/" LXC_CONFIG_DISARMED, lxcpath, w->id);
         struct hauler_change *c = config ? change_new(loop, w, done, context) : NULL;
         if (!c)
                 return error_set(err, ENOMEM, "out of memory");
@@ -165,7 +167,7 @@ static char *start_log(const struct workload *w)
 {
         const struct lxc_private *p = w->private_data;
 
-        return p && p->config ? lxc_format("%s/phaul.log", p->base) : NULL;
+        return p && p->config ? format_new("%s/phaul.log", p->base) : NULL;
 }
 
 int lxc_start(struct loop *loop, struct workload *w, hauler_changed_fn done, void *context, struct hauler_change **ret,
@@ -215,9 +217,9 @@ int lxc_stopped(struct workload *w, struct error *err)
         r = lxc_tool(3000, &answer, err, "state", w->id, NULL);
         if (r < 0)
                 return r;
-        bool stopped = strcmp(lxc_string(answer, "state"), "stopped") == 0;
+        bool stopped = strcmp(json_text(answer, "state"), "stopped") == 0;
         json_decref(answer);
-        AUTO_FREE char *config = lxc_format("%s/%s/config", lxcpath, w->id);
+        AUTO_FREE char *config = format_new("%s/%s/config", lxcpath, w->id);
         if (!config)
                 return error_set(err, ENOMEM, "out of memory");
         return stopped && access(config, R_OK) == 0 && !lxc_cgroup_populated(w->id, true);

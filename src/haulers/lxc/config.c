@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json_text.h"
 
 /* Is `line` (up to its newline) an assignment of `key`, as liblxc reads lines: blanks around key and "=" mean nothing?
  */
@@ -60,7 +61,7 @@ int lxc_config_rewrite(const char *text, const char *rootfs, char **ret, struct 
 
 const char *lxc_network_name(const json_t *network, size_t position, char buffer[static 16])
 {
-        const char *name = lxc_string(network, "name");
+        const char *name = json_text(network, "name");
 
         if (name[0])
                 (void)snprintf(buffer, 16, "%s", name);

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
 #include "network/network.h"
 
 #define KILL_MS 10000
@@ -49,14 +50,14 @@ static int take_apart(const char *text, struct leftover *l, struct error *err)
 /* 1 if LXCPATH/NAME carries the token: then it, and all that runs under its name, is ours. */
 static int is_ours(const struct leftover *l)
 {
-        AUTO_FREE char *marker = lxc_format("%s/.phaul-%s", l->base, l->token);
+        AUTO_FREE char *marker = format_new("%s/.phaul-%s", l->base, l->token);
 
         return marker ? access(marker, F_OK) == 0 : -ENOMEM;
 }
 
 static int discard_mount(const struct leftover *l, struct error *err)
 {
-        AUTO_FREE char *path = lxc_format("%s/rootfs", l->base);
+        AUTO_FREE char *path = format_new("%s/rootfs", l->base);
 
         if (!path)
                 return error_set(err, ENOMEM, "out of memory");
@@ -83,7 +84,7 @@ static int discard_interfaces(const struct leftover *l, struct error *err)
  */
 static int discard_directory(const struct leftover *l, struct error *err)
 {
-        AUTO_FREE char *doomed = lxc_format("%s/.phaul-discard-%s", l->lxcpath, l->token);
+        AUTO_FREE char *doomed = format_new("%s/.phaul-discard-%s", l->lxcpath, l->token);
 
         if (!doomed)
                 return error_set(err, ENOMEM, "out of memory");

@@ -10,6 +10,8 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
 #include "network/network.h"
 
 int lxc_list(json_t **ret, struct error *err)
@@ -26,7 +28,7 @@ int lxc_list(json_t **ret, struct error *err)
 
 static int refuse_state(const json_t *info, bool restart, struct error *err)
 {
-        const char *id = lxc_string(info, "id"), *state = lxc_string(info, "state");
+        const char *id = json_text(info, "id"), *state = json_text(info, "state");
 
         if (restart && strcmp(state, "stopped") == 0)
                 return 0;
@@ -44,7 +46,7 @@ static int refuse_state(const json_t *info, bool restart, struct error *err)
 static int refuse_config(const json_t *info, struct error *err)
 {
         const json_t *rootfs = json_object_get(info, "rootfs");
-        const char *backing = lxc_string(rootfs, "backing");
+        const char *backing = json_text(rootfs, "backing");
 
         uid_t uid;
         gid_t gid;
@@ -53,14 +55,14 @@ static int refuse_config(const json_t *info, struct error *err)
         if (strcmp(backing, "dir") != 0 && strcmp(backing, "overlay") != 0)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                       "the root file system '%.256s' is neither a directory nor an overlay of them",
-                                      lxc_string(rootfs, "path"));
+                                      json_text(rootfs, "path"));
         if (strcmp(backing, "overlay") == 0 && json_array_size(json_object_get(rootfs, "lowers")) != 1)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                       "an overlay with more than one lower directory cannot be migrated yet");
         /* liblxc deletes it as soon as it stops, which is what a release looks like. */
-        if (strcmp(lxc_string(info, "ephemeral"), "1") == 0)
+        if (strcmp(json_text(info, "ephemeral"), "1") == 0)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "ephemeral containers cannot be migrated");
-        if (lxc_string(info, "cgroup_dir")[0] || lxc_string(info, "cgroup_container_dir")[0])
+        if (json_text(info, "cgroup_dir")[0] || json_text(info, "cgroup_container_dir")[0])
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP, "lxc.cgroup.dir is set, which is not supported");
         return 0;
 }
@@ -71,12 +73,12 @@ static int refuse_checkpoint(const json_t *info, struct error *err)
         static const char *const shared[] = {"share_net", "share_pid", "share_ipc"};
 
         for (size_t i = 0; i < sizeof(shared) / sizeof(shared[0]); i++)
-                if (lxc_string(info, shared[i])[0])
+                if (json_text(info, shared[i])[0])
                         return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                               "it shares a namespace with '%.64s' (lxc.namespace.%s)",
-                                              lxc_string(info, shared[i]), shared[i]);
+                                              json_text(info, shared[i]), shared[i]);
         /* liblxc would hand CRIU the path of a new terminal, which CRIU cannot open from where it looks (open_tree). */
-        if (strcmp(lxc_string(info, "console"), "none") != 0)
+        if (strcmp(json_text(info, "console"), "none") != 0)
                 return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                       "its console is a terminal of this host; set lxc.console.path = none");
         return 0;
@@ -98,10 +100,10 @@ static int refuse_network(const json_t *info, pid_t pid, hauler_report_fn report
         }
         json_array_foreach(networks, i, network)
         {
-                const char *type = lxc_string(network, "type");
+                const char *type = json_text(network, "type");
                 if (strcmp(type, "empty") == 0)
                         continue;
-                if (strcmp(type, "veth") != 0 || strcmp(lxc_string(network, "veth.mode"), "router") == 0)
+                if (strcmp(type, "veth") != 0 || strcmp(json_text(network, "veth.mode"), "router") == 0)
                         return error_set_kind(err, ERROR_REFUSED, EOPNOTSUPP,
                                               "a network of type '%s' cannot be migrated, only veth on a bridge", type);
                 (void)lxc_network_name(network, i, name);
@@ -136,7 +138,7 @@ static bool filters_by_v2(const json_t *info)
 
         json_array_foreach(json_object_get(info, "cgroups"), i, entry)
         {
-                if (strstr(lxc_string(entry, "controllers"), "devices"))
+                if (strstr(json_text(entry, "controllers"), "devices"))
                         return false;
         }
         return true;
@@ -172,10 +174,10 @@ static void report_config(const json_t *info, bool restart, hauler_report_fn rep
 
         if (!restart)
                 report_start_only(info, report, context);
-        if (!restart && strcmp(lxc_string(info, "tty_max"), "0") != 0 && lxc_string(info, "tty_max")[0])
+        if (!restart && strcmp(json_text(info, "tty_max"), "0") != 0 && json_text(info, "tty_max")[0])
                 report("tty", GRADE_WARNING,
                        "lxc.tty.max is not 0: a process that has such a terminal open cannot be moved", context);
-        if (strcmp(lxc_string(info, "autostart"), "1") == 0)
+        if (strcmp(json_text(info, "autostart"), "1") == 0)
                 report("autostart", GRADE_WARNING,
                        "lxc.start.auto is set: should this host crash and boot between the commit and the release, "
                        "lxc-autostart would start the copy that is left here",
@@ -183,7 +185,7 @@ static void report_config(const json_t *info, bool restart, hauler_report_fn rep
         json_array_foreach(json_object_get(info, "mounts"), i, mount)
         {
                 (void)snprintf(text, sizeof(text), "%.200s is mounted from %.200s, whose content is not moved",
-                               lxc_string(mount, "target"), lxc_string(mount, "source"));
+                               json_text(mount, "target"), json_text(mount, "source"));
                 report("mount", GRADE_WARNING, text, context);
         }
         if (json_object_size(json_object_get(info, "files")))
@@ -207,7 +209,7 @@ static char *describe(const json_t *info)
         (void)json_object_set(d, "rootfs", json_object_get(json_object_get(info, "rootfs"), "path"));
         (void)json_object_set(d, "backing", json_object_get(json_object_get(info, "rootfs"), "backing"));
         const json_t *rootfs = json_object_get(info, "rootfs");
-        if (strcmp(lxc_string(rootfs, "backing"), "overlay") == 0)
+        if (strcmp(json_text(rootfs, "backing"), "overlay") == 0)
                 (void)json_object_set_new(d, "trees",
                                           json_pack("[O? O?]", json_array_get(json_object_get(rootfs, "lowers"), 0),
                                                     json_object_get(rootfs, "upper")));
@@ -234,12 +236,12 @@ static int fill_trees(struct workload *w, const struct lxc_private *p)
         w->trees[0].label = strdup(p->overlay ? "lower" : "rootfs");
         w->trees[0].source =
                 strdup(p->overlay ? json_string_value(json_array_get(json_object_get(rootfs, "lowers"), 0)) ?: ""
-                                  : lxc_string(rootfs, "path"));
+                                  : json_text(rootfs, "path"));
         if (!w->trees[0].label || !w->trees[0].source)
                 return -ENOMEM;
         if (p->overlay) {
                 w->trees[1].label = strdup("upper");
-                w->trees[1].source = strdup(lxc_string(rootfs, "upper"));
+                w->trees[1].source = strdup(json_text(rootfs, "upper"));
                 if (!w->trees[1].label || !w->trees[1].source)
                         return -ENOMEM;
         }
@@ -249,9 +251,9 @@ static int fill_trees(struct workload *w, const struct lxc_private *p)
 static int fill(struct workload *w, struct lxc_private *p, struct error *err)
 {
         w->init_pid = (pid_t)json_integer_value(json_object_get(p->info, "init_pid"));
-        p->lxcpath = strdup(lxc_string(p->info, "lxcpath"));
-        p->base = lxc_format("%s/%s", lxc_string(p->info, "lxcpath"), w->id);
-        p->overlay = strcmp(lxc_string(json_object_get(p->info, "rootfs"), "backing"), "overlay") == 0;
+        p->lxcpath = strdup(json_text(p->info, "lxcpath"));
+        p->base = format_new("%s/%s", json_text(p->info, "lxcpath"), w->id);
+        p->overlay = strcmp(json_text(json_object_get(p->info, "rootfs"), "backing"), "overlay") == 0;
         w->description = describe(p->info);
         if (!p->lxcpath || !p->base || !w->description || fill_trees(w, p) < 0)
                 return error_set(err, ENOMEM, "out of memory");

@@ -48,12 +48,6 @@ const char *lxc_program(const char *name, char *buffer, size_t size);
 /* Where containers live here; caller frees. */
 int lxc_tool_path(char **ret, struct error *err);
 
-/* A string member, "" when missing. Borrowed. */
-const char *lxc_string(const json_t *object, const char *key);
-
-/* printf into fresh memory; NULL when there is none. */
-char *lxc_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
 /* --------------------------------------------------------------------------------------------------------- config.c */
 
 /* The text with its root file system replaced and all else verbatim; caller frees. */

@@ -11,6 +11,8 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
 #include "base/spawn.h"
 #include "haulers/held.h"
 #include "network/network.h"
@@ -63,7 +65,7 @@ static void finished(pid_t pid, int status, void *context)
         } else if (r->networks.kind != ERROR_NONE) {
                 err = r->networks;
         } else {
-                const char *text = lxc_string(answer, "error");
+                const char *text = json_text(answer, "error");
                 bool said = criu_errors(r, criu, sizeof(criu)) >= 0 && criu[0];
                 (void)error_set(&err, EIO, "%s%s%s", text[0] ? text : "phaul-lxc restore died",
                                 said ? "\nfrom CRIU's log: " : "", said ? criu : "");
@@ -77,7 +79,7 @@ static bool belongs_to(pid_t pid, const char *name)
 {
         char path[64];
         AUTO_FREE char *text = NULL;
-        AUTO_FREE char *wanted = lxc_format("/lxc.payload.%s", name);
+        AUTO_FREE char *wanted = format_new("/lxc.payload.%s", name);
 
         (void)snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)pid);
         if (!wanted || fd_read_file(AT_FDCWD, path, 65536, &text, NULL) < 0)
@@ -101,7 +103,7 @@ static int bring_networks_over(const struct hauler_restore *r, pid_t hold_pid, s
         {
                 unsigned index = (unsigned)json_integer_value(json_object_get(network, "index"));
                 lxc_veth_name(p->token, index, name);
-                if (result == 0 && strcmp(lxc_string(network, "type"), "veth") == 0 && !network_interface_exists(name))
+                if (result == 0 && strcmp(json_text(network, "type"), "veth") == 0 && !network_interface_exists(name))
                         result = network_bring_over(hold_pid, name, err);
         }
         return result;
@@ -128,8 +130,8 @@ static void on_held(pid_t pid, pid_t hold_pid, void *context)
 static int start(struct hauler_restore *r, const char *record, struct error *err)
 {
         const struct lxc_private *p = r->workload->private_data;
-        AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
-        AUTO_FREE char *overlay = lxc_format("overlay:%s/lower:%s/upper:%s/work", p->base, p->base, p->base);
+        AUTO_FREE char *config = format_new("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
+        AUTO_FREE char *overlay = format_new("overlay:%s/lower:%s/upper:%s/work", p->base, p->base, p->base);
         char program[256], hold[256], changes[LXC_NETWORKS_MAX][32], name[16];
         const char *argv[10 + LXC_NETWORKS_MAX + 3] = {
                 lxc_program("phaul-lxc", program, sizeof(program)),
@@ -152,7 +154,7 @@ static int start(struct hauler_restore *r, const char *record, struct error *err
         json_array_foreach(json_object_get(p->info, "networks"), i, network)
         {
                 unsigned index = (unsigned)json_integer_value(json_object_get(network, "index"));
-                if (strcmp(lxc_string(network, "type"), "veth") != 0)
+                if (strcmp(json_text(network, "type"), "veth") != 0)
                         continue;
                 if (used == LXC_NETWORKS_MAX)
                         return error_set(err, E2BIG, "container '%s' has too many networks", r->workload->id);

@@ -14,6 +14,8 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
 
 #define MONITOR_MS 10000
 
@@ -30,9 +32,9 @@ static int fill_roots(struct lxc_private *p, struct criu_dump_options *options)
                 return -ENOMEM;
         json_array_foreach(cgroups, i, entry)
         {
-                const char *controllers = lxc_string(entry, "controllers");
+                const char *controllers = json_text(entry, "controllers");
                 p->roots[i].controllers = controllers[0] ? controllers : NULL;
-                p->roots[i].path = lxc_string(entry, "path");
+                p->roots[i].path = json_text(entry, "path");
         }
         options->cgroup_roots = p->roots;
         options->n_cgroup_roots = json_array_size(cgroups);
@@ -55,13 +57,13 @@ static int fill_mounts(struct lxc_private *p, struct criu_dump_options *options)
         json_array_foreach(mounts, i, entry)
         {
                 if (i >= p->n_strings) {
-                        p->strings[i] = lxc_format("/%s", lxc_string(entry, "target"));
+                        p->strings[i] = format_new("/%s", json_text(entry, "target"));
                         if (!p->strings[i])
                                 return -ENOMEM;
                         p->n_strings++;
                 }
                 p->mounts[i].key = p->strings[i];
-                p->mounts[i].value = lxc_string(entry, "target");
+                p->mounts[i].value = json_text(entry, "target");
         }
         options->mounts = p->mounts;
         options->n_mounts = n;
@@ -114,7 +116,7 @@ static int find_place(const struct workload *w, struct place *place, struct erro
         int r = lxc_tool_path(&place->lxcpath, err);
         if (r < 0)
                 return r;
-        place->base = lxc_format("%s/%s", place->lxcpath, w->id);
+        place->base = format_new("%s/%s", place->lxcpath, w->id);
         place->description = w->description ? json_loads(w->description, 0, NULL) : NULL;
         return place->base ? 0 : error_set(err, ENOMEM, "out of memory");
 }
@@ -134,13 +136,13 @@ static int wait_for_end(const char *name, struct error *err)
 
 static int write_note(const char *directory, const struct place *place, struct error *err)
 {
-        AUTO_FREE char *path = lxc_format("%s/phaul-released.txt", directory);
-        AUTO_FREE char *text = lxc_format(
+        AUTO_FREE char *path = format_new("%s/phaul-released.txt", directory);
+        AUTO_FREE char *text = format_new(
                 "This container was migrated away. It was defined in %s; its root file system is %s.\n"
                 "Directories named here that lie elsewhere were left where they are.\n"
                 "If they are shared with the host it went to, they are in use there: two must not run on them.\n"
                 "To go back: rename config.released to config if it is called so, and move this directory to %s.\n",
-                place->base, lxc_string(place->description, "rootfs"), place->base);
+                place->base, json_text(place->description, "rootfs"), place->base);
 
         if (!path || !text)
                 return error_set(err, ENOMEM, "out of memory");
@@ -186,10 +188,10 @@ static int put_aside(const struct place *place, const char *released, struct err
         AUTO_FREE char *copy = strdup(released);
         if (!copy)
                 return error_set(err, ENOMEM, "out of memory");
-        AUTO_FREE char *aside = lxc_format("%s/.phaul-released-%s", place->lxcpath, basename(copy));
-        AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_DISARMED, place->base);
-        AUTO_FREE char *renamed = lxc_format("%s/config.released", place->base);
-        AUTO_FREE char *link = lxc_format("%s/container", released);
+        AUTO_FREE char *aside = format_new("%s/.phaul-released-%s", place->lxcpath, basename(copy));
+        AUTO_FREE char *config = format_new("%s/" LXC_CONFIG_DISARMED, place->base);
+        AUTO_FREE char *renamed = format_new("%s/config.released", place->base);
+        AUTO_FREE char *link = format_new("%s/container", released);
 
         if (!aside || !config || !renamed || !link)
                 return error_set(err, ENOMEM, "out of memory");
@@ -224,8 +226,8 @@ static int move_away(const struct place *place, const char *released, struct err
         /* An empty directory that is there already is replaced. Out of LXC's sight the configuration may have its name
          * again. */
         if (rename(place->base, released) == 0) {
-                AUTO_FREE char *from = lxc_format("%s/" LXC_CONFIG_DISARMED, released);
-                AUTO_FREE char *to = lxc_format("%s/config", released);
+                AUTO_FREE char *from = format_new("%s/" LXC_CONFIG_DISARMED, released);
+                AUTO_FREE char *to = format_new("%s/config", released);
                 return !from || !to || (rename(from, to) < 0 && errno != ENOENT)
                                ? error_set(err, EIO, "cannot name the configuration in %s", released)
                                : 0;

@@ -12,6 +12,8 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
 #include "network/network.h"
 
 void lxc_veth_name(const char *token, unsigned index, char buffer[static 16])
@@ -44,7 +46,7 @@ static int read_description(const char *description, const char **ret_config, bo
 {
         json_error_t where;
         json_t *d = json_loads(description, JSON_REJECT_DUPLICATES, &where);
-        const char *config = lxc_string(d, "config"), *backing = lxc_string(d, "backing");
+        const char *config = json_text(d, "config"), *backing = json_text(d, "backing");
         bool overlay = strcmp(backing, "overlay") == 0;
 
         if (json_integer_value(json_object_get(d, "format")) != 1 || !config[0] ||
@@ -105,7 +107,7 @@ static void verify_files(const struct findings *f, const json_t *info, const jso
         }
         json_array_foreach(json_object_get(info, "mounts"), i, entry)
         {
-                const char *path = lxc_string(entry, "source");
+                const char *path = json_text(entry, "source");
                 if (access(path, F_OK) < 0 && !json_is_true(json_object_get(entry, "optional"))) {
                         missing = true;
                         say(f, "mount", GRADE_ERROR, "%.256s, which is mounted into the container, is missing here",
@@ -132,7 +134,7 @@ static void verify_addresses(const struct findings *f, const struct lxc_private 
         char owner[NAME_MAX_LENGTH + 1], address[64];
 
         for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
-                (void)snprintf(address, sizeof(address), "%s", lxc_string(network, families[i]));
+                (void)snprintf(address, sizeof(address), "%s", json_text(network, families[i]));
                 address[strcspn(address, "/ ")] = '\0';
                 if (address[0] && lxc_address_taken(p->lxcpath, address, owner))
                         say_taken(f, owner, "address", address);
@@ -142,7 +144,7 @@ static void verify_addresses(const struct findings *f, const struct lxc_private 
 /* A profile that is not loaded makes the restore fail at its end; "unconfined" and "generated" need none. */
 static void verify_security(const struct findings *f, const json_t *info)
 {
-        const char *profile = lxc_string(info, "apparmor"), *context = lxc_string(info, "selinux");
+        const char *profile = json_text(info, "apparmor"), *context = json_text(info, "selinux");
         AUTO_FREE char *loaded = NULL;
 
         if (context[0] && access("/sys/fs/selinux/enforce", F_OK) < 0)
@@ -171,8 +173,8 @@ static void verify_networks(const struct findings *f, const struct lxc_private *
 
         json_array_foreach(json_object_get(p->info, "networks"), i, network)
         {
-                const char *type = lxc_string(network, "type"), *bridge = lxc_string(network, "link");
-                const char *address = lxc_string(network, "hwaddr"), *pair = lxc_string(network, "veth.pair");
+                const char *type = json_text(network, "type"), *bridge = json_text(network, "link");
+                const char *address = json_text(network, "hwaddr"), *pair = json_text(network, "veth.pair");
 
                 if (strcmp(type, "empty") == 0)
                         continue;
@@ -203,7 +205,7 @@ static void verify_cgroups(const struct findings *f, const char *id, const struc
 {
         if (pattern[0])
                 say(f, "cgroup", GRADE_ERROR, "lxc.cgroup.pattern is set here, which is not supported");
-        else if (lxc_string(p->info, "cgroup_dir")[0] || lxc_string(p->info, "cgroup_container_dir")[0])
+        else if (json_text(p->info, "cgroup_dir")[0] || json_text(p->info, "cgroup_container_dir")[0])
                 say(f, "cgroup", GRADE_ERROR, "lxc.cgroup.dir is set, which is not supported");
         else if (lxc_cgroup_exists(id))
                 say(f, "cgroup", GRADE_WARNING, "empty cgroups of a container '%s' lie about and will be removed", id);
@@ -267,7 +269,7 @@ static int shared_paths(struct workload *w, struct lxc_private *p, const char *c
         if (json_array_size(trees) != n || !is_plain(first, p->lxcpath) || (n == 2 && !is_plain(second, p->lxcpath)))
                 return error_set_kind(err, ERROR_REFUSED, EINVAL,
                                       "the shared directories have no plain paths outside of %s", p->lxcpath);
-        AUTO_FREE char *rootfs = n == 2 ? lxc_format("overlay:%s:%s", first, second) : lxc_format("dir:%s", first);
+        AUTO_FREE char *rootfs = n == 2 ? format_new("overlay:%s:%s", first, second) : format_new("dir:%s", first);
         w->trees = calloc(2, sizeof(*w->trees));
         if (!rootfs || !w->trees)
                 return error_set(err, ENOMEM, "out of memory");
@@ -286,8 +288,8 @@ static int target_paths(struct workload *w, struct lxc_private *p, const char *c
 {
         if (w->options && w->options->files == MOVE_SHARED)
                 return shared_paths(w, p, config, description, err);
-        AUTO_FREE char *rootfs = p->overlay ? lxc_format("overlay:%s/lower:%s/upper", p->base, p->base)
-                                            : lxc_format("dir:%s/rootfs", p->base);
+        AUTO_FREE char *rootfs = p->overlay ? format_new("overlay:%s/lower:%s/upper", p->base, p->base)
+                                            : format_new("dir:%s/rootfs", p->base);
 
         w->n_trees = p->overlay ? 2 : 1;
         w->trees = calloc(2, sizeof(*w->trees));
@@ -296,7 +298,7 @@ static int target_paths(struct workload *w, struct lxc_private *p, const char *c
         static const char *const labels[] = {"rootfs", "lower", "upper"};
         for (size_t i = 0; i < w->n_trees; i++) {
                 w->trees[i].label = strdup(labels[i + p->overlay]);
-                w->trees[i].target = lxc_format("%s/%s", p->base, labels[i + p->overlay]);
+                w->trees[i].target = format_new("%s/%s", p->base, labels[i + p->overlay]);
                 if (!w->trees[i].label || !w->trees[i].target)
                         return error_set(err, ENOMEM, "out of memory");
         }
@@ -332,8 +334,8 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
                 json_decref(path);
                 return error_set_kind(err, ERROR_REFUSED, -r, "LXC cannot be used here: %s", why.text);
         }
-        say(&f, "kind", GRADE_OK, "LXC %s", lxc_string(path, "version"));
-        p->base = lxc_format("%s/%s", p->lxcpath, id);
+        say(&f, "kind", GRADE_OK, "LXC %s", json_text(path, "version"));
+        p->base = format_new("%s/%s", p->lxcpath, id);
         r = p->base ? target_paths(w, p, config, d, err) : error_set(err, ENOMEM, "out of memory");
         if (r == 0) {
                 verify_name(&f, id, p);
@@ -346,7 +348,7 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
                         lxc_addresses_verify(json_object_get(p->info, "networks"), json_object_get(d, "live"),
                                              json_is_true(json_object_get(d, "away")), report, context);
                         verify_security(&f, p->info);
-                        verify_cgroups(&f, id, p, lxc_string(path, "cgroup_pattern"));
+                        verify_cgroups(&f, id, p, json_text(path, "cgroup_pattern"));
                         verify_ids(&f, p);
                 }
         }
@@ -360,14 +362,14 @@ int lxc_verify(const char *id, const char *description, struct workload *w, haul
 static int leave(const struct lxc_private *p, hauler_leftover_fn leftover, void *context, const char *what,
                  struct error *err)
 {
-        AUTO_FREE char *name = lxc_format("%s#%s", p->base, p->token);
+        AUTO_FREE char *name = format_new("%s#%s", p->base, p->token);
 
         return name ? leftover(what, name, context, err) : error_set(err, ENOMEM, "out of memory");
 }
 
 static int make_directory(const char *base, const char *name, mode_t mode, struct error *err)
 {
-        AUTO_FREE char *path = name ? lxc_format("%s/%s", base, name) : strdup(base);
+        AUTO_FREE char *path = name ? format_new("%s/%s", base, name) : strdup(base);
 
         if (!path)
                 return error_set(err, ENOMEM, "out of memory");
@@ -377,7 +379,7 @@ static int make_directory(const char *base, const char *name, mode_t mode, struc
 /* liblxc looks for the root file system, and makes an overlay, with the ids of a mapped container. */
 static int give_to_container(const struct lxc_private *p, bool shared, struct error *err)
 {
-        AUTO_FREE char *work = lxc_format("%s/work", p->base);
+        AUTO_FREE char *work = format_new("%s/work", p->base);
         uid_t uid;
         gid_t gid;
 
@@ -394,7 +396,7 @@ static int give_to_container(const struct lxc_private *p, bool shared, struct er
 
 static int make_files(const struct lxc_private *p, bool shared, struct error *err)
 {
-        AUTO_FREE char *config = lxc_format("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
+        AUTO_FREE char *config = format_new("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
         int r = 0;
 
         if (!config)
@@ -439,7 +441,7 @@ int lxc_prepare(struct workload *w, hauler_leftover_fn leftover, void *context, 
         if (mkdir(p->base, 0770) < 0)
                 return error_set_kind(err, ERROR_REFUSED, errno, "cannot reserve the name '%s': %s", w->id,
                                       errno == EEXIST ? "it is taken" : strerror(errno));
-        AUTO_FREE char *marker = lxc_format("%s/.phaul-%s", p->base, p->token);
+        AUTO_FREE char *marker = format_new("%s/.phaul-%s", p->base, p->token);
         AUTO_FD int fd = marker ? open(marker, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
         if (fd < 0)
                 return error_errno(err, marker ? errno : ENOMEM, "cannot mark %s", p->base);
@@ -451,8 +453,8 @@ int lxc_prepare(struct workload *w, hauler_leftover_fn leftover, void *context, 
 int lxc_publish(struct workload *w, struct error *err)
 {
         struct lxc_private *p = w->private_data;
-        AUTO_FREE char *from = lxc_format("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
-        AUTO_FREE char *to = lxc_format("%s/config", p->base);
+        AUTO_FREE char *from = format_new("%s/" LXC_CONFIG_UNPUBLISHED, p->base);
+        AUTO_FREE char *to = format_new("%s/config", p->base);
 
         if (!from || !to)
                 return error_set(err, ENOMEM, "out of memory");
@@ -466,7 +468,7 @@ int lxc_publish(struct workload *w, struct error *err)
 /* The name that the configuration wants the outside end to have; while it is down it may be renamed. */
 static void rename_outside(const json_t *network, struct network_port *port)
 {
-        const char *wanted = lxc_string(network, "veth.pair");
+        const char *wanted = json_text(network, "veth.pair");
 
         if (wanted[0] && strlen(wanted) < sizeof(port->outside) && strcmp(wanted, port->outside) != 0 &&
             network_rename(port->outside, wanted, NULL) == 0)
@@ -493,10 +495,10 @@ int lxc_ports(struct workload *w, struct hauler_port *ret, size_t max, struct er
                 return r;
         json_array_foreach(json_object_get(p->info, "networks"), i, network)
         {
-                const char *bridge = lxc_string(network, "link");
+                const char *bridge = json_text(network, "link");
                 size_t k = 0;
 
-                if (strcmp(lxc_string(network, "type"), "veth") != 0)
+                if (strcmp(json_text(network, "type"), "veth") != 0)
                         continue;
                 (void)lxc_network_name(network, i, name);
                 while (k < n && strcmp(ports[k].inside, name) != 0)

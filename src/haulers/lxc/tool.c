@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/json_text.h"
 #include "base/spawn.h"
 
 #define ANSWER_MAX (4 << 20)
@@ -20,25 +21,6 @@ const char *lxc_program(const char *name, char *buffer, size_t size)
 
         (void)snprintf(buffer, size, "%s/%s", directory ? directory : PHAUL_LIBEXECDIR, name);
         return buffer;
-}
-
-char *lxc_format(const char *format, ...)
-{
-        va_list list;
-        char *text;
-
-        va_start(list, format);
-        if (vasprintf(&text, format, list) < 0)
-                text = NULL;
-        va_end(list);
-        return text;
-}
-
-const char *lxc_string(const json_t *object, const char *key)
-{
-        const char *value = json_string_value(json_object_get(object, key));
-
-        return value ? value : "";
 }
 
 int lxc_tool(int timeout_ms, json_t **ret, struct error *err, const char *verb, ...)
@@ -64,8 +46,8 @@ int lxc_tool(int timeout_ms, json_t **ret, struct error *err, const char *verb, 
                 *ret = answer;
                 return 0;
         }
-        const char *text = lxc_string(answer, "error");
-        int r = text[0] ? error_set_kind(err, error_kind_from_name(lxc_string(answer, "kind")), EIO, "%s", text)
+        const char *text = json_text(answer, "error");
+        int r = text[0] ? error_set_kind(err, error_kind_from_name(json_text(answer, "kind")), EIO, "%s", text)
                         : error_set(err, EPROTO, "phaul-lxc %s ended with %d and no answer", verb, code);
         json_decref(answer);
         return r;
@@ -78,7 +60,7 @@ int lxc_tool_path(char **ret, struct error *err)
         int r = lxc_tool(5000, &answer, err, "path", NULL);
         if (r < 0)
                 return r;
-        const char *path = lxc_string(answer, "lxcpath");
+        const char *path = json_text(answer, "lxcpath");
         if (path[0] != '/' || strpbrk(path, ":,\\\n#"))
                 r = error_set_kind(err, ERROR_REFUSED, EINVAL, "lxc.lxcpath '%.128s' is not usable", path);
         else if (!(*ret = strdup(path)))

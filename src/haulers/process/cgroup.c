@@ -17,6 +17,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/format.h"
 
 #define PASSES_MAX 200
 #define NAP_NS 5000000L
@@ -79,13 +80,13 @@ int process_cgroup_of(pid_t pid, char **ret, bool *ret_v2, struct error *err)
         if (!path || path[0] != '/' || strncmp(path, "/..", 3) == 0 || strstr(path, " (deleted)"))
                 return error_set_kind(err, ERROR_REFUSED, ENOENT,
                                       "process %d is in no cgroup that can be reached from here", (int)pid);
-        *ret = process_format("%s%s", mount, path[1] ? path : "");
+        *ret = format_new("%s%s", mount, path[1] ? path : "");
         return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
 bool process_cgroup_frozen(const char *directory, bool v2)
 {
-        AUTO_FREE char *path = process_format("%s/%s", directory, v2 ? "cgroup.events" : "freezer.state");
+        AUTO_FREE char *path = format_new("%s/%s", directory, v2 ? "cgroup.events" : "freezer.state");
         AUTO_FREE char *text = NULL;
 
         if (!path || fd_read_file(AT_FDCWD, path, 4096, &text, NULL) < 0)
@@ -204,8 +205,8 @@ int process_home(pid_t pid, const char *token, char **ret, bool *ret_v2, struct 
         int r = find_hierarchy(mount, sizeof(mount), ret_v2, err);
         if (r < 0)
                 return r;
-        *ret = token ? process_format("%s/" PROCESS_HOME "/pid-%d-%s", mount, (int)pid, token)
-                     : process_format("%s/" PROCESS_HOME, mount);
+        *ret = token ? format_new("%s/" PROCESS_HOME "/pid-%d-%s", mount, (int)pid, token)
+                     : format_new("%s/" PROCESS_HOME, mount);
         return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 

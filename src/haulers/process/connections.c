@@ -11,6 +11,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
 #include "network/flows.h"
 
 #define LIST "phaul-connections.img"
@@ -19,7 +20,7 @@
 
 static char *table_of(pid_t pid, const char *mark)
 {
-        return process_format("phaul_pid_%d_%s", (int)pid, mark);
+        return format_new("phaul_pid_%d_%s", (int)pid, mark);
 }
 
 /* ----------------------------------------------------------------------------------------------------- pre-flight */

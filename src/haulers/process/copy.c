@@ -11,6 +11,8 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
 #include "haulers/process/copy.h"
 
 #define MANIFEST "phaul-copies.img"
@@ -45,10 +47,10 @@ int process_agreed(struct workload *w, const json_t *items, struct error *err)
                 return 0;
         json_array_foreach(items, i, item)
         {
-                if (strcmp(process_string(item, "id"), "copy") != 0)
+                if (strcmp(json_text(item, "id"), "copy") != 0)
                         continue;
                 /* Of our own list only: the other host does not choose what it gets to read. */
-                const struct process_file *file = find(&p->files, process_string(item, "reason"));
+                const struct process_file *file = find(&p->files, json_text(item, "reason"));
                 if (!file || p->n_copies == PROCESS_COPIES_MAX)
                         return error_set_kind(err, ERROR_REFUSED, EINVAL,
                                               "the target asks for a file that was not offered");
@@ -156,9 +158,9 @@ static int names_make(const char *path, const char *token, size_t number, struct
                 return -ENOMEM;
         const char *directory = dirname(copy);
         ret->path = strdup(path);
-        ret->ours = process_format("%s/.phaul-%s-%zu.new", directory, token, number);
-        ret->old = process_format("%s/.phaul-%s-%zu.old", directory, token, number);
-        ret->spare = process_format("%s/.phaul-%s-%zu.tmp", directory, token, number);
+        ret->ours = format_new("%s/.phaul-%s-%zu.new", directory, token, number);
+        ret->old = format_new("%s/.phaul-%s-%zu.old", directory, token, number);
+        ret->spare = format_new("%s/.phaul-%s-%zu.tmp", directory, token, number);
         return ret->path && ret->ours && ret->old && ret->spare ? 0 : -ENOMEM;
 }
 
@@ -167,7 +169,7 @@ int process_directories_announce(const char *path, const char *token, hauler_lef
 {
         for (const char *slash = path; (slash = strchr(slash + 1, '/'));) {
                 AUTO_FREE char *directory = strndup(path, (size_t)(slash - path));
-                AUTO_FREE char *name = directory ? process_format("0#%s#%s", token, directory) : NULL;
+                AUTO_FREE char *name = directory ? format_new("0#%s#%s", token, directory) : NULL;
                 if (!name)
                         return error_set(err, ENOMEM, "out of memory");
                 int r = access(directory, F_OK) < 0 ? leftover("path", name, context, err) : 0;
@@ -183,7 +185,7 @@ int process_copies_announce(struct workload *w, hauler_leftover_fn leftover, voi
         int r = 0;
 
         for (size_t i = 0; r == 0 && i < p->n_copies; i++) {
-                AUTO_FREE char *name = process_format("%zu#%s#%s", i, p->token, p->copies[i]->path);
+                AUTO_FREE char *name = format_new("%zu#%s#%s", i, p->token, p->copies[i]->path);
                 if (!name)
                         return error_set(err, ENOMEM, "out of memory");
                 r = process_directories_announce(p->copies[i]->path, p->token, leftover, context, err);

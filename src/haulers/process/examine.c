@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
 
 static void look_done(struct look *l)
 {
@@ -226,8 +227,7 @@ static int describe(struct workload *w, struct look *l, struct error *err)
                 return r;
         w->addresses = process_addresses(p->info);
         w->description = json_dumps(p->info, JSON_COMPACT);
-        w->freezer =
-                process_format("%s/phaul-%d-%llu", l->cgroup, (int)l->root.pid, (unsigned long long)l->root.started);
+        w->freezer = format_new("%s/phaul-%d-%llu", l->cgroup, (int)l->root.pid, (unsigned long long)l->root.started);
         return w->description && w->freezer ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 

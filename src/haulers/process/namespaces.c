@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/format.h"
 
 static bool same_namespace(pid_t pid, pid_t other, const char *which)
 {
@@ -97,7 +98,7 @@ void process_look_files(struct look *l, const struct process_files *files)
 {
         for (size_t i = 0; l->apart && i < files->n; i++) {
                 const char *path = files->files[i].path;
-                AUTO_FREE char *inside = process_format("/proc/%d/root%s", (int)l->root.parent, path);
+                AUTO_FREE char *inside = format_new("/proc/%d/root%s", (int)l->root.parent, path);
                 struct stat theirs, ours;
 
                 if (inside && stat(inside, &theirs) == 0 && stat(path, &ours) == 0 && theirs.st_ino == ours.st_ino &&

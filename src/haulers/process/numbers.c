@@ -9,47 +9,36 @@
 
 #include "base/cgroup.h"
 #include "base/cleanup.h"
-#include "base/fd.h"
+#include "base/proc_status.h"
 
-/* "\nNSpid:\t1234\t17": a number per namespace, ours first. Kernels without pid namespaces have no such line. */
+#define DEPTH_MAX 33 /* of pid namespaces, in Linux: the first and 32 below it */
+
+/* The number in the innermost namespace. */
 static int last_number(const char *status, const char *key, pid_t *ret, unsigned *ret_depth)
 {
-        const char *at = strstr(status, key);
-        unsigned n = 0;
+        pid_t numbers[DEPTH_MAX];
 
-        if (!at)
-                return -EBADMSG;
-        at += strlen(key);
-        while (*at == '\t') {
-                char *end;
-                *ret = (pid_t)strtol(at + 1, &end, 10);
-                if (end == at + 1)
-                        return -EBADMSG;
-                at = end;
-                n++;
-        }
-        if (n == 0)
-                return -EBADMSG;
-        if (ret_depth)
-                *ret_depth = n - 1;
+        int n = proc_status_pids(status, key, numbers, DEPTH_MAX);
+        if (n < 0)
+                return n;
+        *ret = numbers[n - 1];
+        *ret_depth = (unsigned)n - 1;
         return 0;
 }
 
 int process_numbers_read(pid_t pid, struct process_numbers *ret)
 {
-        AUTO_FREE char *text = NULL;
-        char path[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-        int r = fd_read_file(AT_FDCWD, path, 65536, &text, NULL);
-        if (r < 0)
-                return r == -ENOENT ? -ESRCH : r;
+        AUTO_FREE char *status = NULL;
         struct process_numbers numbers;
-        r = last_number(text, "\nNSpid:", &numbers.pid, &numbers.depth);
+        unsigned depth;
+
+        int r = proc_status_read(pid, &status);
         if (r == 0)
-                r = last_number(text, "\nNSpgid:", &numbers.group, NULL);
+                r = last_number(status, "NSpid", &numbers.pid, &numbers.depth);
         if (r == 0)
-                r = last_number(text, "\nNSsid:", &numbers.session, NULL);
+                r = last_number(status, "NSpgid", &numbers.group, &depth);
+        if (r == 0)
+                r = last_number(status, "NSsid", &numbers.session, &depth);
         if (r == 0)
                 *ret = numbers;
         return r;

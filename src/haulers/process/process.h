@@ -138,12 +138,6 @@ bool process_cgroup_frozen(const char *directory, bool v2);
 
 /* ----------------------------------------------------------------------------------------------------------- tool.c */
 
-/* printf into fresh memory; NULL when there is none. */
-char *process_format(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-/* A string member, "" when missing. Borrowed. */
-const char *process_string(const json_t *object, const char *key);
-
 /* The addresses of a description, separated by spaces; NULL without memory. Caller frees. */
 char *process_addresses(const json_t *description);
 

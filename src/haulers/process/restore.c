@@ -12,6 +12,8 @@
 #include "base/cgroup.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/json_text.h"
 #include "base/spawn.h"
 #include "haulers/held.h"
 #include "haulers/process/copy.h"
@@ -102,7 +104,7 @@ static pid_t first_free(const json_t *info)
         AUTO_FREE char *text = NULL;
         pid_t at = FIRST_PID;
 
-        if (process_set_parse(process_string(info, "tids"), &tids) < 0 || tids.n == 0)
+        if (process_set_parse(json_text(info, "tids"), &tids) < 0 || tids.n == 0)
                 return 0;
         long max = fd_read_file(AT_FDCWD, "/proc/sys/kernel/pid_max", 64, &text, NULL) == 0 ? strtol(text, NULL, 10)
                                                                                             : PID_MAX;
@@ -117,15 +119,15 @@ static pid_t first_free(const json_t *info)
 static int start(struct hauler_restore *r, const char *socket, const char *record, struct error *err)
 {
         const char *directory = secure_getenv("PHAUL_LIBEXECDIR") ?: PHAUL_LIBEXECDIR;
-        AUTO_FREE char *program = process_format("%s/phaul-restore", directory);
-        AUTO_FREE char *hold = process_format("%s/phaul-hold", directory);
-        AUTO_FREE char *socket_variable = process_format("PHAUL_HOLD_SOCKET=%s", socket);
-        AUTO_FREE char *record_variable = process_format("PHAUL_RECORD=%s", record);
+        AUTO_FREE char *program = format_new("%s/phaul-restore", directory);
+        AUTO_FREE char *hold = format_new("%s/phaul-hold", directory);
+        AUTO_FREE char *socket_variable = format_new("PHAUL_HOLD_SOCKET=%s", socket);
+        AUTO_FREE char *record_variable = format_new("PHAUL_RECORD=%s", record);
         const struct migration_options *o = r->workload->options;
         const struct process_private *p = r->workload->private_data;
         const pid_t first = o->new_pid_namespace ? first_free(p->info) : 0;
-        AUTO_FREE char *namespace = process_format("pid-namespace=%d", (int)first);
-        AUTO_FREE char *root = process_format("root=%s", o->pid_root);
+        AUTO_FREE char *namespace = format_new("pid-namespace=%d", (int)first);
+        AUTO_FREE char *root = format_new("root=%s", o->pid_root);
         const char *argv[ARGUMENTS_MAX] = {program, r->home, r->images, hold};
         size_t n = 4;
         const char *env[] = {socket_variable, record_variable, NULL};

@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
 #include "haulers/process/copy.h"
 
 #define NAMED_MAX 10
@@ -251,7 +252,7 @@ static int put_aside(const char *root, const char *released, const char *link, s
 
         if (!directory || !id)
                 return error_set(err, ENOMEM, "out of memory");
-        AUTO_FREE char *aside = process_format("%s/.phaul-released-%s", dirname(directory), basename(id));
+        AUTO_FREE char *aside = format_new("%s/.phaul-released-%s", dirname(directory), basename(id));
         if (!aside)
                 return error_set(err, ENOMEM, "out of memory");
         const char *where = aside;
@@ -267,7 +268,7 @@ static int put_aside(const char *root, const char *released, const char *link, s
 
 int process_root_release(const char *root, const char *released, struct error *err)
 {
-        AUTO_FREE char *to = process_format("%s/root", released);
+        AUTO_FREE char *to = format_new("%s/root", released);
         struct stat st;
 
         if (!to)
@@ -352,7 +353,7 @@ static char *marker_of(const char *root, const char *token)
 {
         AUTO_FREE char *copy = strdup(root);
 
-        return copy ? process_format("%s/.phaul-%s", dirname(copy), token) : NULL;
+        return copy ? format_new("%s/.phaul-%s", dirname(copy), token) : NULL;
 }
 
 static int mark(const char *root, const char *token, struct error *err)
@@ -376,8 +377,8 @@ int process_root_prepare(struct workload *w, hauler_leftover_fn leftover, void *
         int r = process_directories_announce(root, p->token, leftover, context, err);
         if (r < 0)
                 return r;
-        name = there ? process_format("%s#%o:%u:%u#%s", p->token, st.st_mode & 07777, st.st_uid, st.st_gid, root)
-                     : process_format("%s##%s", p->token, root);
+        name = there ? format_new("%s#%o:%u:%u#%s", p->token, st.st_mode & 07777, st.st_uid, st.st_gid, root)
+                     : format_new("%s##%s", p->token, root);
         if (!name)
                 return error_set(err, ENOMEM, "out of memory");
         r = leftover("root", name, context, err);

@@ -12,6 +12,8 @@
 #include "base/cgroup.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/format.h"
+#include "base/json_text.h"
 
 #define END_MS 10000
 #define GHOST_LIMIT (256U << 20) /* bytes of a deleted file that is still open */
@@ -33,9 +35,9 @@ static int find_place(const struct workload *w, struct place *ret, struct error 
         ret->info = w->description ? json_loads(w->description, 0, NULL) : NULL;
         if (!ret->info)
                 return error_set(err, EINVAL, "nothing is known of the process tree '%s'", w->id);
-        ret->freezer = process_format("%s/phaul-%d-%llu", process_string(ret->info, "cgroup"),
-                                      (int)json_integer_value(json_object_get(ret->info, "host_pid")),
-                                      (unsigned long long)json_integer_value(json_object_get(ret->info, "started")));
+        ret->freezer = format_new("%s/phaul-%d-%llu", json_text(ret->info, "cgroup"),
+                                  (int)json_integer_value(json_object_get(ret->info, "host_pid")),
+                                  (unsigned long long)json_integer_value(json_object_get(ret->info, "started")));
         return ret->freezer ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
@@ -74,7 +76,7 @@ int process_frozen(struct workload *w, int images_fd, struct error *err)
         const struct process_private *p = w->private_data;
 
         /* Whoever was orphaned since does not belong to the tree any more: not dumped, so not to be killed. */
-        int r = process_cgroup_evict(w->init_pid, w->freezer, process_string(p->info, "cgroup"), err);
+        int r = process_cgroup_evict(w->init_pid, w->freezer, json_text(p->info, "cgroup"), err);
         if (r == 0 && !w->options->tcp_close)
                 r = process_connections_save(w, images_fd, err);
         return r < 0 ? r : process_copies_save(w, images_fd, true, err);
@@ -111,7 +113,7 @@ int process_rearm(struct workload *w, struct error *err)
         int r = find_place(w, &place, err);
         if (r < 0)
                 return r;
-        r = process_cgroup_leave(place.freezer, process_string(place.info, "cgroup"), err);
+        r = process_cgroup_leave(place.freezer, json_text(place.info, "cgroup"), err);
         int unlocked = unlock(w, &place, r == 0 ? err : NULL);
         return r < 0 ? r : unlocked;
 }
@@ -129,6 +131,6 @@ int process_release(struct workload *w, const char *released, struct error *err)
                 r = process_root_release(w->options->pid_root, released, err);
         /* It may have come here by a migration, and then had a cgroup of its own. */
         if (r == 0)
-                process_home_vacate(process_string(place.info, "cgroup"));
+                process_home_vacate(json_text(place.info, "cgroup"));
         return r;
 }

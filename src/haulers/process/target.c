@@ -13,6 +13,8 @@
 #include "base/cgroup.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
+#include "base/proc_status.h"
 #include "criu/grip.h"
 #include "network/network.h"
 
@@ -31,7 +33,7 @@ int process_prepare(struct workload *w, hauler_leftover_fn leftover, void *conte
         /* Before it is on the list: whatever bears the token of another would be killed with ours. */
         if (access(home, F_OK) == 0)
                 return error_set_kind(err, ERROR_REFUSED, EBUSY, "this process tree is here already, in %s", home);
-        AUTO_FREE char *name = process_format("%d#%s", (int)p->pid, p->token);
+        AUTO_FREE char *name = format_new("%d#%s", (int)p->pid, p->token);
         if (!name)
                 return error_set(err, ENOMEM, "out of memory");
         r = process_root_prepare(w, leftover, context, err);
@@ -53,19 +55,6 @@ int process_publish(struct workload *w, struct error *err)
                        : 0;
 }
 
-/* Not stopped by us or CRIU: a task that CRIU left in its restorer is traced, or stands there for ever. */
-static bool runs(pid_t pid)
-{
-        AUTO_FREE char *text = NULL;
-        char path[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-        if (fd_read_file(AT_FDCWD, path, 65536, &text, NULL) < 0)
-                return false;
-        const char *state = strstr(text, "\nState:\t"), *tracer = strstr(text, "\nTracerPid:\t");
-        return state && !strchr("tXZ", state[8]) && tracer && tracer[12] == '0';
-}
-
 int process_alive(struct workload *w, struct error *err)
 {
         const struct process_private *p = w->private_data;
@@ -77,7 +66,7 @@ int process_alive(struct workload *w, struct error *err)
                 return r;
         if (process_cgroup_of(w->init_pid, &cgroup, &v2, NULL) < 0 || strcmp(cgroup, home) != 0)
                 return 0;
-        return runs(w->init_pid) && !process_cgroup_frozen(home, v2);
+        return proc_status_runs(w->init_pid) && !process_cgroup_frozen(home, v2);
 }
 
 static int list_home(struct pid_list *ret, void *context)

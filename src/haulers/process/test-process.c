@@ -19,6 +19,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
 #include "haulers/process/copy.h"
 #include "haulers/process/files.h"
 
@@ -223,7 +224,7 @@ static void a_description_is_bounded(void **state)
         for (; files.n < n; files.n++) {
                 struct process_file *file = &files.files[files.n];
                 file->use = FILE_CODE;
-                file->path = process_format("/usr/lib/some/where/file-%zu", files.n);
+                file->path = format_new("/usr/lib/some/where/file-%zu", files.n);
                 (void)memset(file->digest, 'a', 32);
         }
         json_t *description = json_object();

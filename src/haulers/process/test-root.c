@@ -21,6 +21,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/format.h"
 #include "haulers/process/copy.h"
 #include "haulers/process/root.h"
 
@@ -201,7 +202,7 @@ static void an_empty_directory_is_given_back_as_it_was(void **state)
 static void what_is_not_marked_is_not_touched(void **state)
 {
         struct scene *s = *state;
-        AUTO_FREE char *name = process_format("%s##%s", s->private_data.token, s->options.pid_root);
+        AUTO_FREE char *name = format_new("%s##%s", s->private_data.token, s->options.pid_root);
 
         make(s->options.pid_root, 0755);
         write_below(s, "theirs");

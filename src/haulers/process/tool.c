@@ -6,25 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-char *process_format(const char *format, ...)
-{
-        va_list list;
-        char *text;
-
-        va_start(list, format);
-        if (vasprintf(&text, format, list) < 0)
-                text = NULL;
-        va_end(list);
-        return text;
-}
-
-const char *process_string(const json_t *object, const char *key)
-{
-        const char *value = json_string_value(json_object_get(object, key));
-
-        return value ? value : "";
-}
-
 char *process_addresses(const json_t *description)
 {
         const json_t *entry;

@@ -15,6 +15,7 @@
 #include "base/cgroup.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/json_text.h"
 
 #define NAMED_MAX 40 /* of one kind of finding, one by one; the others are counted */
 
@@ -23,7 +24,7 @@
 static int read_description(const char *text, struct process_private *p, struct error *err)
 {
         p->info = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
-        const char *token = process_string(p->info, "token");
+        const char *token = json_text(p->info, "token");
         json_int_t pid = json_integer_value(json_object_get(p->info, "pid"));
 
         if (json_integer_value(json_object_get(p->info, "format")) != 1 || pid <= 1 || pid > INT_MAX ||
@@ -37,7 +38,7 @@ static int read_description(const char *text, struct process_private *p, struct 
 
 static int read_set(const json_t *info, const char *key, struct process_set *ret, struct error *err)
 {
-        int r = process_set_parse(process_string(info, key), ret);
+        int r = process_set_parse(json_text(info, key), ret);
 
         return r < 0 ? error_set_kind(err, ERROR_REFUSED, -r, "the description of the process tree has no valid %s",
                                       key)
