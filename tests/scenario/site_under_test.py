@@ -105,9 +105,12 @@ class Site:
                   f"grep -q '[0-9]' /sys/fs/cgroup/freezer/lxc.payload.{name}/cgroup.procs")
         return self.state(host, name) == "RUNNING" and self.hosts[host].run("sh", "-c", script, check=False).returncode == 0
 
-    def redis(self, host, name, ip, **options):
+    def redis(self, host, name, ip, kilobytes=0, **options):
+        """A container with Redis, with that much in it."""
         self.hosts[host].redis(name, ip=f"{ip}/24", **options)
         eventually(lambda: "PONG" in self.client.run("redis-cli", "-h", ip, "ping", check=False).stdout, what=f"Redis at {ip}")
+        if kilobytes:
+            self.client.run("redis-cli", "-h", ip, "debug", "populate", str(kilobytes), "filler", "1000")
 
     def counting(self, ip, seconds=120):
         """A client that INCRs all the time; end it with finish()."""

@@ -17,8 +17,7 @@ IP = "10.77.0.20"
 
 @pytest.fixture
 def shop(site):
-    site.redis("alpha", "shop", IP)
-    site.client.run("redis-cli", "-h", IP, "debug", "populate", "30000", "filler", "1000")
+    site.redis("alpha", "shop", IP, kilobytes=30000)
     return site
 
 

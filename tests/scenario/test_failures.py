@@ -14,8 +14,7 @@ PHASES = ["files", "freeze", "state", "restore", "commit"]
 @pytest.fixture
 def shop(site):
     """A Redis with enough in it that phases last, a client on it, and both hosts as they must be afterwards."""
-    site.redis("alpha", "shop", IP)
-    site.client.run("redis-cli", "-h", IP, "debug", "populate", "60000", "filler", "1000")
+    site.redis("alpha", "shop", IP, kilobytes=60000)
     before = {name: site.traces(name) for name in site.hosts}
     counting = site.counting(IP, 300)
 

@@ -12,8 +12,7 @@ IP = "10.77.0.20"
 
 @pytest.fixture
 def shop(site):
-    site.redis("alpha", "shop", IP)
-    site.client.run("redis-cli", "-h", IP, "debug", "populate", "60000", "filler", "1000")
+    site.redis("alpha", "shop", IP, kilobytes=60000)
     counting = site.counting(IP, 300)
     yield counting
     counting.kill()

@@ -99,8 +99,7 @@ def far(site):
 @pytest.fixture
 def shop(far):
     """A Redis on alpha, a client on it."""
-    far.redis("alpha", "shop", IP)
-    far.client.run("redis-cli", "-h", IP, "debug", "populate", "20000", "filler", "1000")
+    far.redis("alpha", "shop", IP, kilobytes=20000)
     counting = far.counting(IP, 300)
     yield counting
     counting.kill()
