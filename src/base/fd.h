@@ -43,5 +43,5 @@ ssize_t fd_recv_packet(int socket, void *data, size_t size, int *ret_fd);
 /* mkdir of each missing component, mode 0700 unless given otherwise. */
 int fd_mkdir_p(const char *path, mode_t mode);
 
-/* Remove a tree without following links or leaving its file system. ENOENT is success. */
+/* Remove a tree without following links; what is mounted in it, or on it, is left alone (-EXDEV). ENOENT is success. */
 int fd_remove_tree(int dir_fd, const char *path, struct error *err);

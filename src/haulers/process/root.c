@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -192,10 +193,11 @@ static void examine_mounts(const char *root, struct process_findings *f)
         for (const char *line = text; line && *line; line = strchr(line, '\n'), line += line != NULL)
                 if (mount_point(line, point, sizeof(point)) && is_within(point, root) && strcmp(point, root) != 0 &&
                     named++ < NAMED_MAX)
-                        process_say(f, "root", GRADE_WARNING,
-                                    "%.400s is a mount: what is in it does not move along. A hook that is told "
-                                    "'arriving' can make it there",
-                                    point);
+                        process_say(
+                                f, "root", GRADE_WARNING,
+                                "%.400s is a mount: what is in it does not move along, and it is unmounted here after "
+                                "the move. A hook that is told 'arriving' can make it there",
+                                point);
 }
 
 int process_root_examine(struct workload *w, struct look *l, struct error *err)
@@ -266,6 +268,19 @@ static int put_aside(const char *root, const char *released, const char *link, s
         return 0;
 }
 
+/* The directory goes where it will be removed; what is mounted in it belongs to others. */
+static void detach_mounts(const char *root)
+{
+        AUTO_FREE char *text = NULL;
+        char point[PATH_MAX];
+
+        if (fd_read_file(AT_FDCWD, "/proc/self/mountinfo", MOUNTS_MAX, &text, NULL) < 0)
+                return;
+        for (const char *line = text; line && *line; line = strchr(line, '\n'), line += line != NULL)
+                if (mount_point(line, point, sizeof(point)) && is_within(point, root) && strcmp(point, root) != 0)
+                        (void)umount2(point, MNT_DETACH | UMOUNT_NOFOLLOW); /* one in another is gone with that */
+}
+
 int process_root_release(const char *root, const char *released, struct error *err)
 {
         AUTO_FREE char *to = format_new("%s/root", released);
@@ -279,6 +294,7 @@ int process_root_release(const char *root, const char *released, struct error *e
         int r = fd_mkdir_p(released, 0700);
         if (r < 0)
                 return error_errno(err, -r, "cannot make %s", released);
+        detach_mounts(root);
         if (rename(root, to) == 0)
                 return 0;
         if (errno == EXDEV || errno == EBUSY || errno == ENOENT)

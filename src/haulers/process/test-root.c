@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -248,6 +249,35 @@ static void a_release_is_repeatable(void **state)
         assert_int_equal(entries(s->options.pid_root), 1);
 }
 
+/* A directory of the host that is mounted in it, of the same file system, so that no device number tells. */
+static void what_is_mounted_in_it_stays(void **state)
+{
+        struct scene *s = *state;
+        char released[PATH_MAX], theirs[PATH_MAX], file[PATH_MAX + 16], point[PATH_MAX + 16], other[PATH_MAX + 16];
+
+        if (geteuid() != 0)
+                skip();
+        assert_int_equal(unshare(CLONE_NEWNS), 0);
+        assert_int_equal(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+        (void)snprintf(released, sizeof(released), "%s/released", s->directory);
+        (void)snprintf(theirs, sizeof(theirs), "%s/theirs", s->directory);
+        (void)snprintf(file, sizeof(file), "%s/file", theirs);
+        make(theirs, 0755);
+        assert_int_equal(fd_write_file(AT_FDCWD, file, "x", 1, 0600), 0);
+        make(s->options.pid_root, 0755);
+        (void)snprintf(point, sizeof(point), "%s/data", s->options.pid_root);
+        (void)snprintf(other, sizeof(other), "%s/root/data", released);
+        make(point, 0755);
+        assert_int_equal(mount(theirs, point, NULL, MS_BIND, NULL), 0);
+
+        assert_int_equal(fd_remove_tree(AT_FDCWD, s->options.pid_root, NULL), -EXDEV);
+        assert_int_equal(access(file, F_OK), 0);
+        assert_int_equal(process_root_release(s->options.pid_root, released, NULL), 0);
+        assert_int_equal(access(other, F_OK), 0);
+        assert_int_equal(fd_remove_tree(AT_FDCWD, released, NULL), 0);
+        assert_int_equal(access(file, F_OK), 0);
+}
+
 static void files_below_it_travel_with_it(void **state)
 {
         struct scene *s = *state;
@@ -332,6 +362,7 @@ int main(void)
                 WITH_SCENE(what_is_not_marked_is_not_touched),
                 WITH_SCENE(what_stays_bears_no_mark),
                 WITH_SCENE(a_release_is_repeatable),
+                WITH_SCENE(what_is_mounted_in_it_stays),
                 WITH_SCENE(files_below_it_travel_with_it),
                 cmocka_unit_test(numbers_are_those_of_the_innermost_namespace),
         };
