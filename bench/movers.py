@@ -71,11 +71,11 @@ class Site:
 
 def phaul(site, workload):
     begin = time.time()
-    done = site.alpha.run("phaul", "migrate", workload.what, "beta", "--json", check=False, timeout=300)
+    done = site.alpha.run("phaul", "migrate", workload.what, "beta", "--json", *workload.options, check=False, timeout=300)
     end = time.time()
+    report = json.loads(done.stdout) if done.stdout else {}
     if done.returncode:
-        raise LabError(f"phaul migrate {workload.what}: {done.stderr.strip()}")
-    report = json.loads(done.stdout)
+        raise LabError(f"phaul migrate {workload.what}: {report.get('reason') or done.stderr.strip()}")
     workload.moved_to = site.beta
     return Moved(begin * 1000, round((end - begin) * 1000), report["bytes_sent"], report.get("tracker"))
 

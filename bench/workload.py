@@ -13,6 +13,8 @@ FIRST_PID = itertools.count(10000, 200)   # of plain processes: free on both hos
 class Workload:
     """Runs on alpha at first, and writes a line each second; `log` is where those are found."""
 
+    options = ()   # of phaul migrate
+
     def __init__(self, site):
         self.site, self.host = site, site.alpha
         self.moved_to = None
@@ -55,6 +57,8 @@ class Container(Workload):
 
 class Process(Workload):
     """The writer as a process of the host, with its log on either host under the same name."""
+
+    options = ("--copy-files",)   # beta has no such log
 
     def __init__(self, site, mib, rate):
         super().__init__(site)
