@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One virtual machine: its disk, its life, and commands in it."""
 
+import contextlib
 import hashlib
 import os
 import shlex
@@ -96,13 +97,17 @@ class Machine:
 
     def stop(self, seconds=BOOT):
         """Shut down in order."""
-        self.run("systemctl", "poweroff", check=False, timeout=60)
-        self.hang_up()
+        self._leave("poweroff")
         deadline = time.monotonic() + seconds
         while self.pid:
             if time.monotonic() > deadline:
                 raise LabError(f"{self.name} does not shut down")
             time.sleep(0.2)
+
+    def _leave(self, verb):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the connection may go away without a word
+            self.run("systemctl", verb, check=False, timeout=60)
+        self.hang_up()
 
     def crash(self):
         """The power fails."""
@@ -116,8 +121,7 @@ class Machine:
     def reboot(self, seconds=BOOT):
         """Restart it in order, and wait until it is up again."""
         boot = self.run("cat", "/proc/sys/kernel/random/boot_id").stdout
-        self.run("systemctl", "reboot", check=False, timeout=60)
-        self.hang_up()
+        self._leave("reboot")
         self.wait_up(seconds, other_than=boot)
 
     # Commands

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""incr.py ADDRESS [PORT] [--key K] [--seconds N] [--status FILE]
+"""incr.py ADDRESS [PORT] [--key K] [--seconds N] [--patience N] [--status FILE]
 
 INCRs one Redis key over one connection as fast as answers come, and checks that each answer is exactly one more than
 the one before. Every answer is a write that Redis acknowledged and must never forget. Ends after the seconds (default 600), on SIGTERM,
-or when the connection ends; prints one JSON object:
+when the connection ends or no answer comes for so many seconds (default 60); prints one JSON object:
 {"acked", "lost", "max_gap_ms", "reconnects", "errors", "connection"}. It never reconnects: a connection that
 breaks is what it is there to notice. A status file holds the number acknowledged so far, rewritten ten times a second.
 Exit 0 only if the connection was kept and nothing was lost."""
@@ -42,6 +42,7 @@ def parse():
     parser.add_argument("port", nargs="?", type=int, default=6379)
     parser.add_argument("--key", default="acknowledged")
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--patience", type=float, default=60)
     parser.add_argument("--status")
     return parser.parse_args()
 
@@ -61,7 +62,7 @@ def main():
     signal.signal(signal.SIGINT, stop)
     previous, longest, published = None, 0.0, 0.0
     try:
-        connection = socket.create_connection((options.address, options.port), timeout=60)
+        connection = socket.create_connection((options.address, options.port), timeout=options.patience)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         buffered = b""
         begin = answered = time.time()  # CLOCK_REALTIME, the clock downtime is read on

@@ -29,6 +29,13 @@ class System:
     def __init__(self, name):
         self.lab = VmLab(name)
         self.lab.down()
+        try:
+            self._up()
+        except BaseException:
+            self.lab.down()
+            raise
+
+    def _up(self):
         self.lab.up()
         self.machines = self.lab.machines
         self.before = {name: self.files(name) for name in self.machines}
@@ -59,8 +66,8 @@ class System:
 
     def files(self, name):
         """All files and directories that an installation could bring; not the tree that it comes from."""
-        return set(self[name].run("find", "/", "-xdev", "-not", "-path", "/src/*", "-not", "-path", "/root/*", "-not", "-path",
-                                  "/home/*", "-not", "-path", "/var/*", "-not", "-path", "/tmp/*").stdout.splitlines())
+        without = " -o ".join(f"-path {folder}" for folder in ("/src", "/root", "/home", "/var", "/tmp"))
+        return set(self[name].sh(f"find / -xdev \\( {without} \\) -prune -o -print").splitlines())
 
     def restarted(self, name):
         """The machine has booted: phauld came up with it, and each reaches the other."""
@@ -111,13 +118,14 @@ class System:
     def counting(self, ip):
         """A client that INCRs over one connection all the time; end it with finish()."""
         (self.lab.state / f"incr-{ip}").unlink(missing_ok=True)
-        made = self.lab.client("incr.py", ip, "--seconds", str(120 * MINUTE), "--status", self.lab.state / f"incr-{ip}")
+        made = self.lab.client("incr.py", ip, "--seconds", str(120 * MINUTE), "--patience", str(10 * MINUTE),
+                               "--status", self.lab.state / f"incr-{ip}")
         eventually(lambda: self.acknowledged(ip) > 50, 2 * MINUTE, "writes")
         return made
 
     def goes_on(self, ip):
         before = self.acknowledged(ip)
-        eventually(lambda: self.acknowledged(ip) > before + 20, 2 * MINUTE, f"writes to {ip} going on")
+        eventually(lambda: self.acknowledged(ip) > before + 20, 5 * MINUTE, f"writes to {ip} going on")
 
     def finish(self, counting, ip):
         """Stop the client; every write that Redis acknowledged is in it."""

@@ -4,6 +4,7 @@
 The tests go on where the one before has left the machines, in the order of this file.
 """
 
+import json
 import re
 
 import pytest
@@ -80,8 +81,8 @@ def login(system):
 
 def sessions(machine):
     """Ids of the sessions of the user, as logind knows them."""
-    return [line.split()[0] for line in machine.run("loginctl", "list-sessions", "--no-legend").stdout.splitlines()
-            if USER in line.split() and "manager" not in line.split()]
+    listed = json.loads(machine.run("loginctl", "list-sessions", "--json=short").stdout or "[]")
+    return [one["session"] for one in listed if one["user"] == USER and not one.get("class", "").startswith("manager")]
 
 
 def cgroup_of(machine, pid):
@@ -89,6 +90,9 @@ def cgroup_of(machine, pid):
 
 
 def family_of(system, name, pid):
+    """Its pids, when it is complete: all of its threads have said that they get on."""
+    last = lambda: system[name].sh(f"tail -n 1 {HOME}/family.log")  # noqa: E731
+    eventually(lambda: re.search(r"\b(\d+) of \1 got on", last()), MINUTE, "all of the family")
     return eventually(lambda: len(found := system.tree(name, pid)) == 3 and found, MINUTE, "the family")
 
 
@@ -106,7 +110,7 @@ def move(system, source, pid, target, before, *options, but=()):
     Its mounts are those of the host that it is on.
     """
     system.migrate(source, f"pid/{pid}", target, "--copy-files", *options)
-    assert system.tree(source, pid) == []
+    eventually(lambda: not system.tree(source, pid), MINUTE, "the end of it on the source")
     family = family_of(system, target, pid)
     assert_same(before, look_at(system[target], family), target, but=("cgroups", "mounts", *but))
     assert {re.sub("[0-9a-f]{32}$", "TOKEN", cgroup_of(system[target], member)) for member in family} == {f"/phaul/pid-{pid}-TOKEN"}
@@ -209,13 +213,15 @@ def test_lxc_start_auto_is_obeyed_on_the_target_alone(system):
 
 def test_uninstall_leaves_configuration_state_and_workloads(system):
     for name, machine in system.machines.items():
-        kept = machine.sh("find /etc/phaul /var/lib/phaul -type f | xargs sha256sum | sort")
-        machine.run("sh", "-c", "systemctl disable --now phauld && make -C /src uninstall", timeout=20 * MINUTE)
+        look = "find /etc/phaul /var/lib/phaul -type f -print0 | xargs -0 sha256sum | sort"
+        machine.run("systemctl", "disable", "--now", "phauld")  # its database is one file when it has ended
+        kept = machine.sh(look)
+        machine.run("make", "-C", "/src", "uninstall", timeout=20 * MINUTE)
         machine.run("systemctl", "daemon-reload")
         # Accounts stay, as packages leave theirs: a number that was once a user's must not become another's.
         accounts = re.compile(r"/etc/((passwd|group|g?shadow|sub[ug]id)-?|\.pwd\.lock|phaul(/.*)?)")
         left = {path for path in system.files(name) - system.before[name] if not accounts.fullmatch(path)}
         assert left == set(), left
-        assert machine.sh("find /etc/phaul /var/lib/phaul -type f | xargs sha256sum | sort") == kept and "/etc/phaul/phaul.conf" in kept
+        assert machine.sh(look) == kept and "/etc/phaul/phaul.conf" in kept
         assert machine.sh("systemctl show phauld -P LoadState") == "not-found\n" and machine.sh("pgrep -a phaul") == ""
     assert system.state("beta", "shop") == "RUNNING" and system.answers(SHOP)
