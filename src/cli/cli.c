@@ -53,7 +53,7 @@ static const struct verb *find_verb(const char *name)
 static void print_usage(FILE *out)
 {
         (void)fputs("Usage: phaul [--socket PATH] VERB [ARGUMENT]...\n"
-                    "Live migration of containers between hosts. Every verb knows --json.\n\n",
+                    "Live migration of containers and process trees between hosts. Every verb knows --json.\n\n",
                     out);
         for (const struct verb *v = verbs; v->name; v++)
                 (void)fprintf(out, "  %-9s %s\n", v->name, v->summary);
