@@ -11,7 +11,7 @@ from .sh import LabError, run
 
 IDS = 65536   # of an unprivileged container
 REDIS = ["/usr/bin/setpriv", "--reuid=redis", "--regid=redis", "--init-groups", "/usr/bin/redis-server",
-         "--bind", "0.0.0.0", "::", "--protected-mode", "no", "--save", "", "--dir", "/var/lib/redis"]
+         "--bind", "0.0.0.0", "::", "--protected-mode", "no", "--enable-debug-command", "yes", "--save", "", "--dir", "/var/lib/redis"]
 
 
 def create(host, name, command, ip=None, ip6=None, mac=None, backing="dir", link="br0", idmap=0,

@@ -17,11 +17,7 @@ def whole_site():
 
 @pytest.fixture
 def site(whole_site):
-    whole_site.clean()
-    for host in whole_site.hosts.values():
-        if not whole_site.pid_of(host, "phauld"):
-            whole_site.start(host)
-    whole_site.paired()
+    whole_site.ready()
     yield whole_site
     whole_site.clean()
     assert not whole_site.sanitizer_findings()

@@ -110,7 +110,8 @@ class Site:
         self.hosts[host].redis(name, ip=f"{ip}/24", **options)
         eventually(lambda: "PONG" in self.client.run("redis-cli", "-h", ip, "ping", check=False).stdout, what=f"Redis at {ip}")
         if kilobytes:
-            self.client.run("redis-cli", "-h", ip, "debug", "populate", str(kilobytes), "filler", "1000")
+            said = self.client.run("redis-cli", "-h", ip, "debug", "populate", str(kilobytes), "filler", "1000").stdout
+            assert said.strip() == "OK", said
 
     def counting(self, ip, seconds=120):
         """A client that INCRs all the time; end it with finish()."""
@@ -123,7 +124,7 @@ class Site:
     def finish(self, counting, ip):
         """Stop the client; its result, with every acknowledged write found in Redis."""
         before = int(self.client.run("cat", f"/tmp/incr-{ip}").stdout or 0)
-        eventually(lambda: int(self.client.run("cat", f"/tmp/incr-{ip}").stdout or 0) > before, what="writes going on")
+        eventually(lambda: int(self.client.run("cat", f"/tmp/incr-{ip}").stdout or 0) > before, 60, "writes going on")
         self.client.run("pkill", "-TERM", "-f", f"incr.py {ip}")
         result = json.loads(counting.communicate(timeout=30)[0])
         stored = int(self.client.run("redis-cli", "-h", ip, "get", "acknowledged").stdout)
@@ -185,10 +186,20 @@ class Site:
         text = []
         for name, host in self.hosts.items():
             text.append(f"-- {name}: phauld.log\n" + host.run("tail", "-n", "20", "/var/log/phauld.log", check=False).stdout)
-            text.append(host.run("sh", "-c", "tail -n 15 /var/lib/phaul/migrations/*/log 2>/dev/null | tail -n 60", check=False).stdout)
+            text.append(host.run("sh", "-c", "tail -n 15 $(ls -t /var/lib/phaul/migrations/*/log | head -n 4) 2>/dev/null", check=False).stdout)
         return "\n".join(text)
 
-    def paired(self):
+    def ready(self):
+        """As every test finds it: nothing of the one before, daemons that run and are paired, and nobody talks to them."""
+        self.clean()
+        for host in self.hosts.values():
+            if not self.pid_of(host, "phauld"):
+                self.start(host)
+        self._paired()
+        for host in self.hosts.values():
+            eventually(lambda: not self.pid_of(host, "phaul-net"), 30, f"quiet on {host.name}")  # noqa: B023
+
+    def _paired(self):
         """Pair anew what a test left unpaired."""
         names = list(self.hosts)
         for i, one in enumerate(names):
@@ -236,8 +247,10 @@ class Site:
             host.run("sh", "-c", "umount /var/lib/lxc; [ ! -e /root/criu.kept ] || mv /root/criu.kept /usr/local/sbin/criu", check=False)
             host.heal()
             host.slow("none")
-            host.run("pkill", "-KILL", "-x", "family|echo-server", check=False)
+            host.run("pkill", "-KILL", "-x", "family|echo-server|counter|oddity|ucarp|keepalived", check=False)
             host.run("rm", "-rf", "/opt/own", "/var/log/family.log", "/run/family.pid", check=False)
+            if host.run("find", "/etc/phaul/conf.d", "/etc/phaul/hooks.d", "-type", "f", "-delete", "-print", check=False).stdout:
+                self.kill(host, "phauld")
             for name in host.run("timeout", "10", "lxc-ls", "-1", check=False).stdout.split():
                 host.run("timeout", "20", "lxc-destroy", "-f", "-n", name, check=False)
         for host in self.hosts.values():

@@ -20,7 +20,7 @@ def shop(site):
 
     def check():
         site.finish(counting, IP)
-        assert site.state("alpha", "shop") == "RUNNING"
+        eventually(lambda: site.state("alpha", "shop") == "RUNNING", what="the container")
         for name in site.hosts:
             site.settled_traces(name, before[name])
         assert "shop" not in site["beta"].run("lxc-ls", "-1").stdout.split()
@@ -72,7 +72,8 @@ def test_a_restore_that_fails(site, shop):
 def test_criu_dies_while_it_dumps(site, shop):
     """After everything is dumped the freezer holds the tasks whatever becomes of criu, and rollback mends the sockets."""
     identity = site.migrating_held("source", "state")
-    site.kill(site["alpha"], "criu")
+    assert site.kill(site["alpha"], "criu")
+    eventually(lambda: not site.pid_of(site["alpha"], "criu"), what="the end of criu")
     site["beta"].cut()
     result = site.result("alpha", identity)
     assert result["result"] == "failed" and result["owner"] == "source", result

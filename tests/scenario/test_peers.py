@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Only a paired host gets anywhere, and garbage is dropped."""
 
+import json
+import re
+
 import pytest
 
 from site_under_test import SOCKET, eventually
@@ -44,19 +47,25 @@ def test_unpaired_gets_nowhere_until_paired_again(site, forgetful):
 def test_expired_peer_gets_nowhere(site):
     """beta's authority as alpha knows it has expired: neither side talks to the other."""
     alpha, beta = site["alpha"], site["beta"]
-    beta.run("sh", "-c", "cp -a /etc/phaul/pki /root/pki.kept && openssl x509 -in /etc/phaul/pki/ca.crt -signkey /etc/phaul/pki/ca.key "
-             "-days -1 -out /root/expired.crt -extfile /dev/stdin -extensions v3 <<EOF\n[v3]\nbasicConstraints=critical,CA:TRUE\nEOF\n"
-             "cp /root/expired.crt /etc/phaul/pki/ca.crt", check=False)
-    site.redis("alpha", "shop", "10.77.0.20")
+    known = "/etc/phaul/peers/beta.json"
+    kept = alpha.run("cat", known).stdout
+    expired = beta.run("openssl", "x509", "-in", "/etc/phaul/pki/ca.crt", "-signkey", "/etc/phaul/pki/ca.key", "-not_before",
+                       "20200101000000Z", "-not_after", "20210101000000Z", "-extfile", "/dev/stdin", "-extensions", "v3",
+                       input="[v3]\nbasicConstraints=critical,CA:TRUE\n").stdout
+    for host in ("alpha", "beta"):
+        site[host].container(f"on-{host}", ["counter", "/root/n"])
+    alpha.run("sh", "-c", f"cat > {known}", input=json.dumps({**json.loads(kept), "certificate": expired}))
+    site.restart(alpha)
     try:
-        done = site.migrate("alpha", "lxc/shop", "beta", check=False)
-        assert done.returncode != 0
-        assert site.state("alpha", "shop") == "RUNNING"
+        assert "expired" in alpha.run("phaul", "hosts").stdout
+        for source, target in (("alpha", "beta"), ("beta", "alpha")):
+            done = site.migrate(source, f"lxc/on-{source}", target, check=False)
+            assert done.returncode == 5 and re.search("not one of a paired host|does not know this host", done.stdout), done
+            assert site.state(source, f"on-{source}") == "RUNNING"
     finally:
-        beta.run("sh", "-c", "rm -rf /etc/phaul/pki && mv /root/pki.kept /etc/phaul/pki")
-        site.restart(beta)
-    assert alpha.run("phaul", "hosts").returncode == 0
-    site.migrate("alpha", "lxc/shop", "beta")
+        alpha.run("sh", "-c", f"cat > {known}", input=kept)
+        site.restart(alpha)
+    site.migrate("alpha", "lxc/on-alpha", "beta")
 
 
 @pytest.mark.parametrize("what", ["garbage", "http", "nothing", "tls"])

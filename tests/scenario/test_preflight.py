@@ -104,7 +104,7 @@ def make(site):
 @pytest.fixture(scope="module")
 def odd(whole_site):
     """One container for all that only look."""
-    whole_site.clean()
+    whole_site.ready()
     make(whole_site)
     yield whole_site
     whole_site.clean()

@@ -141,7 +141,7 @@ def test_a_discard_takes_files_back(trees):
     identity = trees.migrating("alpha", f"pid/{pid}", "beta", "--copy-files")
     assert trees.wait_phase("beta", identity, "commit")
     assert beta.run("cat", "/opt/own/data").stdout == "one\n"
-    trees.kill(beta, "phaul-session")
+    assert trees.kill(beta, "phaul-session")
     trees.let_go()
     assert trees.result("alpha", identity)["owner"] == "source"
     assert trees.result("beta", identity)["owner"] == "source"
@@ -201,7 +201,7 @@ def test_session_killed(trees, side, phase):
     trees.hold(host, f"{side}-{phase}")
     identity = trees.migrating("alpha", f"pid/{pid}", "beta", "--copy-files")
     assert trees.wait_phase(host, identity, phase)
-    trees.kill(trees[host], "phaul-session")
+    assert trees.kill(trees[host], "phaul-session")
     trees.let_go()
     result = trees.result("alpha", identity)
     owner = "target" if phase == "resume" else "source"
@@ -264,13 +264,15 @@ def moving_address(trees):
                  "nft flush ruleset", check=False)
 
 
-def client(site, seconds):
-    made = site.client.popen(f"{PROGRAMS}/echo-client", ADDRESS, "7007", "--seconds", str(seconds), stdout=-1, text=True)
+def client(site):
+    made = site.client.popen(f"{PROGRAMS}/echo-client", ADDRESS, "7007", "--seconds", "300", stdout=-1, text=True)
     eventually(lambda: ADDRESS in site["alpha"].run("ss", "-tn").stdout, what="the connection")
     return made
 
 
-def result_of(made):
+def result_of(site, made):
+    """Of a client that is told to end now."""
+    site.client.run("pkill", "-TERM", "-x", "echo-client", check=False)
     return json.loads(made.communicate(timeout=90)[0].splitlines()[-1])
 
 
@@ -279,10 +281,10 @@ def tables(site):
 
 
 def test_a_connection_moves_with_its_address(trees, moving_address):
-    made = client(trees, 8)
+    made = client(trees)
     report = trees.migrate("alpha", f"pid/{moving_address}", "beta")
     assert report["result"] == "done" and tables(trees) == []
-    result = result_of(made)
+    result = result_of(trees, made)
     assert result["connection"] == "kept" and result["lost"] == 0, result
     assert trees.pid_of(trees["beta"], "echo-server") == [moving_address]
     assert trees["beta"].run("cat", "/var/log/hooks.log").stdout.split() == ["arriving", ADDRESS, "arrived", ADDRESS]
@@ -290,23 +292,23 @@ def test_a_connection_moves_with_its_address(trees, moving_address):
 
 
 def test_a_connection_stays_when_the_migration_fails(trees, moving_address):
-    made = client(trees, 12)
+    made = client(trees)
     trees.hold("beta", "target-commit")
     identity = trees.migrating("alpha", f"pid/{moving_address}", "beta")
     assert trees.wait_phase("beta", identity, "commit")
     assert tables(trees) == ["alpha", "beta"]
-    trees.kill(trees["alpha"], "phaul-session")
+    assert trees.kill(trees["alpha"], "phaul-session")
     trees.let_go()
     assert trees.result("alpha", identity)["owner"] == "source"
     eventually(lambda: not trees.pid_of(trees["beta"], "phaul-session"), 90, "the target's session")
-    result = result_of(made)
+    result = result_of(trees, made)
     assert result["connection"] == "kept" and result["lost"] == 0, result
     assert tables(trees) == []
     assert ADDRESS not in trees["beta"].run("ip", "address").stdout
 
 
 def test_connections_are_closed_when_asked(trees, moving_address):
-    made = client(trees, 30)
+    made = client(trees)
     trees.migrate("alpha", f"pid/{moving_address}", "beta", "--tcp-close")
     assert trees.pid_of(trees["beta"], "echo-server") == [moving_address] and tables(trees) == []
     assert "ESTAB" not in trees["beta"].run("ss", "-tn", "src", ADDRESS).stdout

@@ -115,11 +115,11 @@ def test_already_migrating(shop):
 BAD = ["a;b", "$(reboot)", "a b", "../../etc", "a\nb", "a" * 300, "", "-rf", ".hidden", "naïve", "a\x01b"]
 
 
-@pytest.mark.parametrize("name", BAD, ids=range(len(BAD)))
-def test_bad_names(shop, name):
-    refused(shop, f"lxc/{name}", "beta", code=2)
-    refused(shop, "lxc/shop", name, code=2)
-    refused(shop, "lxc/shop", "beta", f"--dst-id={name}", code=2)
+def test_bad_names(shop):
+    for name in BAD:
+        refused(shop, f"lxc/{name}", "beta", code=2)
+        refused(shop, "lxc/shop", name, code=2)
+        refused(shop, "lxc/shop", "beta", f"--dst-id={name}", code=2)
 
 
 def test_names_that_are_not_utf8(shop):
@@ -127,12 +127,12 @@ def test_names_that_are_not_utf8(shop):
     assert done.returncode == 2 and "\\xff" in done.stderr
 
 
-@pytest.mark.parametrize("name", BAD, ids=range(len(BAD)))
-def test_bad_names_by_the_api(shop, name):
-    for body in ({"kind": "lxc", "id": name, "host": "beta"}, {"kind": "lxc", "id": "shop", "host": name},
-                 {"kind": "lxc", "id": "shop", "host": "beta", "target_id": name}):
-        status, problem = shop.api(shop["alpha"], "POST", "/migrations", json.dumps(body))
-        assert status == 400 and problem["kind"] == "usage", (status, problem)
+def test_bad_names_by_the_api(shop):
+    for name in BAD:
+        for body in ({"kind": "lxc", "id": name, "host": "beta"}, {"kind": "lxc", "id": "shop", "host": name},
+                     {"kind": "lxc", "id": "shop", "host": "beta", "target_id": name}):
+            status, problem = shop.api(shop["alpha"], "POST", "/migrations", json.dumps(body))
+            assert status == 400 and problem["kind"] == "usage", (name, status, problem)
 
 
 def test_check_says_the_same_beforehand(shop):

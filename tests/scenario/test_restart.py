@@ -113,7 +113,7 @@ def test_session_killed(shop, side, phase):
     shop.hold(host, f"{side}-{phase}")
     identity = shop.migrating("alpha", "lxc/shop", "beta", "--mode", "restart")
     assert shop.wait_phase(host, identity, phase)
-    shop.kill(shop[host], "phaul-session")
+    assert shop.kill(shop[host], "phaul-session")
     shop.let_go()
     result = shop.result("alpha", identity)
     if (side, phase) == ("source", "resume"):

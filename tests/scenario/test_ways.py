@@ -215,26 +215,31 @@ def refused(site, words, code, target=FAR):
     assert site.runs("alpha", "shop")
 
 
+@contextlib.contextmanager
+def without(host, path):
+    host.run("mv", path, f"{path}.away")
+    try:
+        yield
+    finally:
+        host.run("mv", f"{path}.away", path)
+
+
 def test_what_ssh_says_no_to(far):
     alpha, beta = far["alpha"], far["beta"]
     far.redis("alpha", "shop", IP)
     refused(far, "cannot connect to beta by ssh", 1, "ssh://root@beta:2222")
-    alpha.run("mv", "/root/.ssh/known_hosts", "/root/.ssh/kept")
-    refused(far, "does not believe the key of beta", 5)
-    alpha.run("mv", "/root/.ssh/kept", "/root/.ssh/known_hosts")
-    beta.run("mv", "/root/.ssh/authorized_keys", "/root/.ssh/kept")
-    refused(far, "does not let us in", 5)
-    beta.run("mv", "/root/.ssh/kept", "/root/.ssh/authorized_keys")
-    beta.run("mv", "/usr/bin/phaul", "/usr/bin/phaul.away")
-    refused(far, "phaul is not installed on beta", 3)
-    beta.run("sh", "-c", "printf '#!/bin/sh\\necho phaul: there is no verb >&2; exit 2\\n' > /usr/bin/phaul; chmod 755 /usr/bin/phaul")
-    refused(far, "a version that does not know `receive`", 3)
-    beta.run("sh", "-c", "printf '#!/bin/sh\\necho Welcome to this machine\\n' > /usr/bin/phaul")
-    refused(far, "is not phaul: it begins with 'Welcome to this", 3)
-    beta.run("mv", "/usr/bin/phaul.away", "/usr/bin/phaul")
-    alpha.run("mv", "/usr/bin/ssh", "/usr/bin/ssh.away")
-    refused(far, "ssh is not installed on alpha", 3)
-    alpha.run("mv", "/usr/bin/ssh.away", "/usr/bin/ssh")
+    with without(alpha, "/root/.ssh/known_hosts"):
+        refused(far, "does not believe the key of beta", 5)
+    with without(beta, "/root/.ssh/authorized_keys"):
+        refused(far, "does not let us in", 5)
+    with without(beta, "/usr/bin/phaul"):
+        refused(far, "phaul is not installed on beta", 3)
+        beta.run("sh", "-c", "printf '#!/bin/sh\\necho phaul: there is no verb >&2; exit 2\\n' > /usr/bin/phaul; chmod 755 /usr/bin/phaul")
+        refused(far, "a version that does not know `receive`", 3)
+        beta.run("sh", "-c", "printf '#!/bin/sh\\necho Welcome to this machine\\n' > /usr/bin/phaul")
+        refused(far, "is not phaul: it begins with 'Welcome to this", 3)
+    with without(alpha, "/usr/bin/ssh"):
+        refused(far, "ssh is not installed on alpha", 3)
     refused(far, "is not ssh://", 2, "ssh://-oProxyCommand=id")
     # Nothing of that has left a trace. And a phauld that runs there is the one that receives.
     far.start(beta)

@@ -83,7 +83,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def tidy(whole_site):
     """Both hosts as every story finds them and has to leave them; cleaning up between all of them would take minutes."""
-    whole_site.clean()
+    whole_site.ready()
     whole_site["beta"].run("mkdir", "-p", "-m", "700", "/run/phaul/images")  # made by the first migration, and kept
     return whole_site
 
