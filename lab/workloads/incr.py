@@ -53,41 +53,45 @@ def publish(path, text):
     os.replace(f"{path}.new", path)
 
 
+def count(options, result):
+    """Until the time is up."""
+    key = options.key.encode()
+    request = b"*2\r\n$4\r\nINCR\r\n$%d\r\n%s\r\n" % (len(key), key)
+    connection = socket.create_connection((options.address, options.port), timeout=options.patience)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    previous, published, buffered = None, 0.0, b""
+    begin = answered = time.time()  # CLOCK_REALTIME, the clock downtime is read on
+    while answered - begin < options.seconds:
+        connection.sendall(request)
+        line, buffered = read_line(connection, buffered)
+        now = time.time()
+        result["max_gap_ms"], answered = max(result["max_gap_ms"], round((now - answered) * 1000)), now
+        if not line.startswith(b":"):
+            raise ValueError(f"answer {line[:80]!r}")
+        value = int(line[1:])
+        if previous is not None and value != previous + 1:
+            result["lost"] += max(previous + 1 - value, 0)
+            result["errors"].append(f"{value} after {previous}")
+        previous = value
+        result["acked"] += 1
+        if options.status and now - published > 0.1:
+            publish(options.status, str(result["acked"]))
+            published = now
+
+
 def main():
     options = parse()
     result = {"acked": 0, "lost": 0, "max_gap_ms": 0, "reconnects": 0, "errors": [], "connection": "kept"}
-    key = options.key.encode()
-    request = b"*2\r\n$4\r\nINCR\r\n$%d\r\n%s\r\n" % (len(key), key)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    previous, longest, published = None, 0.0, 0.0
+    # A function of its own: what a signal raises at the end of a loop may pass by the `except` around that loop.
     try:
-        connection = socket.create_connection((options.address, options.port), timeout=options.patience)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        buffered = b""
-        begin = answered = time.time()  # CLOCK_REALTIME, the clock downtime is read on
-        while answered - begin < options.seconds:
-            connection.sendall(request)
-            line, buffered = read_line(connection, buffered)
-            now = time.time()
-            longest, answered = max(longest, now - answered), now
-            if not line.startswith(b":"):
-                raise ValueError(f"answer {line[:80]!r}")
-            value = int(line[1:])
-            if previous is not None and value != previous + 1:
-                result["lost"] += max(previous + 1 - value, 0)
-                result["errors"].append(f"{value} after {previous}")
-            previous = value
-            result["acked"] += 1
-            if options.status and now - published > 0.1:
-                publish(options.status, str(result["acked"]))
-                published = now
+        count(options, result)
     except Stop:
         pass
     except (OSError, ValueError) as error:
         result["errors"].append(str(error))
         result["connection"] = str(error)
-    result["max_gap_ms"] = round(longest * 1000)
     print(json.dumps(result), flush=True)
     return 1 if result["errors"] or result["lost"] else 0
 
