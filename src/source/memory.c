@@ -96,8 +96,6 @@ static bool handed_over(void *context)
         if (h->result == -EAGAIN && x->writable) {
                 x->writable = false;
                 h->result = h->more(x, h->err);
-                if (h->result == -ENOTCONN)
-                        h->result = -EAGAIN; /* why will be said by bulk_lost() */
         }
         return h->result < 0 ? h->result != -EAGAIN : image_sender_idle(x->sender);
 }
