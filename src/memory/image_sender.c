@@ -70,7 +70,7 @@ uint64_t image_sender_bytes(const struct image_sender *sender)
 
 static int send_slot(struct image_sender *s, const struct bulk_frame *frame)
 {
-        int r = s->link ? link_bulk_commit(s->link, frame) : -ENOTCONN;
+        int r = link_bulk_commit(s->link, frame);
 
         if (r < 0)
                 return r;
@@ -115,8 +115,6 @@ static int get_slot(struct image_sender *s)
 {
         int r = flush(s);
 
-        if (r == 0 && !s->link)
-                r = -ENOTCONN;
         return r < 0 || s->slot ? r : link_bulk_reserve(s->link, &s->slot);
 }
 
@@ -204,7 +202,7 @@ int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_ru
 
 bool image_sender_idle(const struct image_sender *sender)
 {
-        return sender->link && link_bulk_idle(sender->link);
+        return link_bulk_idle(sender->link);
 }
 
 /* -- image files -----------------------------------------------------------------------------------------------------
@@ -369,15 +367,6 @@ void image_sender_writable(struct image_sender *sender)
                 report(sender, r);
         else if (link_bulk_idle(sender->link))
                 report(sender, 0);
-}
-
-void image_sender_lost(struct image_sender *sender)
-{
-        sender->link = NULL;
-        sender->slot = NULL; /* it was the link's */
-        sender->filling.n_runs = sender->filling.n_pages = 0;
-        if (sender->phase != PHASE_PAGES && sender->phase != PHASE_OVER)
-                report(sender, -ENOTCONN);
 }
 
 int image_sender_files(struct image_sender *sender, int images_fd, void (*on_sent)(int result, void *context),

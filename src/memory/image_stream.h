@@ -101,10 +101,6 @@ int image_sender_files(struct image_sender *sender, int images_fd, void (*on_sen
 /* To be called from the link's `writable`; page_server_resume() after it. on_sent may free the sender. */
 void image_sender_writable(struct image_sender *sender);
 
-/* To be called when the link is down: it is not used any more, -ENOTCONN from all calls. on_sent may free the sender.
- */
-void image_sender_lost(struct image_sender *sender);
-
 /* Payload handed to the link so far. */
 uint64_t image_sender_bytes(const struct image_sender *sender);
 

@@ -315,18 +315,15 @@ static void stream_up(struct link *link, const struct link_peer *who, uint32_t v
 static void stream_down(struct link *link, const struct error *err, void *context)
 {
         struct stream *stream = context;
-        struct session_peer *p = stream->session->peer;
 
         (void)link;
         stream->lost = true;
         stream->open = false;
         stream->loss = *err;
-        if (p->bulk == stream && p->bulk_handlers.lost)
-                p->bulk_handlers.lost(err, p->bulk_context);
         if (stream->closing)
-                stream_free(p, stream);
+                stream_free(stream->session->peer, stream);
         else
-                retire(p, &stream->link);
+                retire(stream->session->peer, &stream->link);
 }
 
 static void stream_bulk(struct link *link, const struct bulk_frame *frame, const void *data, void *context)

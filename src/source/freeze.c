@@ -133,8 +133,7 @@ static bool dump_settled(void *context)
 {
         const struct source_side *x = context;
 
-        return x->bulk_error.kind != ERROR_NONE || x->criu_ended || x->pages_error.kind != ERROR_NONE ||
-               (x->criu_at_end && x->pages_ended);
+        return x->criu_ended || x->pages_error.kind != ERROR_NONE || (x->criu_at_end && x->pages_ended);
 }
 
 static int start_dump(struct source_side *x, struct criu_dump_options *options, struct error *err)
@@ -205,8 +204,6 @@ static int dump(struct source_side *x, struct error *err)
 
         if (x->lock_error.kind != ERROR_NONE)
                 *err = x->lock_error;
-        else if (x->bulk_error.kind != ERROR_NONE)
-                *err = x->bulk_error;
         else if (x->pages_error.kind != ERROR_NONE)
                 *err = x->pages_error;
         else if (x->criu_ended)
@@ -222,7 +219,7 @@ static bool images_settled(void *context)
 {
         const struct source_side *x = context;
 
-        return x->images_sent || x->bulk_error.kind != ERROR_NONE;
+        return x->images_sent;
 }
 
 /* Begun before the last pass over the files and finished after it: the one waits for disks, the other for the link. */
@@ -237,10 +234,6 @@ static int finish_images(struct source_side *x, struct error *err)
 {
         int r = session_wait(x->session, WAIT_INTERRUPTIBLE, images_settled, x, 0, "sending the images", err);
 
-        if (r == 0 && x->bulk_error.kind != ERROR_NONE && (!x->images_sent || x->images_result < 0)) {
-                *err = x->bulk_error;
-                return -err->code;
-        }
         if (r == 0 && x->images_result < 0)
                 r = error_errno(err, -x->images_result, "cannot send the images");
         return r;

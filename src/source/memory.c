@@ -29,27 +29,10 @@ static void bulk_writable(void *context)
         x->writable = true;
 }
 
-/* Whoever waits for room there is none to come for. */
-static void bulk_lost(const struct error *err, void *context)
-{
-        struct source_side *x = context;
-
-        if (err->kind == ERROR_NONE)
-                (void)error_set(&x->bulk_error, ENOTCONN, "%s closed the connection for memory",
-                                x->session->request.peer);
-        else
-                x->bulk_error = *err;
-        if (x->sender)
-                image_sender_lost(x->sender);
-        if (x->pages)
-                page_server_resume(x->pages);
-}
-
 int source_open_state(struct source_side *x, struct error *err)
 {
-        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable, .lost = bulk_lost};
+        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable};
         struct session *s = x->session;
-        struct link *bulk;
 
         if (x->sender)
                 return 0;
@@ -59,10 +42,10 @@ int source_open_state(struct source_side *x, struct error *err)
         message_put_u32(m, FIELD_STREAM, number);
         int r = peer_send(s, m, err);
         if (r == 0)
-                r = peer_bulk(s, number, &handlers, x, &bulk, err);
+                r = peer_bulk(s, number, &handlers, x, &x->bulk, err);
         if (r < 0)
                 return r;
-        r = image_sender_new(bulk, &x->sender);
+        r = image_sender_new(x->bulk, &x->sender);
         if (r < 0)
                 return error_errno(err, -r, "cannot send memory");
 
@@ -88,11 +71,6 @@ static bool handed_over(void *context)
         struct handing *h = context;
         struct source_side *x = h->side;
 
-        if (x->bulk_error.kind != ERROR_NONE) {
-                *h->err = x->bulk_error;
-                h->result = -x->bulk_error.code;
-                return true;
-        }
         if (h->result == -EAGAIN && x->writable) {
                 x->writable = false;
                 h->result = h->more(x, h->err);

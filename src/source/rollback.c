@@ -111,6 +111,7 @@ void source_rollback(struct source_side *x)
         precopy_free(TAKE_PTR(x->precopy));
         image_sender_free(TAKE_PTR(x->sender));
         peer_bulk_close(s);
+        x->bulk = NULL;
         if (session_images_remove(s, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
 }

@@ -37,8 +37,8 @@ struct source_side {
         struct network_port *ports;
         size_t n_ports;
         int images_fd;
+        struct link *bulk;
         struct image_sender *sender;
-        struct error bulk_error; /* the bulk link was lost */
         bool writable;           /* the link took something since it was last asked */
         struct precopy *precopy; /* NULL: all memory is in the dump */
         struct clean_pages *clean_pages;

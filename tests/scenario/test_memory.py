@@ -110,25 +110,3 @@ def test_a_session_killed_in_a_round(site, side):
     goes_on(site, "alpha", "writer")
     assert site.runs("alpha", "writer") and not tracked(site, "alpha", pid)
     site.settled_traces("beta", before)
-
-
-@pytest.mark.parametrize("phase", ["memory", "freeze"])
-def test_the_connection_for_memory_is_lost(site, phase):
-    """That of the control messages is whole: nobody else would notice, and frozen tasks wait for nobody."""
-    in_container(site, "writer", "memwriter", "--mib", "96", "--rate", "10")
-    before = {name: site.traces(name) for name in site.hosts}
-    identity = site.migrating("alpha", "lxc/writer", "beta", "--bandwidth", "12M",
-                              *(["--tracker", "none"] if phase == "freeze" else []))
-    assert site.wait_phase("alpha", identity, phase)
-    if phase == "freeze":
-        eventually(lambda: site.pid_of(site["alpha"], "criu"), what="the dump")
-    newest = eventually(lambda: len(found := site.pid_of(site["alpha"], "phaul-net")) > 1 and max(found), what="the connection")
-    site["alpha"].run("kill", "-KILL", str(newest))
-    result = site.result("alpha", identity)
-    assert (result["result"], result["owner"], result["failure"]["phase"]) == ("failed", "source", phase), result
-    goes_on(site, "alpha", "writer")
-    assert site.runs("alpha", "writer")
-    for name in site.hosts:
-        site.settled_traces(name, before[name])
-    site.migrate("alpha", "lxc/writer", "beta")
-    goes_on(site, "beta", "writer")
