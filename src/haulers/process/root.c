@@ -390,7 +390,7 @@ int process_root_prepare(struct workload *w, hauler_leftover_fn leftover, void *
         if (!root[0] || w->options->files == MOVE_SHARED)
                 return 0;
         const bool there = look(root, &st) == 0;
-        int r = process_directories_announce(root, p->token, leftover, context, err);
+        int r = process_directories_announce(root, 0, p->token, leftover, context, err);
         if (r < 0)
                 return r;
         name = there ? format_new("%s#%o:%u:%u#%s", p->token, st.st_mode & 07777, st.st_uid, st.st_gid, root)

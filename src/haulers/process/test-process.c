@@ -330,6 +330,33 @@ static size_t entries(const char *directory)
         return n;
 }
 
+/* A hundred files in one new directory are a hundred files and one directory. */
+static void a_directory_is_announced_once(void **state)
+{
+        static const char *const paths[] = {"/nowhere/a/b/one", "/nowhere/a/b/two", "/nowhere/a/c", "/nowhere/abc/one"};
+        static const char *const expected[] = {"/nowhere", "/nowhere/a",   "/nowhere/a/b", "/nowhere/a/b/one",
+                                               "/nowhere/a/b/two", "/nowhere/a/c", "/nowhere/abc", "/nowhere/abc/one"};
+        struct process_file files[4] = {0};
+        struct process_private p = {.n_copies = 4};
+        struct workload w = {.private_data = &p};
+        json_t *made = json_array();
+
+        (void)state;
+        assert_int_equal(id_new(p.token), 0);
+        for (size_t i = 0; i < 4; i++) {
+                files[i] = (struct process_file){.path = (char *)paths[i], .use = FILE_READ, .mode = S_IFREG};
+                p.copies[i] = &files[i];
+        }
+        assert_int_equal(process_copies_announce(&w, note, made, NULL), 0);
+        assert_int_equal(json_array_size(made), sizeof(expected) / sizeof(expected[0]));
+        for (size_t i = 0; i < json_array_size(made); i++) {
+                const char *name = json_string_value(json_array_get(json_array_get(made, i), 1));
+                assert_non_null(name);
+                assert_string_equal(strrchr(name, '#') + 1, expected[i]);
+        }
+        json_decref(made);
+}
+
 static void what_was_brought_is_taken_back(void **state)
 {
         const struct scene *s = *state;
@@ -373,6 +400,7 @@ int main(void)
                 cmocka_unit_test(files_of_a_peer_are_not_trusted),
                 cmocka_unit_test(a_description_is_bounded),
                 cmocka_unit_test_setup_teardown(own_files_are_found, set_up, tear_down),
+                cmocka_unit_test(a_directory_is_announced_once),
                 cmocka_unit_test_setup_teardown(what_was_brought_is_taken_back, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(what_was_brought_stays, set_up, tear_down),
                 cmocka_unit_test(leftovers_of_others_are_refused),
