@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -190,6 +192,42 @@ static void files_are_compared_and_named(void **state)
         assert_int_equal(process_files_verify(&files, true, copies, &f), 2);
         assert_int_equal(copied.errors, 0);
         assert_int_equal(copied.copies, 2);
+}
+
+/* What lies in a directory called "nfs" is on NFS. */
+int statfs(const char *path, struct statfs *ret)
+{
+        int r = (int)syscall(SYS_statfs, path, ret);
+
+        if (r == 0 && strstr(path, "/nfs/"))
+                ret->f_type = 0x6969;
+        return r;
+}
+
+/* A log on shared storage grows between the looks of the two hosts, and is the same file all the same. */
+static void what_is_written_on_shared_storage_is_the_same(void **state)
+{
+        const struct scene *s = *state;
+        CLEANUP(process_files_done) struct process_files files = {0};
+        const struct process_file *copies[PROCESS_COPIES_MAX];
+        char log[PATH_MAX + 16], lost[PATH_MAX + 16];
+
+        (void)snprintf(log, sizeof(log), "%s/nfs", s->directory);
+        assert_int_equal(mkdir(log, 0755), 0);
+        (void)snprintf(log, sizeof(log), "%s/nfs/log", s->directory);
+        (void)snprintf(lost, sizeof(lost), "%s/nfs/lost", s->directory);
+        write_text(log, "one line\nand one more\n");
+        json_t *description = json_pack("{s:[[s,s,i,s],[s,s,i,s],[s,s,i,s]]}", "files", log, "w", 9,
+                                        "0123456789abcdef0123456789abcdef", lost, "w", 4, "", s->other, "w", 9, "");
+        assert_int_equal(process_files_parse(description, &files, NULL), 0);
+        json_decref(description);
+        for (int copy = 0; copy < 2; copy++) {
+                struct heard heard = {0};
+                struct process_findings f = {.report = hear, .context = &heard};
+                assert_int_equal(process_files_verify(&files, copy, copies, &f), copy ? 2 : 0);
+                assert_int_equal(heard.errors, copy ? 0 : 2);
+                assert_null(strstr(heard.text, log));
+        }
 }
 
 static void files_of_a_peer_are_not_trusted(void **state)
@@ -397,6 +435,7 @@ int main(void)
                 cmocka_unit_test(only_numbers_are_process_ids),
                 cmocka_unit_test(a_tree_is_found_with_its_children),
                 cmocka_unit_test_setup_teardown(files_are_compared_and_named, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(what_is_written_on_shared_storage_is_the_same, set_up, tear_down),
                 cmocka_unit_test(files_of_a_peer_are_not_trusted),
                 cmocka_unit_test(a_description_is_bounded),
                 cmocka_unit_test_setup_teardown(own_files_are_found, set_up, tear_down),
