@@ -145,6 +145,13 @@ void findings_note(struct findings *f, enum problem problem, const char *format,
         one->count++;
 }
 
+void findings_take(struct findings *f, const struct findings *from)
+{
+        for (size_t i = 0; i < PROBLEMS; i++)
+                if (from->of[i].count)
+                        f->of[i] = from->of[i];
+}
+
 static void report_one(const struct finding *one, enum problem problem, hauler_report_fn report, void *context)
 {
         char who[EXAMPLES_MAX * EXAMPLE_SIZE + 64] = "", text[1024];

@@ -64,6 +64,9 @@ struct findings {
 void findings_note(struct findings *f, enum problem problem, const char *format, ...)
         __attribute__((format(printf, 3, 4)));
 
+/* Those problems that `from` has. */
+void findings_take(struct findings *f, const struct findings *from);
+
 /* Report all, and "ok" for each item of the scan that has none. */
 void findings_report(const struct findings *f, size_t n_tasks, size_t n_descriptors, hauler_report_fn report,
                      void *context);

@@ -11,12 +11,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -179,9 +183,11 @@ static void mappings_are_judged(void **state)
         assert_true(found_only(&s.findings, PROBLEM_HUGETLB));
 }
 
-static bool always(pid_t pid)
+static enum border_side where(const struct border *border, pid_t pid)
 {
-        return pid != 666; /* who took it has ended */
+        if (pid == 666) /* who took it has ended */
+                return BORDER_GONE;
+        return number_set_has(border->tree, (uint64_t)pid) ? BORDER_INSIDE : BORDER_OUTSIDE;
 }
 
 /* One file, one of ours and another's: told once, whoever has it and whoever waits. */
@@ -213,9 +219,19 @@ static void locks_are_compared(void **state)
         assert_int_equal(number_set_add(&tree, 10), 0);
         number_set_sort(&tree);
         for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-                struct findings f = {0};
-                assert_int_equal(locks_judge(cases[i].text, &tree, always, &f), 0);
+                struct findings f = {0}, again = {0};
+                const struct border border = {.tree = &tree};
+                struct suspicion first = {.findings = &f}, second = {.findings = &again, .before = &first.now};
+                assert_int_equal(locks_judge(cases[i].text, &border, where, &first), 0);
                 assert_true(found_only(&f, cases[i].problem));
+                /* What is there twice is told again, and what is new is not yet. */
+                assert_int_equal(locks_judge(cases[i].text, &border, where, &second), 0);
+                assert_true(found_only(&again, cases[i].problem));
+                number_set_done(&first.now);
+                again = (struct findings){0};
+                assert_int_equal(locks_judge(cases[i].text, &border, where, &second), 0);
+                assert_true(found_only(&again, PROBLEMS));
+                number_set_done(&second.now);
         }
         number_set_done(&tree);
 }
@@ -258,15 +274,16 @@ static void terminals_are_paired(void **state)
         assert_false(terminal_master_index("pos:\t0\n", &index));
         assert_int_equal(terminal_note(&s, &nginx, 0, 136, 7), 0);
         assert_int_equal(number_set_add(&s.masters, 7), 0);
-        terminals_judge(&s);
+        struct suspicion suspicion = {.findings = &s.findings};
+        terminals_judge(&s, &suspicion);
         assert_true(found_only(&s.findings, PROBLEMS));
         assert_int_equal(terminal_note(&s, &nginx, 0, 136, 8), 0);
         assert_int_equal(terminal_note(&s, &nginx, 1, 136, 8), 0);
-        terminals_judge(&s);
+        terminals_judge(&s, &suspicion);
         assert_true(found_only(&s.findings, PROBLEM_TERMINAL));
         assert_int_equal(s.findings.of[PROBLEM_TERMINAL].count, 1);
-        number_set_done(&s.masters);
-        free(s.shared.ends);
+        number_set_done(&suspicion.now);
+        scan_done(&s);
 }
 
 /* What is mapped shared and may be shared with others; what cannot be written is a cache. */
@@ -601,6 +618,166 @@ static void what_two_processes_share_is_found(void **state)
         assert_int_equal(h.worst, GRADE_JUDGED);
 }
 
+/* -- a workload that does not stand still ------------------------------------------------------------------------- */
+
+#define LOOKS_AT_IT 25
+
+/* With nothing of ours, so that all that is found is its own. */
+static pid_t start_workload(void (*fn)(void))
+{
+        pid_t pid = fork();
+
+        if (pid == 0) {
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                (void)setsid();
+                (void)close_range(0, ~0U, 0);
+                for (int i = 0; i < 3; i++)
+                        (void)open("/dev/null", O_RDWR); /* NOLINT(android-cloexec-open): as a workload has it */
+                fn();
+                _exit(1);
+        }
+        return pid;
+}
+
+static void end_workload(pid_t pid)
+{
+        (void)kill(-pid, SIGKILL);
+        (void)waitpid(pid, NULL, 0);
+}
+
+static void hear_complaints(const char *item, enum grade grade, const char *reason, void *context)
+{
+        struct heard *h = context;
+
+        if (grade == GRADE_OK || strcmp(item, "unit") == 0)
+                return;
+        (void)snprintf(h->text + strlen(h->text), sizeof(h->text) - strlen(h->text), "%s: %s\n", item, reason);
+}
+
+static void is_never_blamed(void (*fn)(void))
+{
+        pid_t pid = start_workload(fn);
+        const struct preflight_subject subject = {.init = pid, .criu = "4.2.1"};
+
+        assert_true(pid > 0);
+        for (int i = 0; i < LOOKS_AT_IT; i++) {
+                struct heard h = {0};
+                assert_int_equal(preflight_scan(&subject, 20000, hear_complaints, &h, NULL), 0);
+                if (h.text[0]) {
+                        end_workload(pid);
+                        fail_msg("in look %d: %s", i, h.text);
+                }
+        }
+        end_workload(pid);
+}
+
+static void nap(long ms)
+{
+        (void)nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
+}
+
+/* Children that come and go, each with its parent's pipe, memory, log and a lock of its own on a file of all. */
+static void fork_for_ever(void)
+{
+        char path[] = "/tmp/phaul-busy-XXXXXX";
+        int ends[2];
+
+        int file = mkstemp(path);
+        (void)unlink(path);
+        if (file < 0 || pipe2(ends, O_CLOEXEC) < 0 ||
+            mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) == MAP_FAILED)
+                return;
+        for (;;) {
+                struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+                (void)fcntl(file, F_SETLK, &lock);
+                if (fork() == 0) {
+                        lock.l_start = getpid();
+                        (void)fcntl(file, F_SETLK, &lock);
+                        nap(getpid() % 20);
+                        _exit(0);
+                }
+                nap(2);
+                while (waitpid(-1, NULL, WNOHANG) > 0)
+                        ;
+        }
+}
+
+static int unix_socket(struct sockaddr_un *ret, socklen_t *ret_size, pid_t server)
+{
+        *ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+        int n = snprintf(ret->sun_path + 1, sizeof(ret->sun_path) - 1, "phaul-busy-%d", (int)server);
+        *ret_size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+        return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+static void connect_for_ever(pid_t server)
+{
+        struct sockaddr_un to;
+        socklen_t size;
+        char byte;
+
+        for (;;) {
+                int fd = unix_socket(&to, &size, server);
+                if (fd >= 0 && connect(fd, (const struct sockaddr *)&to, size) == 0 && read(fd, &byte, 1) == 1)
+                        nap(20);
+                (void)close(fd);
+        }
+}
+
+static void serve_in_a_child(int fd)
+{
+        char byte;
+
+        if (fork() == 0) {
+                (void)!read(fd, &byte, 1);
+                _exit(0);
+        }
+        while (waitpid(-1, NULL, WNOHANG) > 0)
+                ;
+}
+
+/* A server whose clients belong to it; some of the connections are given to children. */
+static void accept_for_ever(void)
+{
+        const pid_t self = getpid();
+        int served[64] = {0};
+        struct sockaddr_un at;
+        socklen_t size;
+
+        int listening = unix_socket(&at, &size, self);
+        if (listening < 0 || bind(listening, (const struct sockaddr *)&at, size) < 0 || listen(listening, 64) < 0)
+                return;
+        /* Some that do nothing, so that it takes a while from the server to its clients. */
+        for (int i = 0; i < 40; i++)
+                if (fork() == 0)
+                        for (;;)
+                                (void)pause();
+        for (int i = 0; i < 10; i++)
+                if (fork() == 0)
+                        connect_for_ever(self);
+        for (unsigned n = 0;; n++) {
+                int *one = &served[n % 64];
+                if (*one > 0)
+                        (void)close(*one);
+                *one = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
+                if (n % 8 == 0)
+                        serve_in_a_child(*one);
+                (void)!send(*one, "x", 1, MSG_NOSIGNAL);
+        }
+}
+
+static void who_forks_is_not_blamed(void **state)
+{
+        (void)state;
+        is_never_blamed(fork_for_ever);
+}
+
+static void who_accepts_is_not_blamed(void **state)
+{
+        (void)state;
+        is_never_blamed(accept_for_ever);
+}
+
 /* A thousand cases are one line. */
 static void many_are_one(void **state)
 {
@@ -656,6 +833,8 @@ int main(void)
                 cmocka_unit_test(nonsense_is_survived),
                 cmocka_unit_test(a_real_process_is_looked_at),
                 cmocka_unit_test(what_two_processes_share_is_found),
+                cmocka_unit_test(who_forks_is_not_blamed),
+                cmocka_unit_test(who_accepts_is_not_blamed),
                 cmocka_unit_test(many_are_one),
                 cmocka_unit_test(items_are_documented),
         };
