@@ -173,14 +173,18 @@ static bool has_problem(const struct findings *f, const char *item)
         return false;
 }
 
-void findings_report(const struct findings *f, size_t n_tasks, size_t n_descriptors, hauler_report_fn report,
-                     void *context)
+void findings_report(const struct findings *f, hauler_report_fn report, void *context)
 {
-        char text[128];
-
         for (size_t i = 0; i < PROBLEMS; i++)
                 if (f->of[i].count)
                         report_one(&f->of[i], (enum problem)i, report, context);
+}
+
+void findings_report_rest(const struct findings *f, size_t n_tasks, size_t n_descriptors, hauler_report_fn report,
+                          void *context)
+{
+        char text[128];
+
         if (!has_problem(f, "tasks")) {
                 (void)snprintf(text, sizeof(text), "%zu processes with %zu open descriptors were looked at", n_tasks,
                                n_descriptors);

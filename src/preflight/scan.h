@@ -28,9 +28,15 @@ struct task {
         bool kernel;
 };
 
+/* What lies where CRIU looks for a watched inode; see watches.c. */
+struct hints {
+        struct number_set roots, files;
+        size_t seen; /* of all roots together */
+};
+
 struct scan {
         struct findings findings;
-        size_t n_descriptors;
+        size_t n_tasks, n_descriptors;
         uint64_t ghost_limit;
         uint64_t init_ns[NAMESPACES]; /* of the tree's root, inode numbers; 0 where the kernel has none */
         struct number_set mounts;     /* ids of all mounts the tree can see */
@@ -40,6 +46,7 @@ struct scan {
         enum { COMPAT_UNKNOWN, COMPAT_CARRIED, COMPAT_NOT } compat; /* programs of 32 bits */
         struct shared_ends shared;                                  /* what others may have, too */
         struct number_set masters;                                  /* numbers of pseudo terminals */
+        struct hints hints;
         bool again;                                                 /* only what is shared counts */
 };
 void scan_done(struct scan *s);
@@ -91,7 +98,8 @@ struct watch {
 };
 /* From a line of /proc/PID/fdinfo/N; false when it is no watch on a file or a file system. */
 bool watch_parse(const char *line, struct watch *ret);
-void watches_judge(struct scan *s, const struct task *t, int fd);
+/* 0 or -ENOMEM. */
+int watches_judge(struct scan *s, const struct task *t, int fd);
 
 /* A terminal that is open, by its device numbers; judged when all tasks have been looked at. 0 or -ENOMEM. */
 int terminal_note(struct scan *s, const struct task *t, int fd, unsigned major, unsigned minor);
