@@ -106,6 +106,10 @@ static const struct {
                                "Set Restart=no by a drop-in for the time of the migration"},
         [PROBLEM_UNIT] = {"unit", GRADE_WARNING, "belongs to a unit, which systemd will see end here",
                           "Make sure that nothing else starts it again"},
+        [PROBLEM_UNIT_STAYS] = {"unit", GRADE_WARNING,
+                                "belongs to a unit that goes on here without it, so systemd does not start it again. "
+                                "What is left of the unit may",
+                                "Make sure that it does not"},
 };
 
 /* What a scan without problems says nothing bad about. */

@@ -45,6 +45,7 @@ enum problem {
         PROBLEM_OUTSIDE_UNSEEN,
         PROBLEM_RESTARTED,
         PROBLEM_UNIT,
+        PROBLEM_UNIT_STAYS,
         PROBLEMS
 };
 

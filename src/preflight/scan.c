@@ -200,7 +200,7 @@ static int scan_all(struct scan *s, const struct preflight_subject *subject)
         if (r == 0)
                 r = border_scan(s, subject, &tree);
         if (r == 0)
-                unit_scan(s, subject->init);
+                unit_scan(s, subject->init, &tree);
         free(tree.pids);
         scan_done(s);
         return r;

@@ -47,7 +47,7 @@ struct scan {
         struct shared_ends shared;                                  /* what others may have, too */
         struct number_set masters;                                  /* numbers of pseudo terminals */
         struct hints hints;
-        bool again;                                                 /* only what is shared counts */
+        bool again; /* only what is shared counts */
 };
 void scan_done(struct scan *s);
 
@@ -114,6 +114,16 @@ int mappings_scan(struct scan *s, const struct task *t);
 struct preflight_subject;
 int border_scan(struct scan *s, const struct preflight_subject *subject, const struct pid_list *tree);
 
-/* Whether the unit around it would be started again; "" when it is in none. From the text of /proc/PID/cgroup. */
-const char *unit_of(const char *cgroup, char *buffer, size_t size);
-void unit_scan(struct scan *s, pid_t pid);
+/* The systemd service around a process, from the text of /proc/PID/cgroup; false when it is in none. */
+struct unit {
+        char name[256], path[4096]; /* its cgroup */
+        bool user;                  /* of the manager of user `uid` */
+        uid_t uid;
+};
+bool unit_find(const char *cgroup, struct unit *ret);
+
+/* From the answer of `systemctl show`: 0 when it knows of no main process. */
+pid_t unit_main_pid(const char *shown);
+/* `stays`: so much of it is outside of the tree that it does not end with it. */
+enum problem unit_judge(const char *shown, bool stays);
+void unit_scan(struct scan *s, pid_t root, const struct pid_list *tree);

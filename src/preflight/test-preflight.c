@@ -336,16 +336,45 @@ static void programs_are_told_apart(void **state)
 
 static void units_are_found(void **state)
 {
-        char unit[64];
+        static const struct {
+                const char *cgroup, *name, *path;
+                bool user;
+        } cases[] = {
+                {"0::/system.slice/web.service\n", "web.service", "/system.slice/web.service", false},
+                {"3:cpu:/x.service\n1:name=systemd:/system.slice/a.service/sub\n", "a.service",
+                 "/system.slice/a.service", false},
+                {"0::/user.slice/user-1000.slice/user@1000.service/app.slice/play.service\n", "play.service",
+                 "/user.slice/user-1000.slice/user@1000.service/app.slice/play.service", true},
+                {"0::/user.slice/user-1000.slice/user@1000.service/init.scope\n", "user@1000.service",
+                 "/user.slice/user-1000.slice/user@1000.service", false},
+        };
+        static const char *const none[] = {"0::/user.slice/session-1.scope\n", "0::/lxc.payload.web/init.scope\n", ""};
+        struct unit unit;
 
         (void)state;
-        assert_string_equal(unit_of("0::/system.slice/web.service\n", unit, sizeof(unit)), "web.service");
-        assert_string_equal(
-                unit_of("3:cpu:/x.service\n1:name=systemd:/system.slice/a.service/sub\n", unit, sizeof(unit)),
-                "a.service");
-        assert_string_equal(unit_of("0::/user.slice/session-1.scope\n", unit, sizeof(unit)), "");
-        assert_string_equal(unit_of("0::/lxc.payload.web/init.scope\n", unit, sizeof(unit)), "");
-        assert_string_equal(unit_of("", unit, sizeof(unit)), "");
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                assert_true(unit_find(cases[i].cgroup, &unit));
+                assert_string_equal(unit.name, cases[i].name);
+                assert_string_equal(unit.path, cases[i].path);
+                assert_int_equal(unit.user, cases[i].user);
+                assert_int_equal(unit.uid, cases[i].user ? 1000 : 0);
+        }
+        for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++)
+                assert_false(unit_find(none[i], &unit));
+}
+
+/* One of many processes of a unit may go: systemd does not see it end. */
+static void units_that_go_on_are_told_apart(void **state)
+{
+        (void)state;
+        assert_int_equal(unit_main_pid("Restart=always\nMainPID=4711\n"), 4711);
+        assert_int_equal(unit_main_pid("Restart=always\nMainPID=0\n"), 0);
+        assert_int_equal(unit_main_pid(""), 0);
+        assert_int_equal(unit_judge("Restart=always\nMainPID=4711\n", false), PROBLEM_RESTARTED);
+        assert_int_equal(unit_judge("Restart=on-failure\n", false), PROBLEM_RESTARTED);
+        assert_int_equal(unit_judge("Restart=on-success\n", false), PROBLEM_UNIT);
+        assert_int_equal(unit_judge("Restart=no\n", false), PROBLEM_UNIT);
+        assert_int_equal(unit_judge("Restart=always\nMainPID=4711\n", true), PROBLEM_UNIT_STAYS);
 }
 
 /* -- comparing hosts -------------------------------------------------------------------------------------------- */
@@ -868,6 +897,7 @@ int main(void)
                 cmocka_unit_test(shared_mappings_are_kept),
                 cmocka_unit_test(programs_are_told_apart),
                 cmocka_unit_test(units_are_found),
+                cmocka_unit_test(units_that_go_on_are_told_apart),
                 cmocka_unit_test(processors_are_compared),
                 cmocka_unit_test(recorded_processors_are_compared),
                 cmocka_unit_test(only_the_architecture_counts_for_a_start),
