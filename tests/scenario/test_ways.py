@@ -182,6 +182,10 @@ def test_cut_before_the_commit_by_ssh(far, shop, phase):
     recorded(far, identity, result["result"])
 
 
+def told(site, identity):
+    return site.api(site["alpha"], "GET", f"/migrations/{identity}")[1]
+
+
 def test_cut_after_the_commit_by_ssh(far, shop):
     """ssh is run again, and the far half goes on by its record."""
     far.hold("beta", "target-resume")
@@ -191,9 +195,27 @@ def test_cut_after_the_commit_by_ssh(far, shop):
     eventually(lambda: not far.pid_of(far["beta"], "phaul-session"), 90, "the target's session")
     assert not far.runs("alpha", "shop")
     assert far.api(far["alpha"], "GET", f"/migrations/{identity}")[1]["state"] == "committed"
+    # It says why it does not get on.
+    eventually(lambda: any("cannot reach beta" in line for line in told(far, identity)["log"]), 60, "the reason")
     far["beta"].heal()
     assert far.result("alpha", identity)["result"] == "done"
     went(far, shop)
+
+
+@pytest.mark.skipif(not FULL, reason="make test-full")
+def test_nobody_answers_after_the_commit(far):
+    """Somebody is asked for, and yet it goes on by itself when the other host is back."""
+    far.redis("alpha", "shop", IP)
+    far.hold("beta", "target-resume")
+    identity = far.migrating("alpha", "lxc/shop", FAR)
+    assert far.wait_phase("beta", identity, "resume")
+    far["beta"].cut()
+    eventually(lambda: "has not answered since the commit" in (told(far, identity)["reason"] or ""), 120, "attention")
+    assert not far.runs("alpha", "shop")
+    far.let_go()
+    far["beta"].heal()
+    eventually(lambda: far.result("alpha", identity)["result"] == "done", 120, "the end")
+    assert far.runs("beta", "shop")
 
 
 @pytest.mark.skipif(not FULL, reason="make test-full")
