@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -212,6 +213,54 @@ static json_t *wait_state(struct fixture *f, const char *id, const char *wanted)
         }
         fail_msg("migration %s is never '%s'", id, wanted);
         return NULL;
+}
+
+static void make_released(const struct fixture *f, const char *name)
+{
+        char path[200], file[256];
+
+        (void)snprintf(path, sizeof(path), "%s/released/%s/rootfs/deep", f->places.state, name);
+        assert_int_equal(fd_mkdir_p(path, 0700), 0);
+        (void)snprintf(file, sizeof(file), "%s/file", path);
+        assert_int_equal(fd_write_file(AT_FDCWD, file, "x", 1, 0600), 0);
+}
+
+static bool is_released(const struct fixture *f, const char *name)
+{
+        char path[200];
+
+        (void)snprintf(path, sizeof(path), "%s/released/%s", f->places.state, name);
+        return access(path, F_OK) == 0;
+}
+
+static void wait_gone(struct fixture *f, const char *name)
+{
+        for (uint64_t limit = clock_ms() + WAIT_MS; is_released(f, name); pump(f, 20))
+                if (clock_ms() > limit)
+                        fail_msg("%s is never removed", name);
+}
+
+/* Released files are out of the way at once and gone in a while, also those that an earlier phauld began with. */
+static void released_files_are_forgotten(void **state)
+{
+        static const char id[] = "00112233445566778899aabbccddeeff", gone[] = ".gone-00112233445566778899aabbccddeeff";
+        static const char other[] = ".gone-ffeeddccbbaa99887766554433221100";
+        struct fixture *f = *state;
+
+        make_released(f, id);
+        make_released(f, ".gone-by-somebody-else");
+        {
+                AUTO_ANSWER a = ask(f, "DELETE", "/released/00112233445566778899aabbccddeeff", NULL, NULL);
+                assert_int_equal(a.status, 204);
+        }
+        assert_false(is_released(f, id));
+        wait_gone(f, gone);
+
+        make_released(f, other);
+        daemon_free(TAKE_PTR(f->daemon));
+        begin(f);
+        wait_gone(f, other);
+        assert_true(is_released(f, ".gone-by-somebody-else"));
 }
 
 /* Whatever is wrong with a request, the answer is a problem document with our kind, and nothing happens. */
@@ -545,6 +594,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         const struct CMUnitTest tests[] = {
+                TEST(released_files_are_forgotten),
                 TEST(wrong_requests_get_problem_documents),
                 TEST(bodies_have_a_limit),
                 TEST(tells_about_itself),
