@@ -285,6 +285,10 @@ def test_descriptors_cut_before_the_commit(far, shop):
     near_half = bridge.start(far["alpha"], bridge.near, "migrate", "lxc/shop", "--detach")
     identity = near_half.communicate(timeout=60)[0].strip()
     assert far.wait_phase("alpha", identity, "state")
+    early = Bridge()
+    done = early.start(far["alpha"], early.near, "reconnect", identity)
+    assert done.wait(30) == 3 and "is under way" in done.stderr.read()
+    early.cut()
     bridge.cut()
     result = far.result("alpha", identity)
     assert result["result"] == "failed" and result["owner"] == "source", result
@@ -326,6 +330,26 @@ def test_descriptors_cut_when_a_copy_is_held(far, shop, committed):
         went(far, shop)
     else:
         stayed(far, shop)
+    again.cut()
+
+
+def test_descriptors_that_lead_nowhere(far, shop):
+    """Nobody has noticed that nothing gets through any more: the new ones take their place."""
+    bridge, again = Bridge(), Bridge()
+    far.hold("beta", "target-resume")
+    bridge.start(far["beta"], bridge.far, "receive")
+    bridge.start(far["alpha"], bridge.near, "migrate", "lxc/shop")
+    identity = eventually(lambda: [m["id"] for m in json.loads(far["alpha"].run("phaul", "list", "--json").stdout)
+                                   if not m["result"]], what="a migration")[0]
+    assert far.wait_phase("beta", identity, "resume")
+    bridge.pause()
+    again.start(far["beta"], again.far, "receive")
+    done = again.start(far["alpha"], again.near, "reconnect", identity)
+    assert done.wait(30) == 0, done.stderr.read()
+    far.let_go()
+    eventually(lambda: far.result("alpha", identity)["result"] == "done", what="the end")
+    went(far, shop)
+    bridge.cut()
     again.cut()
 
 
