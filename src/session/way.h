@@ -33,7 +33,7 @@ struct way {
 int way_parse(const json_t *request, bool source, struct way *ret);
 
 /* The arguments of ssh; pointers into `way`, `port` (these have room for so much) and constants. */
-#define WAY_ARGV_MAX 40
+#define WAY_ARGV_MAX 64
 #define WAY_PORT_SIZE 12
 void way_ssh_argv(const struct way *way, const char **argv, char *port);
 

@@ -129,6 +129,8 @@ def recorded(site, identity, result):
 
 
 def test_a_container_by_ssh(far, shop):
+    far["alpha"].run("sh", "-c", "cat > /root/.ssh/config", input="IgnoreUnknown Novelty\nNovelty yes\nHost *\n"
+                     "RemoteCommand ls\nForkAfterAuthentication yes\nStdinNull yes\nSessionType none\nRequestTTY force\n")
     checked = far["alpha"].run("phaul", "check", "lxc/shop", FAR, check=False)
     assert checked.returncode == 0 and "beta" in checked.stdout, checked
     report = far.migrate("alpha", "lxc/shop", FAR)
@@ -136,6 +138,7 @@ def test_a_container_by_ssh(far, shop):
     went(far, shop)
     recorded(far, report["id"], "done")
     eventually(lambda: not far.pid_of(far["alpha"], "ssh"), 30, "the end of ssh")
+    far["alpha"].run("rm", "/root/.ssh/config")
 
 
 def test_a_process_by_ssh_as_a_user(far):
