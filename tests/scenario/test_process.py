@@ -175,6 +175,9 @@ time.sleep(1000)"""
 
 def test_pid_file(trees):
     pid = family(trees)
+    for path, words in (("/etc/passwd", "belongs to the host"), ("/root/.bashrc", "does not hold a number")):
+        done = trees.migrate("alpha", f"pid/{pid}", "beta", "--dst-pidfile", path, check=False)
+        assert done.returncode == 3 and words in done.stdout + done.stderr, done
     trees.migrate("alpha", f"pid/{pid}", "beta", "--dst-pidfile", "/run/family.pid")
     assert eventually(lambda: trees["beta"].run("cat", "/run/family.pid", check=False).stdout) == f"{pid}\n"
 

@@ -372,7 +372,7 @@ static size_t entries(const char *directory)
 static void a_directory_is_announced_once(void **state)
 {
         static const char *const paths[] = {"/nowhere/a/b/one", "/nowhere/a/b/two", "/nowhere/a/c", "/nowhere/abc/one"};
-        static const char *const expected[] = {"/nowhere", "/nowhere/a",   "/nowhere/a/b", "/nowhere/a/b/one",
+        static const char *const expected[] = {"/nowhere",         "/nowhere/a",   "/nowhere/a/b", "/nowhere/a/b/one",
                                                "/nowhere/a/b/two", "/nowhere/a/c", "/nowhere/abc", "/nowhere/abc/one"};
         struct process_file files[4] = {0};
         struct process_private p = {.n_copies = 4};
@@ -417,6 +417,48 @@ static void what_was_brought_stays(void **state)
         assert_int_equal(entries(s->directory), 6);
 }
 
+/* ---------------------------------------------------------------------------------------------------------- pid file
+ */
+
+/* It comes from another host: only what is a pid file already is replaced, and only where they may be. */
+static void a_pid_file_replaces_nothing_else(void **state)
+{
+        static const char *const bad[] = {"/etc/cron.d/x", "/usr/lib/x.pid", "/run/systemd/x.pid",
+                                          "/proc/x.pid",   "/nowhere/x.pid", "x.pid"};
+        const struct scene *s = *state;
+        char path[PATH_MAX], link[PATH_MAX];
+
+        (void)snprintf(path, sizeof(path), "%s/x.pid", s->directory);
+        (void)snprintf(link, sizeof(link), "%s/link", s->directory);
+        for (int i = 1; i <= 2; i++) {
+                AUTO_FREE char *text = NULL;
+                assert_int_equal(process_pidfile_write(path, 4710 + i, NULL), 0);
+                text = text_of(path);
+                assert_string_equal(text, i == 1 ? "4711\n" : "4712\n");
+        }
+        assert_true(process_pidfile_write(s->kept, 4711, NULL) < 0);
+        AUTO_FREE char *kept = text_of(s->kept);
+        assert_string_equal(kept, "kept");
+        assert_int_equal(symlink(s->kept, link), 0);
+        assert_true(process_pidfile_check(link, NULL) < 0);
+        for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+                if (process_pidfile_check(bad[i], NULL) == 0)
+                        fail_msg("%s was allowed", bad[i]);
+        assert_int_equal(unlink(link), 0);
+        assert_int_equal(symlink("/etc", link), 0);
+        (void)snprintf(path, sizeof(path), "%s/link/x.pid", s->directory);
+        assert_true(process_pidfile_check(path, NULL) < 0);
+        assert_int_equal(unlink(link), 0);
+        struct heard heard = {0};
+        struct process_findings f = {.report = hear, .context = &heard};
+        process_pidfile_verify("/run/x.pid", &f);
+        process_pidfile_verify("", &f);
+        assert_int_equal(heard.errors, 0);
+        process_pidfile_verify(s->kept, &f);
+        assert_int_equal(heard.errors, 1);
+        assert_non_null(strstr(heard.text, "pidfile: "));
+}
+
 static void leftovers_of_others_are_refused(void **state)
 {
         (void)state;
@@ -442,6 +484,7 @@ int main(void)
                 cmocka_unit_test(a_directory_is_announced_once),
                 cmocka_unit_test_setup_teardown(what_was_brought_is_taken_back, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(what_was_brought_stays, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(a_pid_file_replaces_nothing_else, set_up, tear_down),
                 cmocka_unit_test(leftovers_of_others_are_refused),
         };
 
