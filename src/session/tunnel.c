@@ -204,7 +204,7 @@ static int run_ssh(struct session_tunnel *t, int stream, int words, struct error
 {
         const struct way *way = &t->session->request.way;
         const char *argv[WAY_ARGV_MAX], *env[2] = {0};
-        char port[WAY_PORT_SIZE], agent[sizeof("SSH_AUTH_SOCK=") + WAY_AGENT_MAX];
+        char port[WAY_PORT_SIZE], agent[sizeof("SSH_AUTH_SOCK=") + SSH_AGENT_MAX];
         struct spawn_user user;
         const struct spawn_fd fds[] = {{stream, 0}, {stream, 1}, {words, 2}};
         const struct spawn_options options = {

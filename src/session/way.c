@@ -24,7 +24,7 @@ static int parse_ssh(const json_t *o, struct way *w)
         if (!ssh_host_is_valid(host) || (user && !ssh_user_is_valid(user)) || port < 0 || port > 65535 ||
             !json_is_integer(uid) || json_integer_value(uid) < 0 || json_integer_value(uid) > UINT32_MAX - 1)
                 return -EINVAL;
-        if (agent && (agent[0] != '/' || strlen(agent) > WAY_AGENT_MAX))
+        if (agent && (agent[0] != '/' || strlen(agent) > SSH_AGENT_MAX))
                 return -EINVAL;
         (void)snprintf(w->ssh.host, sizeof(w->ssh.host), "%s", host);
         (void)snprintf(w->ssh.user, sizeof(w->ssh.user), "%s", user ? user : "");

@@ -20,12 +20,10 @@ enum way_kind {
         WAY_TUNNEL,      /* target: connections come from phauld as always, but none can be made from here */
 };
 
-#define WAY_AGENT_MAX 107
-
 struct way {
         enum way_kind kind;
         struct ssh_address ssh;
-        char agent[WAY_AGENT_MAX + 1]; /* socket of an ssh-agent, "" none */
+        char agent[SSH_AGENT_MAX + 1]; /* socket of an ssh-agent, "" none */
         uid_t uid;                     /* whose ssh it is: who asked for the migration */
 };
 
