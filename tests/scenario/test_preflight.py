@@ -358,6 +358,31 @@ def test_an_address_that_answers_is_refused(site):
     assert done.returncode == 3 and found and "10.77.0.200" in found[0]["reason"], done.stdout
 
 
+def test_addresses_within_a_container_are_its_own(site):
+    """A bridge of its own, with the address that a bridge of the target has as well, as Docker makes them."""
+    make(site)
+    alpha, beta = site["alpha"], site["beta"]
+    init = alpha.run("lxc-info", "-n", "odd", "-pH").stdout.strip()
+    bridge = "ip link add docker0 type bridge && ip address add 172.17.0.1/16 dev docker0 && ip link set docker0 up"
+    alpha.run("nsenter", "-t", init, "-n", "sh", "-c", bridge)
+    beta.run("sh", "-c", bridge)
+    try:
+        done = alpha.run("phaul", "check", "lxc/odd", "beta", "--mode", "restart", "--json", check=False)
+        assert done.returncode == 0 and not items(json.loads(done.stdout), "address", "error"), done.stdout
+    finally:
+        beta.run("ip", "link", "delete", "docker0")
+
+
+def test_who_forks_is_not_blamed(site):
+    """Children that come and go, with pipes between them: they belong to it, whenever they are met."""
+    busy = "while :; do for i in 1 2 3; do { sleep 0.02; echo x; } | cat > /dev/null & done; sleep 0.01; done"
+    site["alpha"].container("odd", ["/bin/sh", "-c", busy], ip="10.77.0.62/24")
+    eventually(lambda: len(site.pid_of(site["alpha"], "sleep")) > 1, what="children")
+    for _ in range(10):
+        found = check(site, code=0)
+        assert found["verdict"] == "ok", [i for i in found["items"] if i["grade"] != "ok"]
+
+
 def test_another_architecture_is_refused_in_both_modes(site):
     """beta's phauld sees the machine as one of 32 bits."""
     make(site)
