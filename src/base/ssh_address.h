@@ -11,6 +11,7 @@
  */
 #define SSH_HOST_MAX 253
 #define SSH_USER_MAX 32
+#define SSH_AGENT_MAX 107 /* the path of its socket */
 
 struct ssh_address {
         char host[SSH_HOST_MAX + 1]; /* IPv6 without its brackets */

@@ -16,7 +16,6 @@
 #define OPTIONS_MAX 48
 #define OWN_MAX 12 /* options of ours and of the verb */
 #define FLAG_MAX 32
-#define AGENT_MAX 107 /* a path of a socket */
 
 /* What stands on the command line beside the options of a migration; NULL: does not. */
 struct order_words {
@@ -86,7 +85,7 @@ static int ssh_way(const char *text, json_t **ret, struct error *err)
         int r = ssh_address_parse(text, &address, err);
         if (r < 0)
                 return r;
-        if (agent && (agent[0] != '/' || strlen(agent) > AGENT_MAX))
+        if (agent && (agent[0] != '/' || strlen(agent) > SSH_AGENT_MAX))
                 agent = NULL;
         *ret = json_pack("{s:s, s:s*, s:s*}", "host", address.host, "user", address.user[0] ? address.user : NULL,
                          "agent", agent);

@@ -28,7 +28,6 @@ static int check_name(const char *what, const char *name, struct error *err)
 }
 
 #define OTHER_END "remote" /* what a host is called of which we know no name */
-#define AGENT_MAX 107      /* a path of a socket */
 
 static int check_ssh(struct migration_order *o, struct error *err)
 {
@@ -45,7 +44,7 @@ static int check_ssh(struct migration_order *o, struct error *err)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "ssh: not the name of a user");
         if (port < 1 || port > 65535)
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "ssh: port is a number from 1 to 65535");
-        if (agent && (agent[0] != '/' || strlen(agent) > AGENT_MAX))
+        if (agent && (agent[0] != '/' || strlen(agent) > SSH_AGENT_MAX))
                 return error_set_kind(err, ERROR_USAGE, EINVAL, "ssh: agent is not the path of a socket");
         o->host = name_is_valid(host) ? host : OTHER_END;
         return 0;

@@ -47,7 +47,7 @@ struct descriptors {
         struct source *source;
         struct client *clients;
         struct ticket *tickets;
-        unsigned n_clients, n_tickets;
+        unsigned n_tickets;
 };
 
 void descriptors_close_lanes(struct tunnel_lane lanes[static 2])
@@ -66,7 +66,6 @@ static void client_free(struct client *c)
         for (struct client **p = &c->owner->clients; *p; p = &(*p)->next)
                 if (*p == c) {
                         *p = c->next;
-                        c->owner->n_clients--;
                         break;
                 }
         if (c->reception)
@@ -294,6 +293,16 @@ static void on_packet(int fd, uint32_t events, void *context)
                 refuse(c, &err);
 }
 
+/* Those who talk, or those who were refused and have not hung up. */
+static unsigned count(const struct descriptors *d, bool refused)
+{
+        unsigned n = 0;
+
+        for (const struct client *c = d->clients; c; c = c->next)
+                n += c->refused == refused && !c->reception;
+        return n;
+}
+
 static void on_connect(int listen_fd, uint32_t events, void *context)
 {
         struct descriptors *d = context;
@@ -302,22 +311,27 @@ static void on_connect(int listen_fd, uint32_t events, void *context)
         AUTO_FD int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
         (void)events;
-        if (fd < 0 || d->n_clients >= DESCRIPTORS_CLIENTS_MAX)
+        if (fd < 0 || count(d, true) >= DESCRIPTORS_REFUSED_MAX)
                 return;
         if (caller_check(fd, d->group, &uid, &err) < 0) {
                 log_warning("descriptors: %s", err.text);
                 return;
         }
+        const bool full = count(d, false) >= DESCRIPTORS_CLIENTS_MAX;
         struct client *c = calloc(1, sizeof(*c));
         if (!c)
                 return;
         *c = (struct client){
                 .owner = d, .next = d->clients, .fd = TAKE_FD(fd), .uid = uid, .lanes = {{-1, -1}, {-1, -1}}};
         d->clients = c;
-        d->n_clients++;
         if (loop_add_io(d->daemon->loop, c->fd, EPOLLIN, on_packet, c, &c->io) < 0 ||
-            loop_add_timer(d->daemon->loop, DESCRIPTORS_TALK_MS, on_client_limit, c, &c->limit) < 0)
+            loop_add_timer(d->daemon->loop, DESCRIPTORS_TALK_MS, on_client_limit, c, &c->limit) < 0) {
                 client_free(c);
+        } else if (full) {
+                (void)error_set_kind(&err, ERROR_REFUSED, EBUSY, "too many hand descriptors to %s already",
+                                     d->daemon->config->host_name);
+                refuse(c, &err);
+        }
 }
 
 int descriptors_new(struct daemon *daemon, struct descriptors **ret, struct error *err)

@@ -14,11 +14,13 @@
  *   {"do": "receive"}   one lane or both lead to a host that wants to migrate something to this one: answered
  *                       {"event": "taken"}, and {"event": "over", "kind", "text"} when it has ended. Who hangs up
  *                       before hears no more; the migration goes on
- *   any of them         {"event": "refused", "kind", "text"} and the end
+ *   any of them         {"event": "refused", "kind", "text"} and the end; also at once, when too many talk already.
+ *                       Who only waits for a reception does not count
  *
  * Taken are connected stream sockets (both directions, Unix, IPv4 or IPv6), and for "in" and "out" pipes as well.
  */
 #define DESCRIPTORS_CLIENTS_MAX 32
+#define DESCRIPTORS_REFUSED_MAX 64 /* of those who still have to read why */
 #define DESCRIPTORS_TICKETS_MAX 16
 #define DESCRIPTORS_TALK_MS 10000
 #define DESCRIPTORS_TICKET_MS 30000

@@ -51,6 +51,7 @@ struct migrations {
         struct daemon *daemon;
         struct migration *first;
         struct source *cleaner;
+        struct released *released;
         bool stopping;
 };
 

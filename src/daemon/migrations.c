@@ -117,10 +117,8 @@ static void clean_released(struct migrations *all, const char *path, const char 
 
         if (!older_than(path, id, "", (int64_t)all->daemon->config->keep_released_h * 3600 * 1000))
                 return;
-        if (released_remove(all->daemon->places.state, id, &err) < 0)
-                log_warning("cannot remove %s/%s: %s", path, id, err.text);
-        else
-                log_info("removed %s/%s", path, id);
+        if (released_forget(all->released, id, &err) < 0)
+                log_warning("%s", err.text);
 }
 
 static void clean_ended(struct migrations *all, const char *path, const char *id)
@@ -140,6 +138,7 @@ static void clean(struct migrations *all)
 
         (void)snprintf(path, sizeof(path), "%s/released", all->daemon->places.state);
         each_id(path, clean_released, all);
+        released_sweep(all->released);
         (void)snprintf(path, sizeof(path), "%s/migrations", all->daemon->places.state);
         each_id(path, clean_ended, all);
 }
@@ -165,7 +164,7 @@ int migrations_forget(struct migrations *all, const char *id, struct error *err)
                 return 0;
         if (lstat(path, &st) < 0)
                 return error_set_kind(err, ERROR_NOT_FOUND, ENOENT, "migration %s left nothing behind to forget", id);
-        return released_remove(all->daemon->places.state, id, err);
+        return released_forget(all->released, id, err);
 }
 
 /* -- life --------------------------------------------------------------------------------------------------------- */
@@ -177,7 +176,10 @@ int migrations_new(struct daemon *daemon, struct migrations **ret, struct error 
         if (!all)
                 return error_set(err, ENOMEM, "out of memory");
         all->daemon = daemon;
-        int r = loop_add_timer(daemon->loop, CLEAN_EVERY_MS, on_clean, all, &all->cleaner);
+        int r = released_new(daemon->loop, daemon->places.state, &all->released);
+        if (r < 0)
+                return error_set(err, ENOMEM, "out of memory");
+        r = loop_add_timer(daemon->loop, CLEAN_EVERY_MS, on_clean, all, &all->cleaner);
         if (r < 0)
                 return error_errno(err, -r, "cannot set a timer");
         *ret = TAKE_PTR(all);
@@ -191,6 +193,7 @@ void migrations_free(struct migrations *all)
         while (all->first)
                 migration_free(all->first);
         source_free(all->cleaner);
+        released_free(all->released);
         free(all);
 }
 

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "daemon/descriptors.h"
 #include "daemon/migration.h"
+#include "migration/handover.h"
 #include "wire/trust.h"
 
 /* A user's order: may it be, where to and how, and its session. */
@@ -161,6 +162,17 @@ int migrations_order(struct migrations *all, const struct migration_order *order
         return 0;
 }
 
+/* Before the decision a session needs no new descriptors: it ends with the old ones. */
+static int check_decided(const struct migration *m, struct error *err)
+{
+        if (m->ended || !m->state[0] || strcmp(m->state, handover_state_name(SOURCE_COMMITTED)) == 0 ||
+            strcmp(m->state, handover_state_name(SOURCE_ABORTED)) == 0)
+                return 0;
+        return error_set_kind(err, ERROR_REFUSED, EBUSY,
+                              "migration %s is under way over the descriptors that it has, and ends if they are lost",
+                              m->id);
+}
+
 int migrations_reconnect(struct migrations *all, const char *id, const char *ticket, uid_t uid, struct error *err)
 {
         struct tunnel_lane lanes[2] = {{-1, -1}, {-1, -1}};
@@ -175,6 +187,8 @@ int migrations_reconnect(struct migrations *all, const char *id, const char *tic
         }
         if (strcmp(migration_request_text(m, "way"), "descriptors") != 0)
                 r = error_set_kind(err, ERROR_REFUSED, EINVAL, "migration %s does not go over descriptors", id);
+        if (r == 0)
+                r = check_decided(m, err);
         if (r == 0)
                 r = descriptors_redeem(all->daemon->descriptors, ticket, uid, lanes, err);
         if (r == 0 && m->ended && !m->link)

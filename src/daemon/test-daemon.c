@@ -15,12 +15,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
 #include "daemon/api.h"
+#include "daemon/descriptors.h"
 #include "daemon/migrations.h"
 #include "wire/trust.h"
 
@@ -212,6 +214,97 @@ static json_t *wait_state(struct fixture *f, const char *id, const char *wanted)
         }
         fail_msg("migration %s is never '%s'", id, wanted);
         return NULL;
+}
+
+static int hand_over(const struct fixture *f)
+{
+        struct sockaddr_un at = {.sun_family = AF_UNIX};
+        int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+        (void)snprintf(at.sun_path, sizeof(at.sun_path), "%s/run/descriptors.sock", f->root);
+        assert_int_equal(connect(fd, (const struct sockaddr *)&at, sizeof(at)), 0);
+        return fd;
+}
+
+/* One who comes when all places are taken hears so: silence is how a phauld that is not there answers. */
+static void who_hands_over_too_much_is_refused(void **state)
+{
+        static const char lane[] = "{\"do\": \"receive\"}";
+        struct fixture *f = *state;
+        int fds[DESCRIPTORS_CLIENTS_MAX + 2], n = DESCRIPTORS_CLIENTS_MAX;
+        char text[512] = "";
+
+        for (int i = 0; i < n; i++) {
+                fds[i] = hand_over(f);
+                pump(f, 10);
+                assert_int_equal(recv(fds[i], text, sizeof(text), 0), -1);
+                assert_int_equal(errno, EAGAIN);
+        }
+        for (int i = n; i < n + 2; i++) {
+                fds[i] = hand_over(f);
+                assert_true(fd_send_packet(fds[i], lane, strlen(lane), -1) > 0);
+                pump(f, 50);
+                ssize_t size = recv(fds[i], text, sizeof(text) - 1, 0);
+                assert_true(size > 0);
+                text[size] = '\0';
+                assert_non_null(strstr(text, "\"refused\""));
+                assert_non_null(strstr(text, "too many"));
+        }
+        for (int i = 0; i < n + 2; i++)
+                (void)close(fds[i]);
+        pump(f, 50);
+        AUTO_FD int again = hand_over(f);
+        pump(f, 50);
+        assert_int_equal(recv(again, text, sizeof(text), 0), -1);
+        assert_int_equal(errno, EAGAIN);
+}
+
+static void make_released(const struct fixture *f, const char *name)
+{
+        char path[200], file[256];
+
+        (void)snprintf(path, sizeof(path), "%s/state/released/%s/rootfs/deep", f->root, name);
+        assert_int_equal(fd_mkdir_p(path, 0700), 0);
+        (void)snprintf(file, sizeof(file), "%s/file", path);
+        assert_int_equal(fd_write_file(AT_FDCWD, file, "x", 1, 0600), 0);
+}
+
+static bool is_released(const struct fixture *f, const char *name)
+{
+        char path[200];
+
+        (void)snprintf(path, sizeof(path), "%s/state/released/%s", f->root, name);
+        return access(path, F_OK) == 0;
+}
+
+static void wait_gone(struct fixture *f, const char *name)
+{
+        for (uint64_t limit = clock_ms() + WAIT_MS; is_released(f, name); pump(f, 20))
+                if (clock_ms() > limit)
+                        fail_msg("%s is never removed", name);
+}
+
+/* Released files are out of the way at once and gone in a while, also those that an earlier phauld began with. */
+static void released_files_are_forgotten(void **state)
+{
+        static const char id[] = "00112233445566778899aabbccddeeff", gone[] = ".gone-00112233445566778899aabbccddeeff";
+        static const char other[] = ".gone-ffeeddccbbaa99887766554433221100";
+        struct fixture *f = *state;
+
+        make_released(f, id);
+        make_released(f, ".gone-by-somebody-else");
+        {
+                AUTO_ANSWER a = ask(f, "DELETE", "/released/00112233445566778899aabbccddeeff", NULL, NULL);
+                assert_int_equal(a.status, 204);
+        }
+        assert_false(is_released(f, id));
+        wait_gone(f, gone);
+
+        make_released(f, other);
+        daemon_free(TAKE_PTR(f->daemon));
+        begin(f);
+        wait_gone(f, other);
+        assert_true(is_released(f, ".gone-by-somebody-else"));
 }
 
 /* Whatever is wrong with a request, the answer is a problem document with our kind, and nothing happens. */
@@ -545,6 +638,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         const struct CMUnitTest tests[] = {
+                TEST(released_files_are_forgotten),
+                TEST(who_hands_over_too_much_is_refused),
                 TEST(wrong_requests_get_problem_documents),
                 TEST(bodies_have_a_limit),
                 TEST(tells_about_itself),

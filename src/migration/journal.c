@@ -413,6 +413,18 @@ int journal_each(const struct journal *journal, int (*fn)(const char *record, co
         return 0;
 }
 
+int journal_each_back(const struct journal *journal, int (*fn)(const char *record, const json_t *entry, void *context),
+                      void *context)
+{
+        for (size_t i = json_array_size(journal->entries); i > 0; i--) {
+                const json_t *entry = json_array_get(journal->entries, i - 1);
+                int r = fn(json_string_value(json_object_get(entry, "record")), entry, context);
+                if (r != 0)
+                        return r;
+        }
+        return 0;
+}
+
 const char *journal_state(const struct journal *journal)
 {
         return journal->state;

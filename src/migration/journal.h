@@ -51,6 +51,10 @@ int journal_append(struct journal *journal, const char *record, const json_t *fi
 int journal_each(const struct journal *journal, int (*fn)(const char *record, const json_t *entry, void *context),
                  void *context);
 
+/* The last first, until nothing is left. fn may append: what is new is not visited. */
+int journal_each_back(const struct journal *journal, int (*fn)(const char *record, const json_t *entry, void *context),
+                      void *context);
+
 /* The last of the handover records (PREPARED, COMMIT, STARTING, RUNNING, RELEASED, ABORTED, DISCARDED, …), or NULL.
  * Borrowed, valid until the journal is freed. */
 const char *journal_state(const struct journal *journal);

@@ -170,6 +170,36 @@ static void test_fields(void **state)
         assert_int_equal(journal_each(journal, find_name, NULL), 0);
 }
 
+struct descent {
+        struct journal *journal;
+        size_t next; /* number of the one that is due */
+};
+
+static int descend(const char *record, const json_t *entry, void *context)
+{
+        struct descent *d = context;
+
+        if (strcmp(record, "LEFTOVER") != 0)
+                return 0;
+        assert_int_equal(json_integer_value(json_object_get(entry, "number")), (json_int_t)--d->next);
+        return d->next % 100 ? 0 : journal_append(d->journal, "NOTE", NULL, NULL);
+}
+
+/* What was made last is removed first, however much it is, and what happens meanwhile is recorded. */
+static void test_backwards(void **state)
+{
+        const struct place *p = *state;
+        CLEANUP(journal_free_ptr) struct journal *journal = NULL;
+        const size_t n = 1000;
+
+        assert_int_equal(journal_create(p->path, &journal, NULL), 0);
+        for (size_t i = 0; i < n; i++)
+                append(journal, "LEFTOVER", json_pack("{s:I}", "number", (json_int_t)i));
+        struct descent d = {.journal = journal, .next = n};
+        assert_int_equal(journal_each_back(journal, descend, &d), 0);
+        assert_int_equal(d.next, 0);
+}
+
 /* The form of a line is what the header says: the sum can be computed by any other tool. */
 static void test_form(void **state)
 {
@@ -451,10 +481,18 @@ static void test_failing_write(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                STORY(test_story),    STORY(test_fields),          STORY(test_form),
-                STORY(test_damage),   STORY(test_torn_with_zeros), STORY(test_torn_at_every_byte),
-                STORY(test_order),    STORY(test_one_owner),       STORY(test_refused),
-                STORY(test_ceilings), STORY(test_failing_write),
+                STORY(test_story),
+                STORY(test_fields),
+                STORY(test_backwards),
+                STORY(test_form),
+                STORY(test_damage),
+                STORY(test_torn_with_zeros),
+                STORY(test_torn_at_every_byte),
+                STORY(test_order),
+                STORY(test_one_owner),
+                STORY(test_refused),
+                STORY(test_ceilings),
+                STORY(test_failing_write),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -114,10 +114,10 @@ static int addresses_inside(char **output, size_t *output_size, void *context, s
 {
         AUTO_RTNL struct rtnl rtnl = {0};
         AUTO_FREE struct rtnl_address *addresses = NULL;
-        char text[INET6_ADDRSTRLEN];
+        char text[INET6_ADDRSTRLEN], name[IF_NAMESIZE];
+        const bool *named = context;
         size_t n = 0;
 
-        (void)context;
         int r = rtnl_open(&rtnl);
         if (r == 0)
                 r = rtnl_addresses(&rtnl, AF_UNSPEC, &addresses, &n);
@@ -132,13 +132,25 @@ static int addresses_inside(char **output, size_t *output_size, void *context, s
                         continue;
                 if (!inet_ntop(addresses[i].family, addresses[i].local, text, sizeof(text)))
                         continue;
-                (void)fprintf(f, "%s%s/%u", separator, text, addresses[i].prefix);
-                separator = " ";
+                if (*named && !if_indextoname(addresses[i].index, name))
+                        continue;
+                (void)fprintf(f, "%s%s%s%s/%u", separator, *named ? name : "", *named ? " " : "", text,
+                              addresses[i].prefix);
+                separator = *named ? "\n" : " ";
         }
         return 0;
 }
 
 int network_addresses(pid_t pid, char **ret, struct error *err)
 {
-        return inside_run(pid, 5000, addresses_inside, NULL, ret, NULL, err);
+        bool named = false;
+
+        return inside_run(pid, 5000, addresses_inside, &named, ret, NULL, err);
+}
+
+int network_addresses_named(pid_t pid, char **ret, struct error *err)
+{
+        bool named = true;
+
+        return inside_run(pid, 5000, addresses_inside, &named, ret, NULL, err);
 }

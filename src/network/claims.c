@@ -18,6 +18,7 @@
 #define LOOK_NS 20000000
 #define NEIGHBOURS_MAX 65536
 #define SUSPECTS_MAX 16
+#define GATEWAYS_MAX 16
 #define STATES_VALID (NUD_PERMANENT | NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE)
 
 struct neighbour {
@@ -45,6 +46,8 @@ struct tables {
         struct rtnl_address *addresses;
         size_t n_links, n_addresses;
         struct neighbours neighbours;
+        struct sought gateways[GATEWAYS_MAX]; /* of default routes */
+        size_t n_gateways;
 };
 
 static size_t length_of(uint8_t family)
@@ -154,6 +157,53 @@ static int await_neighbours(struct rtnl *rtnl, const struct sought *sought, size
         }
 }
 
+/* -- the way out ------------------------------------------------------------------------------------------------- */
+
+static int collect_gateway(const struct nlmsghdr *h, void *context)
+{
+        const struct rtmsg *m = mnl_nlmsg_get_payload(h);
+        struct tables *t = context;
+        struct sought found = {0};
+        const struct nlattr *a;
+
+        if (h->nlmsg_type != RTM_NEWROUTE || mnl_nlmsg_get_payload_len(h) < sizeof(*m) || m->rtm_dst_len ||
+            (m->rtm_family != AF_INET && m->rtm_family != AF_INET6) || t->n_gateways == GATEWAYS_MAX)
+                return MNL_CB_OK;
+        mnl_attr_for_each(a, h, sizeof(*m))
+        {
+                const size_t n = mnl_attr_get_payload_len(a);
+                if (mnl_attr_get_type(a) == RTA_GATEWAY && n == length_of(m->rtm_family)) {
+                        found.family = m->rtm_family;
+                        memcpy(found.address, mnl_attr_get_payload(a), n);
+                } else if (mnl_attr_get_type(a) == RTA_OIF && n == sizeof(uint32_t)) {
+                        found.index = mnl_attr_get_u32(a);
+                }
+        }
+        if (found.family)
+                t->gateways[t->n_gateways++] = found;
+        return MNL_CB_OK;
+}
+
+static int read_gateways(struct rtnl *rtnl, struct tables *t)
+{
+        char buffer[RTNL_REQUEST_SIZE];
+        struct rtmsg *m;
+
+        struct nlmsghdr *h = rtnl_request(buffer, RTM_GETROUTE, NLM_F_DUMP, sizeof(*m), &m);
+        m->rtm_family = AF_UNSPEC;
+        return rtnl_query(rtnl, h, collect_gateway, t);
+}
+
+static bool is_gateway(const struct tables *t, const uint8_t mac[6])
+{
+        for (size_t i = 0; i < t->n_gateways; i++) {
+                const struct neighbour *gateway = neighbour_of(&t->neighbours, &t->gateways[i]);
+                if (gateway && memcmp(gateway->mac, mac, sizeof(gateway->mac)) == 0)
+                        return true;
+        }
+        return false;
+}
+
 /* -- who ----------------------------------------------------------------------------------------------------------- */
 
 static const char *link_name(const struct tables *t, unsigned index)
@@ -188,11 +238,12 @@ static bool is_its_own(const struct network_workload *w, const uint8_t mac[6], b
 
 /* Who has the address, for people; false when nobody else. */
 static bool who_has(const struct tables *t, const struct network_workload *w, const struct sought *s, char *ret,
-                    size_t size)
+                    size_t size, bool *ret_gateway)
 {
         const struct rtnl_address *own = own_address(t, s);
         bool known = false;
 
+        *ret_gateway = false;
         if (own) {
                 (void)snprintf(ret, size, "interface %s of this host", link_name(t, own->index));
                 return true;
@@ -200,6 +251,7 @@ static bool who_has(const struct tables *t, const struct network_workload *w, co
         const struct neighbour *other = neighbour_of(&t->neighbours, s);
         if (!other || (!w->away && (is_its_own(w, other->mac, &known) || !known)))
                 return false;
+        *ret_gateway = is_gateway(t, other->mac);
         (void)snprintf(ret, size, "%02x:%02x:%02x:%02x:%02x:%02x on %s", other->mac[0], other->mac[1], other->mac[2],
                        other->mac[3], other->mac[4], other->mac[5], link_name(t, other->index));
         return true;
@@ -243,11 +295,12 @@ static void judge(const struct tables *t, const struct network_workload *w, cons
 
         for (size_t i = 0; i < w->n; i++) {
                 const struct network_wanted *wanted = &w->wanted[i];
-                if (sought[i].family && who_has(t, w, &sought[i], who, sizeof(who)))
-                        claimed(wanted, wanted->address, who, context);
+                bool gateway;
+                if (sought[i].family && !wanted->within && who_has(t, w, &sought[i], who, sizeof(who), &gateway))
+                        claimed(wanted, wanted->address, who, gateway, context);
                 if (!wanted->address[0] && wanted->mac_known &&
                     who_has_mac(t, w, sought, wanted->mac, who, sizeof(who)))
-                        claimed(wanted, NULL, who, context);
+                        claimed(wanted, NULL, who, false, context);
         }
 }
 
@@ -259,7 +312,7 @@ static void seek(const struct tables *t, const struct network_wanted *w, struct 
         else if (inet_pton(AF_INET6, w->address, ret->address) == 1)
                 ret->family = AF_INET6;
         for (size_t i = 0; i < t->n_links; i++)
-                if (strcmp(t->links[i].name, w->bridge) == 0 && (t->links[i].flags & IFF_UP))
+                if (!w->within && strcmp(t->links[i].name, w->bridge) == 0 && (t->links[i].flags & IFF_UP))
                         ret->index = t->links[i].index;
 }
 
@@ -294,6 +347,8 @@ int network_claims(const struct network_workload *workload, network_claim_fn cla
                 r = rtnl_addresses(&rtnl, AF_UNSPEC, &t.addresses, &t.n_addresses);
         if (r == 0)
                 r = read_neighbours(&rtnl, &t.neighbours);
+        if (r == 0)
+                r = read_gateways(&rtnl, &t);
         for (size_t i = 0; r == 0 && i < n; i++)
                 seek(&t, &workload->wanted[i], &sought[i]);
         if (r == 0)

@@ -15,6 +15,7 @@ struct network_wanted {
         char bridge[IF_NAMESIZE];       /* where it will be */
         uint8_t mac[6];                 /* of the interface */
         bool mac_known;
+        bool within; /* an address that it has on no port: it may answer for it, but whoever has it too is no rival */
 };
 
 struct network_workload {
@@ -27,9 +28,10 @@ struct network_workload {
 /*
  * Who has them already? This host itself, or somebody on its networks: by the tables of neighbours, and by asking
  * (ARP, neighbour discovery) on the bridge; that takes up to half a second where nobody answers, and leaves what the
- * kernel keeps of any neighbour. `who` is told for people: "interface br0 of this host", "02:00:… on br0". Called once
- * for an address at most, and with `address` NULL for the hardware address of one.
+ * kernel keeps of any neighbour. `who` is told for people: "interface br0 of this host", "02:00:… on br0"; `gateway`:
+ * that one is this host's way out and may answer for everybody (proxy ARP). Called once for an address at most, and
+ * with `address` NULL for the hardware address of one.
  */
 typedef void (*network_claim_fn)(const struct network_wanted *wanted, const char *address, const char *who,
-                                 void *context);
+                                 bool gateway, void *context);
 int network_claims(const struct network_workload *workload, network_claim_fn claimed, void *context, struct error *err);

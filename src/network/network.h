@@ -26,6 +26,9 @@ struct network_port {
  * type. */
 int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err);
 
+/* The same, of a workload that may have others, too (a bridge, a dummy): they are left out. */
+int network_ports_among(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err);
+
 /*
  * Our own network lock: no frame passes the port in either direction, while the carrier inside stays up (a carrier
  * change would be queued on the workload's netlink sockets, which CRIU cannot dump, and would set IPv6 duplicate
@@ -56,6 +59,9 @@ int network_delete(const char *name, struct error *err);
 
 /* The addresses of `pid`'s network, "192.0.2.5/24 2001:db8::5/64 …" without loopback and link-local; caller frees. */
 int network_addresses(pid_t pid, char **ret, struct error *err);
+
+/* The same by interface: lines of "eth0 192.0.2.5/24". */
+int network_addresses_named(pid_t pid, char **ret, struct error *err);
 
 /* Move interface `name` from the network namespace of `pid` into ours, where it is down. */
 int network_bring_over(pid_t pid, const char *name, struct error *err);

@@ -77,7 +77,7 @@ static int pair_up(struct rtnl *here, int netns_fd, const struct rtnl_link *insi
         return 0;
 }
 
-int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err)
+static int list(pid_t pid, bool all, struct network_port **ret, size_t *ret_n, struct error *err)
 {
         AUTO_RTNL struct rtnl here = {0};
         AUTO_FREE char *output = NULL;
@@ -103,11 +103,21 @@ int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct er
                 if ((links[i].flags & IFF_LOOPBACK) || born_with_namespace(&links[i]))
                         continue;
                 r = pair_up(&here, netns_fd, &links[i], &ports[found], err);
-                if (r < 0)
+                if (r < 0 && (all || r != -EOPNOTSUPP))
                         return r;
-                found++;
+                found += r == 0;
         }
         *ret = TAKE_PTR(ports);
         *ret_n = found;
         return 0;
+}
+
+int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err)
+{
+        return list(pid, true, ret, ret_n, err);
+}
+
+int network_ports_among(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err)
+{
+        return list(pid, false, ret, ret_n, err);
 }

@@ -401,13 +401,15 @@ struct claims {
         char text[512];
 };
 
-static void note_claim(const struct network_wanted *wanted, const char *address, const char *who, void *context)
+static void note_claim(const struct network_wanted *wanted, const char *address, const char *who, bool gateway,
+                       void *context)
 {
         struct claims *c = context;
         const size_t n = strlen(c->text);
 
         (void)wanted;
-        (void)snprintf(c->text + n, sizeof(c->text) - n, "[%s %s]", address ? address : "mac", who);
+        (void)snprintf(c->text + n, sizeof(c->text) - n, "[%s %s%s]", address ? address : "mac", who,
+                       gateway ? ", the gateway" : "");
 }
 
 static struct claims claims_of(struct network_wanted *wanted, size_t n, bool away)
@@ -473,6 +475,60 @@ static void claims_are_found(void **state)
         assert_string_equal(c.text, "[mac interface br9 of this host]");
 }
 
+/* What it has on a bridge of its own is no business of others, who may have the same. */
+static void what_it_has_within_is_its_own(void **state)
+{
+        const struct scene *scene = *state;
+        AUTO_FREE struct network_port *ports = NULL;
+        AUTO_FREE char *named = NULL;
+        struct network_port port;
+        struct error err = {0};
+        size_t n = 0;
+
+        ip_inside(scene, "link set eth0 up");
+        ip_inside(scene, "link add docker0 type bridge");
+        ip_inside(scene, "address add 172.17.0.1/16 dev docker0");
+        ip_inside(scene, "link set docker0 up");
+        assert_int_equal(network_ports_among(scene->container, &ports, &n, &err), 0);
+        assert_int_equal(n, 1);
+        assert_string_equal(ports[0].inside, "eth0");
+        port = ports[0];
+        assert_int_equal(network_addresses_named(scene->container, &named, &err), 0);
+        assert_non_null(strstr(named, "eth0 192.0.2.9/24"));
+        assert_non_null(strstr(named, "docker0 172.17.0.1/16"));
+
+        ip("address add 172.17.0.1/32 dev br9");
+        struct network_wanted wanted[] = {{.bridge = "br9", .mac_known = true},
+                                          {.address = "192.0.2.9", .bridge = "br9"},
+                                          {.address = "172.17.0.1", .within = true}};
+        memcpy(wanted[0].mac, port.mac, sizeof(port.mac));
+        struct claims c = claims_of(wanted, 3, false);
+        assert_string_equal(c.text, "");
+        /* It answers for it on its port as well, as kernels do; that is no other one with its hardware address. */
+        ip("address del 172.17.0.1/32 dev br9");
+        ip("neighbour replace 172.17.0.1 lladdr %02x:%02x:%02x:%02x:%02x:%02x nud permanent dev br9", port.mac[0],
+           port.mac[1], port.mac[2], port.mac[3], port.mac[4], port.mac[5]);
+        c = claims_of(wanted, 3, false);
+        assert_string_equal(c.text, "");
+}
+
+/* A router that answers for all addresses says little about one. */
+static void a_gateway_is_told(void **state)
+{
+        struct network_wanted wanted[] = {{.bridge = "br9", .mac_known = true, .mac = {2, 0, 0, 0, 0, 5}},
+                                          {.address = "192.0.2.7", .bridge = "br9"},
+                                          {.address = "192.0.2.8", .bridge = "br9"}};
+
+        (void)state;
+        ip("route add default via 192.0.2.3");
+        ip("neighbour replace 192.0.2.3 lladdr 02:00:00:00:00:01 nud permanent dev br9");
+        ip("neighbour replace 192.0.2.7 lladdr 02:00:00:00:00:01 nud permanent dev br9");
+        ip("neighbour replace 192.0.2.8 lladdr 02:00:00:00:00:09 nud permanent dev br9");
+        struct claims c = claims_of(wanted, 3, false);
+        assert_string_equal(c.text, "[192.0.2.7 02:00:00:00:00:01 on br9, the gateway]"
+                                    "[192.0.2.8 02:00:00:00:00:09 on br9]");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -482,6 +538,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(attach_forwards, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(announce_is_heard, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(claims_are_found, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(what_it_has_within_is_its_own, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(a_gateway_is_told, set_up, tear_down),
                 cmocka_unit_test(repair_is_turned_off),
         };
 

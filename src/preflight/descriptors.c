@@ -161,8 +161,8 @@ static int judge_descriptor(struct scan *s, const struct task *t, int dir, const
                 return judge_socket(s, t, fd, link);
         if (starts_with(link, "pipe:["))
                 return shared_add(&s->shared, SHARED_PIPE, strtoull(link + strlen("pipe:["), NULL, 10), t->pid, fd);
-        if (strcmp(link, "anon_inode:inotify") == 0 || strcmp(link, "anon_inode:[fanotify]") == 0)
-                watches_judge(s, t, fd);
+        if (!s->again && (strcmp(link, "anon_inode:inotify") == 0 || strcmp(link, "anon_inode:[fanotify]") == 0))
+                return watches_judge(s, t, fd);
         if (descriptor_judge_link(s, t, fd, link) || look_at(dir, name, &st) < 0)
                 return 0;
         (void)snprintf(where, sizeof(where), "fd %d", fd);

@@ -106,6 +106,10 @@ static const struct {
                                "Set Restart=no by a drop-in for the time of the migration"},
         [PROBLEM_UNIT] = {"unit", GRADE_WARNING, "belongs to a unit, which systemd will see end here",
                           "Make sure that nothing else starts it again"},
+        [PROBLEM_UNIT_STAYS] = {"unit", GRADE_WARNING,
+                                "belongs to a unit that goes on here without it, so systemd does not start it again. "
+                                "What is left of the unit may",
+                                "Make sure that it does not"},
 };
 
 /* What a scan without problems says nothing bad about. */
@@ -145,6 +149,13 @@ void findings_note(struct findings *f, enum problem problem, const char *format,
         one->count++;
 }
 
+void findings_take(struct findings *f, const struct findings *from)
+{
+        for (size_t i = 0; i < PROBLEMS; i++)
+                if (from->of[i].count)
+                        f->of[i] = from->of[i];
+}
+
 static void report_one(const struct finding *one, enum problem problem, hauler_report_fn report, void *context)
 {
         char who[EXAMPLES_MAX * EXAMPLE_SIZE + 64] = "", text[1024];
@@ -166,14 +177,18 @@ static bool has_problem(const struct findings *f, const char *item)
         return false;
 }
 
-void findings_report(const struct findings *f, size_t n_tasks, size_t n_descriptors, hauler_report_fn report,
-                     void *context)
+void findings_report(const struct findings *f, hauler_report_fn report, void *context)
 {
-        char text[128];
-
         for (size_t i = 0; i < PROBLEMS; i++)
                 if (f->of[i].count)
                         report_one(&f->of[i], (enum problem)i, report, context);
+}
+
+void findings_report_rest(const struct findings *f, size_t n_tasks, size_t n_descriptors, hauler_report_fn report,
+                          void *context)
+{
+        char text[128];
+
         if (!has_problem(f, "tasks")) {
                 (void)snprintf(text, sizeof(text), "%zu processes with %zu open descriptors were looked at", n_tasks,
                                n_descriptors);

@@ -45,6 +45,7 @@ enum problem {
         PROBLEM_OUTSIDE_UNSEEN,
         PROBLEM_RESTARTED,
         PROBLEM_UNIT,
+        PROBLEM_UNIT_STAYS,
         PROBLEMS
 };
 
@@ -64,9 +65,15 @@ struct findings {
 void findings_note(struct findings *f, enum problem problem, const char *format, ...)
         __attribute__((format(printf, 3, 4)));
 
-/* Report all, and "ok" for each item of the scan that has none. */
-void findings_report(const struct findings *f, size_t n_tasks, size_t n_descriptors, hauler_report_fn report,
-                     void *context);
+/* Those problems that `from` has. */
+void findings_take(struct findings *f, const struct findings *from);
+
+/* Report all that was found. */
+void findings_report(const struct findings *f, hauler_report_fn report, void *context);
+
+/* "ok" for each item of a whole scan that has no problem. */
+void findings_report_rest(const struct findings *f, size_t n_tasks, size_t n_descriptors, hauler_report_fn report,
+                          void *context);
 
 /* Item of a problem, for the test that holds docs/preflight.md against this table. */
 const char *problem_item(enum problem problem);

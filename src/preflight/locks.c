@@ -43,8 +43,18 @@ static int by_file(const void *a, const void *b)
         return r ? r : (x->pid > y->pid) - (x->pid < y->pid);
 }
 
+/* FNV-1a */
+static uint64_t key_of(const char *file)
+{
+        uint64_t key = 0xcbf29ce484222325U;
+
+        for (; *file; file++)
+                key = (key ^ (unsigned char)*file) * 0x100000001b3U;
+        return key;
+}
+
 /* Locks of one file: is one of them ours and another not? */
-static void judge_file(const struct lock *locks, size_t n, struct findings *findings)
+static void judge_file(const struct lock *locks, size_t n, struct suspicion *suspicion)
 {
         const struct lock *in = NULL, *out = NULL;
 
@@ -54,13 +64,14 @@ static void judge_file(const struct lock *locks, size_t n, struct findings *find
                 else
                         out = out ? out : &locks[i];
         }
-        if (in && out)
-                findings_note(findings, PROBLEM_LOCK_OUTSIDE, "process %d %s one on file %s that process %d %s",
-                              (int)in->pid, in->waits ? "waits for" : "has", in->file, (int)out->pid,
+        if (in && out && suspicion_holds(suspicion, SHARED_LOCK, key_of(in->file)))
+                findings_note(suspicion->findings, PROBLEM_LOCK_OUTSIDE,
+                              "process %d %s one on file %s that process %d %s", (int)in->pid,
+                              in->waits ? "waits for" : "has", in->file, (int)out->pid,
                               out->waits ? "waits for" : "has");
 }
 
-int locks_judge(const char *text, const struct number_set *tree, bool (*exists)(pid_t pid), struct findings *findings)
+int locks_judge(const char *text, const struct border *border, border_where_fn where, struct suspicion *suspicion)
 {
         AUTO_FREE struct lock *locks = NULL;
         size_t n = 0, room = 0;
@@ -69,10 +80,11 @@ int locks_judge(const char *text, const struct number_set *tree, bool (*exists)(
                 struct lock lock = {0};
                 if (!parse(line, &lock))
                         continue;
-                lock.inside = lock.pid > 0 && number_set_has(tree, (uint64_t)lock.pid);
                 /* The one that took a lock may have ended since and left it to its children, ours or others. */
-                if (!lock.inside && (lock.pid <= 0 || !exists(lock.pid)))
+                const enum border_side side = lock.pid > 0 ? where(border, lock.pid) : BORDER_GONE;
+                if (side == BORDER_GONE)
                         continue;
+                lock.inside = side == BORDER_INSIDE;
                 if (n == room) {
                         room = room ? room * 2 : 64;
                         struct lock *grown = reallocarray(locks, room, sizeof(*grown));
@@ -87,7 +99,7 @@ int locks_judge(const char *text, const struct number_set *tree, bool (*exists)(
         for (size_t i = 0, next; i < n; i = next) {
                 for (next = i + 1; next < n && strcmp(locks[next].file, locks[i].file) == 0;)
                         next++;
-                judge_file(locks + i, next - i, findings);
+                judge_file(locks + i, next - i, suspicion);
         }
         return 0;
 }

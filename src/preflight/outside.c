@@ -64,7 +64,12 @@ static const struct shared_end *find(const struct shared_ends *s, enum shared_ki
 {
         const struct shared_end wanted = {.kind = kind, .key = key};
 
-        return s->n ? bsearch(&wanted, s->ends, s->n, sizeof(*s->ends), by_key) : NULL;
+        const struct shared_end *end = s->n ? bsearch(&wanted, s->ends, s->n, sizeof(*s->ends), by_key) : NULL;
+
+        /* Many may lead to one: the first of them stands for all. */
+        while (end && end > s->ends && by_key(end - 1, end) == 0)
+                end--;
+        return end;
 }
 
 static bool has_kind(const struct shared_ends *s, enum shared_kind kind)
@@ -79,9 +84,12 @@ static bool has_kind(const struct shared_ends *s, enum shared_kind kind)
 
 struct look {
         struct shared_ends *ends;
-        struct findings *findings;
+        const struct border *border;
+        struct suspicion *suspicion;
         bool memory, files; /* whether there is anything to compare maps and files with */
         pid_t pid;          /* whom we are looking at */
+        bool placed;        /* and it is known where that one belongs */
+        enum border_side side;
         char comm[32];
         bool *met; /* of each end: somebody outside has it, and it was reported */
 };
@@ -94,6 +102,15 @@ static void name_of(pid_t pid, char *ret, size_t size)
         (void)snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
         bool known = fd_read_file(AT_FDCWD, path, 256, &text, NULL) == 0;
         (void)snprintf(ret, size, "%.*s", known ? (int)strcspn(text, "\n") : 1, known ? text : "?");
+}
+
+/* Whom we are looking at may have been born into the tree since that was listed. */
+static bool is_outside(struct look *l)
+{
+        if (!l->placed)
+                l->side = border_where(l->border, l->pid);
+        l->placed = true;
+        return l->side == BORDER_OUTSIDE;
 }
 
 /* Each end is reported once, however many others have it. */
@@ -109,12 +126,19 @@ static void meet(struct look *l, enum shared_kind kind, uint64_t key)
 
         if (!end || l->met[end - l->ends->ends])
                 return;
+        if (!is_outside(l)) {
+                /* The peer of a socket has one end: it was found, and is ours. */
+                l->met[end - l->ends->ends] = kind == SHARED_PEER;
+                return;
+        }
         l->met[end - l->ends->ends] = true;
+        if (!suspicion_holds(l->suspicion, kind, key))
+                return;
         name_of(end->pid, comm, sizeof(comm));
         if (end->fd >= 0)
                 (void)snprintf(where, sizeof(where), " fd %d", end->fd);
-        findings_note(l->findings, problems[kind], "process %d (%s)%s with process %d (%s)", (int)end->pid, comm, where,
-                      (int)l->pid, l->comm);
+        findings_note(l->suspicion->findings, problems[kind], "process %d (%s)%s with process %d (%s)", (int)end->pid,
+                      comm, where, (int)l->pid, l->comm);
 }
 
 static bool number_in(const char *link, const char *start, uint64_t *ret)
@@ -201,7 +225,7 @@ static bool hangs(pid_t pid)
         return end && end[1] == ' ' && end[2] == 'D';
 }
 
-static void look_at_everybody(struct look *l, const struct number_set *tree, uint64_t deadline_ms)
+static void look_at_everybody(struct look *l, uint64_t deadline_ms)
 {
         struct dirent *entry;
         size_t missed = 0;
@@ -209,19 +233,20 @@ static void look_at_everybody(struct look *l, const struct number_set *tree, uin
         AUTO_DIR DIR *proc = opendir("/proc");
         while (proc && (entry = readdir(proc))) {
                 l->pid = (pid_t)strtol(entry->d_name, NULL, 10);
-                if (l->pid <= 0 || number_set_has(tree, (uint64_t)l->pid) || l->pid == getpid())
+                if (l->pid <= 0 || number_set_has(l->border->tree, (uint64_t)l->pid) || l->pid == getpid())
                         continue;
                 if (clock_ms() >= deadline_ms) {
                         missed++;
                         continue;
                 }
+                l->placed = false;
                 name_of(l->pid, l->comm, sizeof(l->comm));
                 look_at_descriptors(l);
                 if (l->memory && !hangs(l->pid))
                         look_at_mappings(l);
         }
         if (missed)
-                findings_note(l->findings, PROBLEM_OUTSIDE_UNSEEN, "%zu processes", missed);
+                findings_note(l->suspicion->findings, PROBLEM_OUTSIDE_UNSEEN, "%zu processes", missed);
 }
 
 /* A peer that nobody here has: in a namespace that cannot be seen from here. */
@@ -230,17 +255,18 @@ static void report_unmet(const struct look *l)
         for (size_t i = 0; i < l->ends->n; i++) {
                 const struct shared_end *end = &l->ends->ends[i];
                 char comm[32];
-                if (end->kind != SHARED_PEER || l->met[i] || (i && by_key(end - 1, end) == 0))
+                if (end->kind != SHARED_PEER || l->met[i] || (i && by_key(end - 1, end) == 0) ||
+                    !suspicion_holds(l->suspicion, SHARED_PEER, end->key))
                         continue;
                 name_of(end->pid, comm, sizeof(comm));
-                findings_note(l->findings, PROBLEM_UNIX_OUTSIDE, "process %d (%s) fd %d with a process out of sight",
-                              (int)end->pid, comm, end->fd);
+                findings_note(l->suspicion->findings, PROBLEM_UNIX_OUTSIDE,
+                              "process %d (%s) fd %d with a process out of sight", (int)end->pid, comm, end->fd);
         }
 }
 
-int shared_scan(struct shared_ends *s, const struct number_set *tree, uint64_t deadline_ms, struct findings *findings)
+int shared_scan(struct shared_ends *s, const struct border *border, uint64_t deadline_ms, struct suspicion *suspicion)
 {
-        struct look l = {.ends = s, .findings = findings};
+        struct look l = {.ends = s, .border = border, .suspicion = suspicion};
 
         if (s->n == 0)
                 return 0;
@@ -251,7 +277,7 @@ int shared_scan(struct shared_ends *s, const struct number_set *tree, uint64_t d
         if (!met)
                 return -ENOMEM;
         l.met = met;
-        look_at_everybody(&l, tree, deadline_ms);
+        look_at_everybody(&l, deadline_ms);
         report_unmet(&l);
         return 0;
 }

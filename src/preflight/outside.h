@@ -14,13 +14,14 @@
  * is collected while its tasks are looked at; then every other process of this host is looked at, once, for the same.
  */
 enum shared_kind {
-        SHARED_PIPE,    /* by inode */
-        SHARED_SOCKET,  /* a Unix socket of ours, by inode */
-        SHARED_PEER,    /* a Unix socket at the other end of one of ours that is not ours */
-        SHARED_FIFO,    /* by device and inode, as what follows */
-        SHARED_MEMORY,  /* anonymous, SysV, memfd, or a file in a tmpfs, mapped shared */
-        SHARED_WRITTEN, /* a file that is open for writing */
-        SHARED_TERMINAL /* the slave of a pseudo terminal, by its number; compared with masters alone */
+        SHARED_PIPE,     /* by inode */
+        SHARED_SOCKET,   /* a Unix socket of ours, by inode */
+        SHARED_PEER,     /* a Unix socket at the other end of one of ours that is not ours */
+        SHARED_FIFO,     /* by device and inode, as what follows */
+        SHARED_MEMORY,   /* anonymous, SysV, memfd, or a file in a tmpfs, mapped shared */
+        SHARED_WRITTEN,  /* a file that is open for writing */
+        SHARED_TERMINAL, /* the slave of a pseudo terminal, by its number; compared with masters alone */
+        SHARED_LOCK,     /* a file that is locked, by its name in /proc/locks; never an end */
 };
 
 /* One end that a task of ours has. */
@@ -51,13 +52,31 @@ int shared_add(struct shared_ends *s, enum shared_kind kind, uint64_t key, pid_t
  */
 int shared_find_peers(struct shared_ends *s, const pid_t *pids, size_t n);
 
-/*
- * Look at all processes but those of `tree` until `deadline_ms` (clock_ms()), and report what they share. 0 or -ENOMEM.
- */
-int shared_scan(struct shared_ends *s, const struct number_set *tree, uint64_t deadline_ms, struct findings *findings);
+/* A tree of tasks as it was listed; who was born since belongs to it, too. */
+struct border {
+        pid_t root;
+        const struct number_set *tree;
+};
+enum border_side { BORDER_INSIDE, BORDER_OUTSIDE, BORDER_GONE };
+typedef enum border_side (*border_where_fn)(const struct border *border, pid_t pid);
+enum border_side border_where(const struct border *border, pid_t pid);
+
+/* What one look finds; told is what the look before it has found as well. */
+struct suspicion {
+        const struct number_set *before; /* NULL: it is the first */
+        struct number_set now;           /* of all that it finds */
+        struct findings *findings;
+        int failure;
+};
+bool suspicion_holds(struct suspicion *s, enum shared_kind kind, uint64_t key);
 
 /*
- * Locks of the tree and of others on the same file, by the text of /proc/locks. `exists` says whether a process that
- * holds one is there: the kernel goes on to name the one that took it.
+ * Look at all processes outside until `deadline_ms` (clock_ms()), and note what they share. 0 or -ENOMEM.
  */
-int locks_judge(const char *text, const struct number_set *tree, bool (*exists)(pid_t pid), struct findings *findings);
+int shared_scan(struct shared_ends *s, const struct border *border, uint64_t deadline_ms, struct suspicion *suspicion);
+
+/*
+ * Locks of the tree and of others on the same file, by the text of /proc/locks. Of a process that is gone the kernel
+ * goes on to name the lock it took.
+ */
+int locks_judge(const char *text, const struct border *border, border_where_fn where, struct suspicion *suspicion);

@@ -25,7 +25,8 @@ struct preflight_subject {
 
 /*
  * Look at all tasks and report. It happens in a child that is given `timeout_ms`, because reading /proc may wait for a
- * hung task; when that takes longer the item "tasks" says so. Fails only when the child cannot be had.
+ * hung task; when that takes longer the item "tasks" says so, beside what was found until then. Fails only when the
+ * child cannot be had.
  */
 int preflight_scan(const struct preflight_subject *subject, int timeout_ms, hauler_report_fn report, void *context,
                    struct error *err);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
@@ -25,46 +26,8 @@
 
 #define MOUNTS_MAX (16U << 20)
 #define CGROUP_SETTLES_MS 20
-#define OUTSIDE_MS 4000 /* of the time for everything, given to other processes of the host */
-#define ANSWER_MAX (256 * 1024)
 
 /* -- which tasks ------------------------------------------------------------------------------------------------ */
-
-static int add_tree(struct pid_list *tree, pid_t root)
-{
-        int r = pid_list_add(tree, root);
-
-        for (size_t i = 0; r == 0 && i < tree->n; i++) {
-                struct dirent *entry;
-                char path[300];
-                (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)tree->pids[i]);
-                AUTO_DIR DIR *threads = opendir(path);
-                while (threads && r == 0 && (entry = readdir(threads))) {
-                        if (!isdigit((unsigned char)entry->d_name[0]))
-                                continue;
-                        (void)snprintf(path, sizeof(path), "%s/children", entry->d_name);
-                        r = pid_list_add_file(tree, dirfd(threads), path);
-                }
-        }
-        return r;
-}
-
-static int read_task(pid_t pid, struct task *ret)
-{
-        AUTO_FREE char *text = NULL;
-
-        int r = proc_status_read(pid, &text);
-        return r < 0 ? r : task_parse(text, ret);
-}
-
-static int set_of(const struct pid_list *list, struct number_set *set)
-{
-        for (size_t i = 0; i < list->n; i++)
-                if (number_set_add(set, (uint64_t)list->pids[i]) < 0)
-                        return -ENOMEM;
-        number_set_sort(set);
-        return 0;
-}
 
 /* Who is in the cgroup and not in the tree, now and a moment later: a task that is just being born is in neither. */
 static int find_outsiders(struct scan *s, const struct preflight_subject *subject)
@@ -77,12 +40,13 @@ static int find_outsiders(struct scan *s, const struct preflight_subject *subjec
                 struct number_set known = {0}, strangers = {0};
                 r = cgroup_add_tasks(&here, subject->cgroup);
                 if (r == 0)
-                        r = add_tree(&tree, subject->init);
+                        r = tree_add(&tree, subject->init);
                 if (r == 0)
-                        r = set_of(&tree, &known);
+                        r = tree_set(&tree, &known);
+                const struct border border = {.root = subject->init, .tree = &known};
                 for (size_t i = 0; r == 0 && i < here.n; i++) {
                         struct task t;
-                        if (number_set_has(&known, (uint64_t)here.pids[i]) || read_task(here.pids[i], &t) < 0)
+                        if (border_where(&border, here.pids[i]) != BORDER_OUTSIDE || task_read(here.pids[i], &t) < 0)
                                 continue;
                         if (look == 0)
                                 r = number_set_add(&strangers, (uint64_t)t.pid);
@@ -132,13 +96,13 @@ static int scan_task(struct scan *s, pid_t pid)
         uint64_t namespaces[NAMESPACES];
         struct task t;
 
-        if (read_task(pid, &t) < 0)
+        if (task_read(pid, &t) < 0)
                 return 0; /* it has just ended */
         t.pid = pid;
         /* Most waits are over in no time: only one that lasts is worth a word. */
         for (int look = 0; t.state == 'D' && look < 3; look++) {
                 (void)nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
-                if (read_task(pid, &t) < 0)
+                if (task_read(pid, &t) < 0)
                         return 0;
         }
         task_judge(s, &t);
@@ -205,54 +169,28 @@ static int prepare(struct scan *s, const struct preflight_subject *subject, cons
         return r;
 }
 
-/* -- what stays behind ------------------------------------------------------------------------------------------ */
-
-static bool exists(pid_t pid)
-{
-        char path[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d", (int)pid);
-        return access(path, F_OK) == 0;
-}
-
-static int find_shared(struct scan *s, const struct preflight_subject *subject, const struct pid_list *tree)
-{
-        AUTO_FREE char *locks = NULL;
-        struct number_set inside = {0};
-
-        if (!subject->shell_job)
-                terminals_judge(s);
-        int r = set_of(tree, &inside);
-        if (r == 0 && fd_read_file(AT_FDCWD, "/proc/locks", MOUNTS_MAX, &locks, NULL) == 0)
-                r = locks_judge(locks, &inside, exists, &s->findings);
-        if (r == 0)
-                r = shared_find_peers(&s->shared, tree->pids, tree->n);
-        if (r == 0)
-                r = shared_scan(&s->shared, &inside, clock_ms() + OUTSIDE_MS, &s->findings);
-        number_set_done(&inside);
-        return r;
-}
-
 /* -- in a child ------------------------------------------------------------------------------------------------- */
 
-static void print_finding(const char *item, enum grade grade, const char *reason, void *context)
+void scan_done(struct scan *s)
 {
-        (void)json_array_append_new(context,
-                                    json_pack("{s:s, s:i, s:s}", "item", item, "grade", (int)grade, "reason", reason));
+        number_set_done(&s->mounts);
+        number_set_done(&s->unread);
+        number_set_done(&s->masters);
+        number_set_done(&s->hints.roots);
+        number_set_done(&s->hints.files);
+        free(s->shared.ends);
 }
 
-static int scan_all(const struct preflight_subject *subject, json_t *list)
+static int scan_all(struct scan *s, const struct preflight_subject *subject)
 {
-        CLEANUP(cleanup_free) struct scan *s = calloc(1, sizeof(*s));
         struct pid_list tree = {0};
         struct utsname u;
         enum grade grade;
 
-        if (!s)
-                return -ENOMEM;
         s->ghost_limit = subject->ghost_limit;
         s->inet_kernel = uname(&u) == 0 && preflight_bad_pair(subject->criu, u.release, &grade) != NULL;
-        int r = add_tree(&tree, subject->init);
+        int r = tree_add(&tree, subject->init);
+        s->n_tasks = tree.n;
         if (r == 0)
                 r = prepare(s, subject, &tree);
         for (size_t i = 0; r == 0 && i < tree.n; i++)
@@ -260,58 +198,49 @@ static int scan_all(const struct preflight_subject *subject, json_t *list)
         if (r == 0 && subject->cgroup)
                 r = find_outsiders(s, subject);
         if (r == 0)
-                r = find_shared(s, subject, &tree);
-        if (r == 0) {
-                unit_scan(s, subject->init);
-                findings_report(&s->findings, tree.n, s->n_descriptors, print_finding, list);
-        }
+                r = border_scan(s, subject, &tree);
+        if (r == 0)
+                unit_scan(s, subject->init, &tree);
         free(tree.pids);
-        number_set_done(&s->mounts);
-        number_set_done(&s->unread);
-        number_set_done(&s->masters);
-        free(s->shared.ends);
+        scan_done(s);
         return r;
 }
 
-static _Noreturn void child(const struct preflight_subject *subject, int out)
+/* What it finds is in memory that the parent has as well: a child that hangs has found that much. */
+static _Noreturn void child(struct scan *s, const struct preflight_subject *subject, int out)
 {
-        json_t *list = json_array();
-
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        int r = list ? scan_all(subject, list) : -ENOMEM;
-        AUTO_FREE char *text = r == 0 ? json_dumps(list, JSON_COMPACT) : NULL;
-        if (text)
-                (void)fd_write_all(out, text, strlen(text));
-        json_decref(list);
-        _exit(text ? 0 : 1);
+        int r = scan_all(s, subject);
+        (void)fd_write_all(out, &r, sizeof(r));
+        _exit(r == 0 ? 0 : 1);
 }
 
-static int collect(int fd, int timeout_ms, hauler_report_fn report, void *context)
+static int await(int fd, int timeout_ms)
 {
-        AUTO_FREE char *text = malloc(ANSWER_MAX);
-        json_t *item;
-        size_t i;
+        int result;
 
-        if (!text)
-                return -ENOMEM;
-        ssize_t n = fd_read_until(fd, text, ANSWER_MAX, clock_ms() + (uint64_t)timeout_ms);
+        ssize_t n = fd_read_until(fd, &result, sizeof(result), clock_ms() + (uint64_t)timeout_ms);
         if (n < 0)
                 return (int)n;
-        json_t *list = json_loadb(text, (size_t)n, 0, NULL);
-        if (!list)
-                return -EIO;
-        json_array_foreach(list, i, item)
-        {
-                report(json_string_value(json_object_get(item, "item")),
-                       (enum grade)json_integer_value(json_object_get(item, "grade")),
-                       json_string_value(json_object_get(item, "reason")), context);
-        }
-        json_decref(list);
-        return 0;
+        return n == (ssize_t)sizeof(result) ? result : -EIO;
 }
 
-int preflight_scan(const struct preflight_subject *subject, int timeout_ms, hauler_report_fn report, void *context,
-                   struct error *err)
+static void conclude(const struct scan *s, int result, hauler_report_fn report, void *context)
+{
+        findings_report(&s->findings, report, context);
+        if (result == 0)
+                findings_report_rest(&s->findings, s->n_tasks, s->n_descriptors, report, context);
+        else
+                report("tasks", GRADE_JUDGED,
+                       result == -ETIMEDOUT
+                               ? "not everything could be looked at in time: one of the processes hangs, or there is "
+                                 "too much of them. Look for tasks in state D"
+                               : "the processes could not be looked at; is memory short?",
+                       context);
+}
+
+static int scan_apart(struct scan *s, const struct preflight_subject *subject, int timeout_ms, hauler_report_fn report,
+                      void *context, struct error *err)
 {
         int fds[2];
 
@@ -323,20 +252,27 @@ int preflight_scan(const struct preflight_subject *subject, int timeout_ms, haul
         if (worker < 0)
                 return error_errno(err, errno, "cannot fork");
         if (worker == 0)
-                child(subject, out);
+                child(s, subject, out);
         (void)close(TAKE_FD(out));
-        int r = collect(in, timeout_ms, report, context);
-        if (r < 0) {
+        int r = await(in, timeout_ms);
+        if (r < 0)
                 (void)kill(worker, SIGKILL);
-                report("tasks", GRADE_WARNING,
-                       r == -ETIMEDOUT
-                               ? "one of the processes hangs so that it could not be looked at in time. Look for "
-                                 "tasks in state D"
-                               : "the processes could not be looked at; is memory short?",
-                       context);
-        }
         /* Killed, it ends at once, unless it hangs in the kernel: then it is left to init. */
         for (int i = 0; i < 100 && waitpid(worker, NULL, r < 0 ? WNOHANG : 0) == 0; i++)
                 (void)nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        conclude(s, r, report, context);
         return 0;
+}
+
+int preflight_scan(const struct preflight_subject *subject, int timeout_ms, hauler_report_fn report, void *context,
+                   struct error *err)
+{
+        struct scan *s =
+                mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0); /* all zeros */
+
+        if (s == MAP_FAILED)
+                return error_errno(err, errno, "cannot get memory");
+        int r = scan_apart(s, subject, timeout_ms, report, context, err);
+        (void)munmap(s, sizeof(*s));
+        return r;
 }

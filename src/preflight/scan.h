@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/cgroup.h"
 #include "base/number_set.h"
 #include "preflight/findings.h"
 #include "preflight/outside.h"
@@ -27,9 +28,15 @@ struct task {
         bool kernel;
 };
 
+/* What lies where CRIU looks for a watched inode; see watches.c. */
+struct hints {
+        struct number_set roots, files;
+        size_t seen; /* of all roots together */
+};
+
 struct scan {
         struct findings findings;
-        size_t n_descriptors;
+        size_t n_tasks, n_descriptors;
         uint64_t ghost_limit;
         uint64_t init_ns[NAMESPACES]; /* of the tree's root, inode numbers; 0 where the kernel has none */
         struct number_set mounts;     /* ids of all mounts the tree can see */
@@ -39,11 +46,21 @@ struct scan {
         enum { COMPAT_UNKNOWN, COMPAT_CARRIED, COMPAT_NOT } compat; /* programs of 32 bits */
         struct shared_ends shared;                                  /* what others may have, too */
         struct number_set masters;                                  /* numbers of pseudo terminals */
+        struct hints hints;
+        bool again; /* only what is shared counts */
 };
+void scan_done(struct scan *s);
 
 /* From the text of /proc/PID/status; -EBADMSG. */
 int task_parse(const char *status, struct task *ret);
 void task_judge(struct scan *s, const struct task *t);
+
+/* -ESRCH when there is none. */
+int task_read(pid_t pid, struct task *ret);
+
+/* The tree of a root as it is at this moment; and as a set. 0 or -ENOMEM. */
+int tree_add(struct pid_list *tree, pid_t root);
+int tree_set(const struct pid_list *tree, struct number_set *set);
 
 /* Namespaces of a task against those of the root; `inode` has NAMESPACES numbers. */
 void namespaces_judge(struct scan *s, const struct task *t, const uint64_t *inode);
@@ -81,17 +98,32 @@ struct watch {
 };
 /* From a line of /proc/PID/fdinfo/N; false when it is no watch on a file or a file system. */
 bool watch_parse(const char *line, struct watch *ret);
-void watches_judge(struct scan *s, const struct task *t, int fd);
+/* 0 or -ENOMEM. */
+int watches_judge(struct scan *s, const struct task *t, int fd);
 
 /* A terminal that is open, by its device numbers; judged when all tasks have been looked at. 0 or -ENOMEM. */
 int terminal_note(struct scan *s, const struct task *t, int fd, unsigned major, unsigned minor);
 bool terminal_master_index(const char *fdinfo, uint64_t *ret);
-void terminals_judge(struct scan *s);
+void terminals_judge(struct scan *s, struct suspicion *suspicion);
 
 /* Everything behind /proc/PID/fd and /proc/PID/maps of one task. Negative errno; a task that is gone has none. */
 int descriptors_scan(struct scan *s, const struct task *t);
 int mappings_scan(struct scan *s, const struct task *t);
 
-/* Whether the unit around it would be started again; "" when it is in none. From the text of /proc/PID/cgroup. */
-const char *unit_of(const char *cgroup, char *buffer, size_t size);
-void unit_scan(struct scan *s, pid_t pid);
+/* What it shares with those who stay: all others of this host are looked at. 0 or -ENOMEM. */
+struct preflight_subject;
+int border_scan(struct scan *s, const struct preflight_subject *subject, const struct pid_list *tree);
+
+/* The systemd service around a process, from the text of /proc/PID/cgroup; false when it is in none. */
+struct unit {
+        char name[256], path[4096]; /* its cgroup */
+        bool user;                  /* of the manager of user `uid` */
+        uid_t uid;
+};
+bool unit_find(const char *cgroup, struct unit *ret);
+
+/* From the answer of `systemctl show`: 0 when it knows of no main process. */
+pid_t unit_main_pid(const char *shown);
+/* `stays`: so much of it is outside of the tree that it does not end with it. */
+enum problem unit_judge(const char *shown, bool stays);
+void unit_scan(struct scan *s, pid_t root, const struct pid_list *tree);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/proc_status.h"
 #include "preflight/scan.h"
 
@@ -25,6 +28,43 @@ int task_parse(const char *status, struct task *ret)
                              .threads = (unsigned)proc_status_number(status, "Threads"),
                              .kernel = proc_status_number(status, "Kthread") == 1};
         (void)snprintf(ret->comm, sizeof(ret->comm), "%.*s", (int)strcspn(name, "\n"), name);
+        return 0;
+}
+
+int task_read(pid_t pid, struct task *ret)
+{
+        AUTO_FREE char *text = NULL;
+
+        int r = proc_status_read(pid, &text);
+        return r < 0 ? r : task_parse(text, ret);
+}
+
+/* A child that is born, or whose parent ends, while this is read may be missed: border_where() knows it. */
+int tree_add(struct pid_list *tree, pid_t root)
+{
+        int r = pid_list_add(tree, root);
+
+        for (size_t i = 0; r == 0 && i < tree->n; i++) {
+                struct dirent *entry;
+                char path[300];
+                (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)tree->pids[i]);
+                AUTO_DIR DIR *threads = opendir(path);
+                while (threads && r == 0 && (entry = readdir(threads))) {
+                        if (!isdigit((unsigned char)entry->d_name[0]))
+                                continue;
+                        (void)snprintf(path, sizeof(path), "%s/children", entry->d_name);
+                        r = pid_list_add_file(tree, dirfd(threads), path);
+                }
+        }
+        return r;
+}
+
+int tree_set(const struct pid_list *list, struct number_set *set)
+{
+        for (size_t i = 0; i < list->n; i++)
+                if (number_set_add(set, (uint64_t)list->pids[i]) < 0)
+                        return -ENOMEM;
+        number_set_sort(set);
         return 0;
 }
 

@@ -44,7 +44,7 @@ int terminal_note(struct scan *s, const struct task *t, int fd, unsigned major, 
         return number_set_add(&s->masters, index);
 }
 
-void terminals_judge(struct scan *s)
+void terminals_judge(struct scan *s, struct suspicion *suspicion)
 {
         pid_t last = 0;
 
@@ -55,7 +55,8 @@ void terminals_judge(struct scan *s)
                 if (end->kind != SHARED_TERMINAL || number_set_has(&s->masters, end->key) || end->pid == last)
                         continue;
                 last = end->pid;
-                findings_note(&s->findings, PROBLEM_TERMINAL, "process %d fd %d, pts/%llu", (int)end->pid, end->fd,
-                              (unsigned long long)end->key);
+                if (suspicion_holds(suspicion, SHARED_TERMINAL, end->key))
+                        findings_note(suspicion->findings, PROBLEM_TERMINAL, "process %d fd %d, pts/%llu",
+                                      (int)end->pid, end->fd, (unsigned long long)end->key);
         }
 }

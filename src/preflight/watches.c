@@ -21,7 +21,7 @@
  * common (criu/fsnotify.c, criu/irmap.c). The same is tried here.
  */
 #define MOUNTS_MAX (16U << 20)
-#define SEARCH_MAX 20000 /* files looked at, of one watch */
+#define SEARCH_MAX 20000 /* files looked at, for all watches together */
 #define DEPTH_MAX 16
 
 static const char *const hints[] = {"/etc",
@@ -98,15 +98,13 @@ static bool opens_at(int root, const char *point, const struct watch *w)
 }
 
 /* By each mount of that file system that the task sees. */
-static bool opens(pid_t pid, int root, const struct watch *w)
+static bool opens(const char *mountinfo, int root, const struct watch *w)
 {
-        AUTO_FREE char *text = NULL;
-        char path[64], point[4096], *save = NULL;
+        char point[4096];
 
-        (void)snprintf(path, sizeof(path), "/proc/%d/mountinfo", (int)pid);
-        if (!w->handle_bytes || fd_read_file(AT_FDCWD, path, MOUNTS_MAX, &text, NULL) < 0)
+        if (!w->handle_bytes)
                 return false;
-        for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        for (const char *line = mountinfo; line && *line; line = strchr(line, '\n'), line += line != NULL) {
                 unsigned major, minor;
                 if (sscanf(line, "%*s %*s %u:%u %*s %4095s", &major, &minor, point) != 3 ||
                     makedev(major, minor) != w->device || point[0] != '/')
@@ -118,65 +116,88 @@ static bool opens(pid_t pid, int root, const struct watch *w)
         return false;
 }
 
-static bool search(int parent, const char *name, const struct watch *w, unsigned depth, unsigned *left)
+static uint64_t hint_key(uint64_t root, uint64_t device, uint64_t inode)
+{
+        return shared_key(root, shared_key(device, inode));
+}
+
+static int add_hints(struct hints *h, uint64_t root, int parent, const char *name, unsigned depth)
 {
         struct dirent *entry;
         struct stat st;
 
-        if (*left == 0 || depth > DEPTH_MAX || fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-                return false;
-        (*left)--;
-        if (st.st_ino == w->inode && st.st_dev == w->device)
-                return true;
-        if (!S_ISDIR(st.st_mode))
-                return false;
+        if (h->seen >= SEARCH_MAX || depth > DEPTH_MAX || fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                return 0;
+        h->seen++;
+        int r = number_set_add(&h->files, hint_key(root, st.st_dev, st.st_ino));
+        if (r < 0 || !S_ISDIR(st.st_mode))
+                return r;
         int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         AUTO_DIR DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
         if (!dir) {
                 if (fd >= 0)
                         (void)close(fd);
-                return false;
+                return 0;
         }
-        while ((entry = readdir(dir)))
-                if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
-                    search(fd, entry->d_name, w, depth + 1, left))
-                        return true;
-        return false;
+        while (r == 0 && (entry = readdir(dir)))
+                if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+                        r = add_hints(h, root, fd, entry->d_name, depth + 1);
+        return r;
 }
 
-static bool hinted(int root, const struct watch *w)
+/* 1, 0 or -ENOMEM. A root is searched once, however many watches there are. */
+static int hinted(struct hints *h, int root, const struct watch *w)
 {
-        unsigned left = SEARCH_MAX;
         struct stat st;
+        int r = 0;
 
-        if (fstat(root, &st) == 0 && st.st_ino == w->inode && st.st_dev == w->device)
-                return true;
-        for (size_t i = 0; hints[i]; i++)
-                if (search(root, hints[i] + 1, w, 0, &left))
-                        return true;
-        return false;
+        if (fstat(root, &st) < 0)
+                return 0;
+        if (st.st_ino == w->inode && st.st_dev == w->device)
+                return 1;
+        const uint64_t key = shared_key(st.st_dev, st.st_ino);
+        if (!number_set_has(&h->roots, key)) {
+                r = number_set_add(&h->roots, key);
+                number_set_sort(&h->roots);
+                for (size_t i = 0; r == 0 && hints[i]; i++)
+                        r = add_hints(h, key, root, hints[i] + 1, 0);
+                number_set_sort(&h->files);
+        }
+        return r < 0 ? r : number_set_has(&h->files, hint_key(key, w->device, w->inode));
 }
 
-void watches_judge(struct scan *s, const struct task *t, int fd)
+static int judge(struct scan *s, const struct task *t, int fd, const char *mountinfo, int root, const struct watch *w)
 {
-        AUTO_FREE char *text = NULL;
+        if (w->whole) {
+                findings_note(&s->findings, PROBLEM_WATCH, "process %d (%s) fd %d, a whole file system", (int)t->pid,
+                              t->comm, fd);
+                return 0;
+        }
+        int r = opens(mountinfo, root, w) ? 1 : hinted(&s->hints, root, w);
+        if (r == 0)
+                findings_note(&s->findings, PROBLEM_WATCH, "process %d (%s) fd %d, inode %llu of device %u:%u",
+                              (int)t->pid, t->comm, fd, (unsigned long long)w->inode, major(w->device),
+                              minor(w->device));
+        return r < 0 ? r : 0;
+}
+
+int watches_judge(struct scan *s, const struct task *t, int fd)
+{
+        AUTO_FREE char *text = NULL, *mountinfo = NULL;
         char path[64], *save = NULL;
+        int r = 0;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", (int)t->pid, fd);
         if (fd_read_file(AT_FDCWD, path, MOUNTS_MAX, &text, NULL) < 0)
-                return;
+                return 0;
+        (void)snprintf(path, sizeof(path), "/proc/%d/mountinfo", (int)t->pid);
+        (void)fd_read_file(AT_FDCWD, path, MOUNTS_MAX, &mountinfo, NULL);
         (void)snprintf(path, sizeof(path), "/proc/%d/root", (int)t->pid);
         AUTO_FD int root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        for (char *line = strtok_r(text, "\n", &save); line && r == 0; line = strtok_r(NULL, "\n", &save)) {
                 struct watch w;
-                if (!watch_parse(line, &w))
-                        continue;
-                if (w.whole)
-                        findings_note(&s->findings, PROBLEM_WATCH, "process %d (%s) fd %d, a whole file system",
-                                      (int)t->pid, t->comm, fd);
-                else if (!opens(t->pid, root, &w) && !hinted(root, &w))
-                        findings_note(&s->findings, PROBLEM_WATCH, "process %d (%s) fd %d, inode %llu of device %u:%u",
-                                      (int)t->pid, t->comm, fd, (unsigned long long)w.inode, major(w.device),
-                                      minor(w.device));
+                if (watch_parse(line, &w))
+                        r = judge(s, t, fd, mountinfo, root, &w);
         }
+        return r;
 }

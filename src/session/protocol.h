@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+/* What stands in columns stays there. */
+/* clang-format off */
 /*
  * The contract between phauld and phaul-session: one session per migration and side, in a process of its own that
  * outlives phauld.
@@ -22,21 +24,22 @@
  *    "actions": [TEXT...], "hook_directory": PATH (optional),
  *    "state_dir": DIR, "runtime_dir": DIR, "config_dir": DIR, "libexec_dir": DIR,
  *    "idempotency_key": TEXT, "idempotency_hash": TEXT,                  phauld's own; optional
- *    "way": "ssh", "ssh": {"host": TEXT, "user": TEXT, "port": N, "agent": PATH, "uid": N}    source (user to agent
- * optional) "way": "descriptors"                                                                 source "way":
- * "tunnel"}                                                                     target With a way on the source,
- * peer_fingerprint and peer_address are "": who answers is known when the tunnel is up, and is in the record from then
- * on. On the target kind, name, target_name and options are absent and mode is "live": what is to come, and whether it
- * is only a check, is said by the offer that follows on the control connection.
+ *    "way": "ssh", "ssh": {"host": TEXT, "user": TEXT, "port": N, "agent": PATH, "uid": N}    source (user to agent optional)
+ *    "way": "descriptors"                                                                 source
+ *    "way": "tunnel"}                                                                     target
+ * With a way on the source, peer_fingerprint and peer_address are "": who answers is known when the tunnel is up, and
+ * is in the record from then on.
+ * On the target kind, name, target_name and options are absent and mode is "live": what is to come, and whether it is
+ * only a check, is said by the offer that follows on the control connection.
  *
  * Program: `phaul-session DIR`, started in a session (setsid) of its own. First it takes flock(LOCK_EX | LOCK_NB) on
  * DIR; when it cannot, another one lives: it exits with SESSION_EXIT_BUSY. Which of these it is to do follows from the
  * directory alone:
  *   no record               begin
  *   record, no report.json  go on after a crash, to an end
- *   report.json             everything has ended (a source: tell it once more, where phauld brings descriptors for
- * that, else nothing); only answer a peer that asks again (MSG_RESUME) from the record, for SESSION_LINGER_MS after the
- * last question, and leave report.json as it is
+ *   report.json             everything has ended (a source: tell it once more, where phauld brings descriptors for that,
+ *                           else nothing); only answer a peer that asks again (MSG_RESUME) from the record, for
+ *                           SESSION_LINGER_MS after the last question, and leave report.json as it is
  *
  * Socket: SOCK_SEQPACKET, listening on RUNTIME/sessions/ID.sock (0600; the session unlinks a stale one before it binds,
  * and its own at the end). One client at a time; phauld connects again after its own restart, and the newer connection
@@ -54,7 +57,7 @@
  *        and again after they were lost
  *   {"do": "cancel"}     answered by an event "cancel"
  *   {"do": "status"}     answered by the events about, state and progress as they are now; phauld sends it on
- * connecting
+ *                        connecting
  *
  * From the session:
  *   {"event": "about", "kind", "name", "target_name", "mode"}    target: what the offer said
@@ -62,22 +65,21 @@
  *   {"event": "log", "level": "error" | "warning" | "info" | "debug", "text"}
  *   {"event": "state", "state": NAME, "phase": NAME}
  *   {"event": "verdict", "verdict": "ok" | "warning" | "error", "items": [{"id", "host", "grade", "reason"}]}
- *   {"event": "attention", "text"}                               it does not go on by itself, and why; "": it does
- * again
+ *   {"event": "attention", "text"}                               it does not go on by itself, and why; "": it does again
  *   {"event": "cancel", "ok": BOOL, "text"}                      ok false: too late, or nothing to cancel
  *   {"event": "result", …}                                       the report, as in report.json, after it is durable
  *   {"event": "bye"}                                             the last packet before it exits
  *
  * report.json: {"id", "kind", "name", "target_name", "source", "target", "mode", "result": "done" | "failed" |
  *   "cancelled" | "unknown" | "lost" | "refused" | "not-found" | "denied", "owner", "reason", "total_ms",
- * "downtime_ms", "frozen_ms", "bytes_sent", "rounds", "tracker", "phases": […]}; a check has "verdict" and "items" as
- * well.
+ *   "downtime_ms", "frozen_ms", "bytes_sent", "rounds", "tracker", "phases": […]}; a check has "verdict" and "items" as
+ *   well.
  *
  * phauld takes the end of the socket (or of its child) as the end of the session. With report.json the migration has
  * ended; without one it is started again in the same directory, at most SESSION_RESTARTS times in SESSION_RESTARTS_MS,
- * then the migration needs attention. DIR of an ended check
- * is removed at once, that of a migration after a week.
+ * then the migration needs attention. DIR of an ended check is removed at once, that of a migration after a week.
  */
+/* clang-format on */
 
 #define SESSION_PACKET_MAX 65536
 #define SESSION_EXIT_BUSY 75

@@ -149,6 +149,15 @@ static void arguments(void **state)
         static const char *const end[] = {"-p", "2222", "-l", "me", "--", "beta", "phaul receive --stdio"};
         for (size_t i = 0; i < 7; i++)
                 assert_string_equal(argv[n - 7 + i], end[i]);
+        assert_true(n < WAY_ARGV_MAX);
+        /* What the user's configuration has for sessions is not for this one. */
+        static const char *const own[] = {"IgnoreUnknown=*", "RemoteCommand=none", "ForkAfterAuthentication=no",
+                                          "StdinNull=no", "SessionType=default"};
+        size_t found = 0;
+        for (size_t i = 0; i + 1 < n; i++)
+                if (found < 5 && strcmp(argv[i], "-o") == 0 && strcmp(argv[i + 1], own[found]) == 0)
+                        found++;
+        assert_int_equal(found, 5);
         way.ssh.port = 0;
         way.ssh.user[0] = '\0';
         way_ssh_argv(&way, argv, port);

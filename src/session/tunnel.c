@@ -105,11 +105,37 @@ int session_tunnel_new(struct session *s, struct error *err)
         return r < 0 ? error_errno(err, -r, "cannot use the record %s", s->paths.record) : 0;
 }
 
+static void lost(struct session_tunnel *t, const struct error *err)
+{
+        t->up = false;
+        t->loss = *err;
+        tunnel_free(TAKE_PTR(t->tunnel));
+}
+
+/*
+ * The first of new ones. Once the decision is made, a user who brings them knows better than we that the old ones lead
+ * nowhere; before it, whoever loses a connection loses the migration.
+ */
+static void begin_lanes(struct session_tunnel *t)
+{
+        const struct session *s = t->session;
+        struct error why = {0};
+
+        if (t->tunnel && s->state != SOURCE_COMMITTED && s->state != SOURCE_ABORTED && !s->finished)
+                return;
+        close_lanes(t);
+        (void)error_set(&why, ENOTCONN, "new descriptors to %s took the place of the old ones", s->request.peer);
+        if (t->tunnel)
+                lost(t, &why);
+}
+
 void session_tunnel_lane(struct session *s, unsigned lane, bool in, bool out, int given)
 {
         AUTO_FD int fd = given;
         struct tunnel_lane *l = &s->tunnel->lanes[lane];
 
+        if (lane == 0 && in)
+                begin_lanes(s->tunnel);
         if ((in && l->in >= 0) || (out && l->out >= 0) || s->tunnel->tunnel)
                 return;
         if (in)
@@ -141,13 +167,6 @@ static int remember(struct session_tunnel *t, const struct tunnel_peer *peer, st
         if (r == 0)
                 memcpy(s->request.peer_fingerprint, peer->fingerprint, sizeof(s->request.peer_fingerprint));
         return r;
-}
-
-static void lost(struct session_tunnel *t, const struct error *err)
-{
-        t->up = false;
-        t->loss = *err;
-        tunnel_free(TAKE_PTR(t->tunnel));
 }
 
 static void on_up(struct tunnel *tunnel, const struct tunnel_peer *peer, void *context)
@@ -185,7 +204,7 @@ static int run_ssh(struct session_tunnel *t, int stream, int words, struct error
 {
         const struct way *way = &t->session->request.way;
         const char *argv[WAY_ARGV_MAX], *env[2] = {0};
-        char port[WAY_PORT_SIZE], agent[sizeof("SSH_AUTH_SOCK=") + WAY_AGENT_MAX];
+        char port[WAY_PORT_SIZE], agent[sizeof("SSH_AUTH_SOCK=") + SSH_AGENT_MAX];
         struct spawn_user user;
         const struct spawn_fd fds[] = {{stream, 0}, {stream, 1}, {words, 2}};
         const struct spawn_options options = {

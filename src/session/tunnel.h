@@ -15,7 +15,7 @@
 int session_tunnel_new(struct session *s, struct error *err);
 void session_tunnel_free(struct session_tunnel *t);
 
-/* A descriptor that phauld hands over; taken in any case. */
+/* A descriptor that phauld hands over; taken in any case. Lane 0 comes first, and with it a new set begins. */
 void session_tunnel_lane(struct session *s, unsigned lane, bool in, bool out, int fd);
 
 /* Until the tunnel is up, and the other host known. 0 also where there is none. */

@@ -24,7 +24,7 @@ static int parse_ssh(const json_t *o, struct way *w)
         if (!ssh_host_is_valid(host) || (user && !ssh_user_is_valid(user)) || port < 0 || port > 65535 ||
             !json_is_integer(uid) || json_integer_value(uid) < 0 || json_integer_value(uid) > UINT32_MAX - 1)
                 return -EINVAL;
-        if (agent && (agent[0] != '/' || strlen(agent) > WAY_AGENT_MAX))
+        if (agent && (agent[0] != '/' || strlen(agent) > SSH_AGENT_MAX))
                 return -EINVAL;
         (void)snprintf(w->ssh.host, sizeof(w->ssh.host), "%s", host);
         (void)snprintf(w->ssh.user, sizeof(w->ssh.user), "%s", user ? user : "");
@@ -64,7 +64,9 @@ void way_ssh_argv(const struct way *way, const char **argv, char *port)
 {
         /*
          * Nobody is there to answer a question. A connection of its own, that ends with us and notices when the other
-         * host is gone; nothing of this host is handed on. Which keys of hosts are believed is the user's matter.
+         * host is gone; nothing of this host is handed on. Which keys of hosts are believed is the user's matter. What
+         * the user's configuration does with a session must not be done with ours; the last three only ssh 8.7 and
+         * later know. The first IgnoreUnknown counts, so that it has to cover the user's as well.
          */
         static const char *const fixed[] = {
                 "ssh", "-T",
@@ -79,6 +81,11 @@ void way_ssh_argv(const struct way *way, const char **argv, char *port)
                 "-o",  "PermitLocalCommand=no",
                 "-o",  "EscapeChar=none",
                 "-o",  "LogLevel=ERROR",
+                "-o",  "IgnoreUnknown=*",
+                "-o",  "RemoteCommand=none",
+                "-o",  "ForkAfterAuthentication=no",
+                "-o",  "StdinNull=no",
+                "-o",  "SessionType=default",
         };
         size_t n = 0;
 

@@ -20,12 +20,10 @@ enum way_kind {
         WAY_TUNNEL,      /* target: connections come from phauld as always, but none can be made from here */
 };
 
-#define WAY_AGENT_MAX 107
-
 struct way {
         enum way_kind kind;
         struct ssh_address ssh;
-        char agent[WAY_AGENT_MAX + 1]; /* socket of an ssh-agent, "" none */
+        char agent[SSH_AGENT_MAX + 1]; /* socket of an ssh-agent, "" none */
         uid_t uid;                     /* whose ssh it is: who asked for the migration */
 };
 
@@ -33,7 +31,7 @@ struct way {
 int way_parse(const json_t *request, bool source, struct way *ret);
 
 /* The arguments of ssh; pointers into `way`, `port` (these have room for so much) and constants. */
-#define WAY_ARGV_MAX 40
+#define WAY_ARGV_MAX 64
 #define WAY_PORT_SIZE 12
 void way_ssh_argv(const struct way *way, const char **argv, char *port);
 

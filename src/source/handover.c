@@ -12,6 +12,8 @@
 
 #define PREPARED_TIMEOUT_MS 300000
 #define RECONNECT_MS 500
+#define RECONNECT_SSH_MS 30000 /* at last: a host that is away for long, and its sshd when it is back */
+#define ATTENTION_MS 60000
 #define TELL_TIMEOUT_MS (10 * 60 * 1000)
 #define CRIU_END_MS 10000
 #define STAND_STILL_MS 500
@@ -38,13 +40,13 @@ static void nap(struct session *s, uint64_t ms)
 }
 
 /* After a reconnect: what we are, so that the other side says what it is. */
-static int say_state(struct session *s)
+static int say_state(struct session *s, struct error *err)
 {
         struct message *m = message_new(MSG_RESUME);
 
         message_put_text(m, FIELD_MIGRATION, s->request.id);
         message_put_text(m, FIELD_STATE, handover_state_name(s->state));
-        return peer_send(s, m, NULL);
+        return peer_send(s, m, err);
 }
 
 static bool heard_or_lost(void *context)
@@ -124,6 +126,54 @@ static bool settled(const struct source_side *x, bool told)
         }
 }
 
+/* How it goes to reach the target again. */
+struct reaching {
+        bool asked;        /* it was reached, and has said nothing since */
+        uint64_t since_ms; /* 0: it was heard of */
+        uint64_t pause_ms;
+        char said[ERROR_TEXT_MAX]; /* why not, as it was last told */
+};
+
+static void heard_of(struct reaching *r)
+{
+        *r = (struct reaching){.pause_ms = RECONNECT_MS};
+}
+
+static void not_reached(struct session *s, struct reaching *r, const struct error *why)
+{
+        const uint64_t most = s->request.way.kind == WAY_SSH ? RECONNECT_SSH_MS : RECONNECT_MS, now = clock_ms();
+        char text[512];
+
+        r->asked = false;
+        if (strcmp(r->said, why->text) != 0)
+                session_log(s, "warning", "cannot reach %s: %s", s->request.peer, why->text);
+        (void)strcpy(r->said, why->text);
+        if (!r->since_ms)
+                r->since_ms = now;
+        if (s->state == SOURCE_COMMITTED && now - r->since_ms > ATTENTION_MS) {
+                (void)snprintf(text, sizeof(text),
+                               "%s has not answered since the commit: the original is kept here and does not run, as "
+                               "the other host has the last word. It is asked until it answers",
+                               s->request.peer);
+                session_attention(s, text);
+        }
+        nap(s, r->pause_ms);
+        r->pause_ms = r->pause_ms * 2 < most ? r->pause_ms * 2 : most;
+}
+
+/* Once. Whoever comes by itself meanwhile is told, too. */
+static void reach(struct session *s, struct reaching *r)
+{
+        struct error why = {0};
+
+        if (r->asked)
+                not_reached(s, r, peer_loss(s));
+        if (!peer_is_up(s) && peer_connect(s, WAIT_THROUGH, &why) < 0)
+                not_reached(s, r, &why);
+        if (peer_is_up(s))
+                r->asked = say_state(s, NULL) == 0;
+}
+
 /* Committed, and nobody can be asked: the copy may run there, so it must not run here. */
 static void stand_still(const struct source_side *x)
 {
@@ -145,7 +195,10 @@ int source_settle(struct source_side *x, struct error *err)
         struct session *s = x->session;
         const uint64_t give_up = clock_ms() + TELL_TIMEOUT_MS;
         const bool committed = s->state == SOURCE_COMMITTED;
+        struct reaching reaching;
         bool told = false;
+
+        heard_of(&reaching);
 
         while (!settled(x, told)) {
                 if (peer_is_up(s))
@@ -158,11 +211,7 @@ int source_settle(struct source_side *x, struct error *err)
                                 stand_still(x);
                                 continue;
                         }
-                        if (peer_connect(s, WAIT_THROUGH, NULL) < 0 || say_state(s) < 0) {
-                                nap(s, RECONNECT_MS);
-                                if (peer_is_up(s))
-                                        (void)say_state(s);
-                        }
+                        reach(s, &reaching);
                         continue;
                 }
                 (void)session_wait(s, WAIT_THROUGH, heard_or_lost, s, 0, "waiting for the target", NULL);
@@ -170,6 +219,7 @@ int source_settle(struct source_side *x, struct error *err)
                 CLEANUP(message_free_ptr) struct message *m = peer_take(s);
                 if (!m)
                         continue;
+                heard_of(&reaching);
                 told |= m->type == MSG_DISCARDED;
                 int r = hear(x, m, err);
                 if (r < 0)
@@ -185,8 +235,8 @@ int source_say(struct source_side *x, struct error *err)
         struct session *s = x->session;
 
         int r = peer_connect(s, WAIT_THROUGH, err);
-        if (r == 0 && say_state(s) < 0)
-                r = error_set(err, ENOTCONN, "the connection to %s was lost", s->request.peer);
+        if (r == 0)
+                r = say_state(s, err);
         if (r == 0)
                 r = session_wait(s, WAIT_THROUGH, heard_or_lost, s, SAY_TIMEOUT_MS, "waiting for the answer", err);
         if (r == 0 && !peer_has_message(s))

@@ -10,24 +10,6 @@
 #include "target/target.h"
 
 #define RESTORE_END_MS 20000
-#define LEFTOVERS_MAX 256
-
-struct leftovers {
-        const json_t *entries[LEFTOVERS_MAX];
-        size_t n;
-};
-
-static int collect(const char *record, const json_t *entry, void *context)
-{
-        struct leftovers *l = context;
-
-        if (strcmp(record, "LEFTOVER") != 0)
-                return 0;
-        if (l->n == LEFTOVERS_MAX)
-                return -E2BIG;
-        l->entries[l->n++] = entry;
-        return 0;
-}
 
 static bool restore_over(void *context)
 {
@@ -57,10 +39,35 @@ static void end_restore(struct target_side *x)
         s->hauler->restore_free(TAKE_PTR(x->restore));
 }
 
+struct discarding {
+        struct session *session;
+        struct error *err;
+        int failed; /* how the last one that could not be removed failed */
+};
+
+static int discard_one(const char *record, const json_t *entry, void *context)
+{
+        struct discarding *d = context;
+        struct session *s = d->session;
+        const char *what = json_string_value(json_object_get(entry, "what")) ?: "";
+        const char *name = json_string_value(json_object_get(entry, "name")) ?: "";
+
+        if (strcmp(record, "LEFTOVER") != 0)
+                return 0;
+        int r = strcmp(what, "images") == 0  ? session_images_remove(s, d->err)
+                : strcmp(what, "hooks") == 0 ? (session_hooks(s, NETWORK_DISCARDED), 0)
+                : s->hauler                  ? s->hauler->discard(what, name, d->err)
+                                             : 0;
+        if (r < 0) {
+                d->failed = r;
+                session_log(s, "error", "cannot remove %s %s: %s", what, name, d->err ? d->err->text : "");
+        }
+        return 0;
+}
+
 int target_discard(struct target_side *x, struct error *err)
 {
-        struct session *s = x->session;
-        struct leftovers list = {0};
+        struct discarding d = {.session = x->session, .err = err};
 
         end_restore(x);
         if (x->sync_source) {
@@ -69,19 +76,7 @@ int target_discard(struct target_side *x, struct error *err)
         }
         if (x->images_fd >= 0)
                 (void)close(TAKE_FD(x->images_fd));
-
-        int failed = journal_each(s->journal, collect, &list);
-        for (size_t i = list.n; i > 0; i--) {
-                const char *what = json_string_value(json_object_get(list.entries[i - 1], "what")) ?: "";
-                const char *name = json_string_value(json_object_get(list.entries[i - 1], "name")) ?: "";
-                int r = strcmp(what, "images") == 0  ? session_images_remove(s, err)
-                        : strcmp(what, "hooks") == 0 ? (session_hooks(s, NETWORK_DISCARDED), 0)
-                        : s->hauler                  ? s->hauler->discard(what, name, err)
-                                                     : 0;
-                if (r < 0) {
-                        failed = r;
-                        session_log(s, "error", "cannot remove %s %s: %s", what, name, err ? err->text : "");
-                }
-        }
-        return failed;
+        /* What was made last goes first: a directory is empty by the time it is its turn. */
+        (void)journal_each_back(x->session->journal, discard_one, &d);
+        return d.failed;
 }

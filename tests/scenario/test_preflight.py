@@ -303,6 +303,52 @@ def test_what_a_process_tree_shares_is_named(site):
         alpha.run("sh", "-c", "kill -9 $(pgrep -x oddity) $(pgrep -fx 'sleep 600')", check=False)
 
 
+# What systemd would say, of the system's units and of a user's.
+SYSTEMCTL = """#!/bin/sh
+echo "$(id -un) ${XDG_RUNTIME_DIR:-none} $*" > /tmp/asked
+cat /tmp/shown
+"""
+
+
+@pytest.mark.parametrize("of_user", [False, True])
+def test_a_unit_that_is_started_again(site, of_user):
+    """It matters whether systemd sees it end: its main process goes, or the last of its cgroup."""
+    alpha = site["alpha"]
+    mount = alpha.run("awk", '$4 ~ /name=systemd/ || $3 == "cgroup2" { print $2; exit }', "/proc/mounts").stdout.strip()
+    if not mount:
+        pytest.skip("systemd would have no cgroups here")
+    alpha.run("sh", "-c", "cat > /usr/local/bin/systemctl; chmod 755 /usr/local/bin/systemctl; rm -f /tmp/asked; "
+              "id mover 2>/dev/null || useradd -m -u 1717 mover", input=SYSTEMCTL)
+    uid = alpha.run("id", "-u", "mover").stdout.strip()
+    unit = f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice/work.service" if of_user else "system.slice/work.service"
+    main, other = (alpha.spawn("/dev/null", f"{PROGRAMS}/oddity", "tcp", f"/run/ready{n}") for n in range(2))
+    alpha.run("sh", "-c", f"mkdir -p {mount}/{unit} && echo {main} > {mount}/{unit}/cgroup.procs && "
+              f"echo {other} > {mount}/{unit}/cgroup.procs")
+
+    def grade(pid, restart, shown):
+        alpha.run("sh", "-c", "cat > /tmp/shown", input=f"Restart={restart}\nMainPID={shown}\n")
+        done = alpha.run("phaul", "check", f"pid/{pid}", "beta", "--json", check=False)
+        found = items(json.loads(done.stdout), "unit", host="alpha")
+        assert len(found) == 1 and "work.service" in found[0]["reason"], done.stdout
+        return found[0]["grade"], "goes on here without it" in found[0]["reason"]
+
+    try:
+        assert grade(main, "always", main) == ("error", False)
+        assert grade(main, "no", main) == ("warning", False)
+        assert grade(other, "always", main) == ("warning", True)
+        assert grade(main, "always", 0) == ("warning", True)
+        alpha.run("kill", "-KILL", str(other))
+        eventually(lambda: alpha.run("cat", f"{mount}/{unit}/cgroup.procs").stdout.split() == [str(main)], what="its end")
+        assert grade(main, "always", 0) == ("error", False)
+        asked = alpha.run("cat", "/tmp/asked").stdout.strip()
+        assert asked == (f"mover /run/user/{uid} show --property=Restart,MainPID --user -- work.service" if of_user else
+                         "root none show --property=Restart,MainPID -- work.service")
+    finally:
+        alpha.run("sh", "-c", f"rm -f /usr/local/bin/systemctl /tmp/asked /tmp/shown; kill -9 {main} {other}", check=False)
+        eventually(lambda: alpha.run("sh", "-c", f"cd {mount} && rmdir -p --ignore-fail-on-non-empty {unit}",
+                                     check=False).returncode == 0, what="the end of its cgroup")
+
+
 def test_an_address_that_answers_is_refused(site):
     """The container is stopped, and yet somebody answers for its address: the client."""
     site["alpha"].container("odd", ["oddity", "init"], ip="10.77.0.200/24", start=False)
@@ -310,6 +356,31 @@ def test_an_address_that_answers_is_refused(site):
     done = site["alpha"].run("phaul", "check", "lxc/odd", "beta", "--mode", "restart", "--json", check=False)
     found = items(json.loads(done.stdout), "address", "error", "beta")
     assert done.returncode == 3 and found and "10.77.0.200" in found[0]["reason"], done.stdout
+
+
+def test_addresses_within_a_container_are_its_own(site):
+    """A bridge of its own, with the address that a bridge of the target has as well, as Docker makes them."""
+    make(site)
+    alpha, beta = site["alpha"], site["beta"]
+    init = alpha.run("lxc-info", "-n", "odd", "-pH").stdout.strip()
+    bridge = "ip link add docker0 type bridge && ip address add 172.17.0.1/16 dev docker0 && ip link set docker0 up"
+    alpha.run("nsenter", "-t", init, "-n", "sh", "-c", bridge)
+    beta.run("sh", "-c", bridge)
+    try:
+        done = alpha.run("phaul", "check", "lxc/odd", "beta", "--mode", "restart", "--json", check=False)
+        assert done.returncode == 0 and not items(json.loads(done.stdout), "address", "error"), done.stdout
+    finally:
+        beta.run("ip", "link", "delete", "docker0")
+
+
+def test_who_forks_is_not_blamed(site):
+    """Children that come and go, with pipes between them: they belong to it, whenever they are met."""
+    busy = "while :; do for i in 1 2 3; do { sleep 0.02; echo x; } | cat > /dev/null & done; sleep 0.01; done"
+    site["alpha"].container("odd", ["/bin/sh", "-c", busy], ip="10.77.0.62/24")
+    eventually(lambda: len(site.pid_of(site["alpha"], "sleep")) > 1, what="children")
+    for _ in range(10):
+        found = check(site, code=0)
+        assert found["verdict"] == "ok", [i for i in found["items"] if i["grade"] != "ok"]
 
 
 def test_another_architecture_is_refused_in_both_modes(site):

@@ -149,8 +149,35 @@ def test_a_discard_takes_files_back(trees):
     assert members(trees, "beta") == [] and len(members(trees, "alpha")) == 3
 
 
+def test_a_discard_takes_everything_back(trees):
+    """Hundreds of leftovers: a hundred files, each in seven directories of its own."""
+    alpha, beta = trees["alpha"], trees["beta"]
+    script = """import os, time
+for n in range(95):
+    os.makedirs(f"/srv/many/{n}/a/b/c/d/e", exist_ok=True)
+    open(f"/srv/many/{n}/a/b/c/d/e/file", "w").write(str(n))
+held = [open(f"/srv/many/{n}/a/b/c/d/e/file") for n in range(95)]
+time.sleep(1000)"""
+    pid = alpha.spawn("/dev/null", "python3", "-c", script)
+    eventually(lambda: int(alpha.run("sh", "-c", f"ls /proc/{pid}/fd | wc -l").stdout) > 95, what="its files")
+    trees.hold("beta", "target-commit")
+    identity = trees.migrating("alpha", f"pid/{pid}", "beta", "--copy-files")
+    assert trees.wait_phase("beta", identity, "commit")
+    assert beta.run("cat", "/srv/many/94/a/b/c/d/e/file").stdout == "94"
+    trees.kill(beta, "phaul-session")
+    trees.let_go()
+    assert trees.result("alpha", identity)["owner"] == "source"
+    assert trees.result("beta", identity)["owner"] == "source"
+    assert beta.run("ls", "-A", "/srv").stdout == ""
+    nothing_left(trees, "beta")
+    alpha.run("sh", "-c", f"kill {pid}; rm -r /srv/many")
+
+
 def test_pid_file(trees):
     pid = family(trees)
+    for path, words in (("/etc/passwd", "belongs to the host"), ("/root/.bashrc", "does not hold a number")):
+        done = trees.migrate("alpha", f"pid/{pid}", "beta", "--dst-pidfile", path, check=False)
+        assert done.returncode == 3 and words in done.stdout + done.stderr, done
     trees.migrate("alpha", f"pid/{pid}", "beta", "--dst-pidfile", "/run/family.pid")
     assert eventually(lambda: trees["beta"].run("cat", "/run/family.pid", check=False).stdout) == f"{pid}\n"
 

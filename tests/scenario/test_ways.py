@@ -129,6 +129,8 @@ def recorded(site, identity, result):
 
 
 def test_a_container_by_ssh(far, shop):
+    far["alpha"].run("sh", "-c", "cat > /root/.ssh/config", input="IgnoreUnknown Novelty\nNovelty yes\nHost *\n"
+                     "RemoteCommand ls\nForkAfterAuthentication yes\nStdinNull yes\nSessionType none\nRequestTTY force\n")
     checked = far["alpha"].run("phaul", "check", "lxc/shop", FAR, check=False)
     assert checked.returncode == 0 and "beta" in checked.stdout, checked
     report = far.migrate("alpha", "lxc/shop", FAR)
@@ -136,6 +138,7 @@ def test_a_container_by_ssh(far, shop):
     went(far, shop)
     recorded(far, report["id"], "done")
     eventually(lambda: not far.pid_of(far["alpha"], "ssh"), 30, "the end of ssh")
+    far["alpha"].run("rm", "/root/.ssh/config")
 
 
 def test_a_process_by_ssh_as_a_user(far):
@@ -182,6 +185,10 @@ def test_cut_before_the_commit_by_ssh(far, shop, phase):
     recorded(far, identity, result["result"])
 
 
+def told(site, identity):
+    return site.api(site["alpha"], "GET", f"/migrations/{identity}")[1]
+
+
 def test_cut_after_the_commit_by_ssh(far, shop):
     """ssh is run again, and the far half goes on by its record."""
     far.hold("beta", "target-resume")
@@ -191,9 +198,27 @@ def test_cut_after_the_commit_by_ssh(far, shop):
     eventually(lambda: not far.pid_of(far["beta"], "phaul-session"), 90, "the target's session")
     assert not far.runs("alpha", "shop")
     assert far.api(far["alpha"], "GET", f"/migrations/{identity}")[1]["state"] == "committed"
+    # It says why it does not get on.
+    eventually(lambda: any("cannot reach beta" in line for line in told(far, identity)["log"]), 60, "the reason")
     far["beta"].heal()
     assert far.result("alpha", identity)["result"] == "done"
     went(far, shop)
+
+
+@pytest.mark.skipif(not FULL, reason="make test-full")
+def test_nobody_answers_after_the_commit(far):
+    """Somebody is asked for, and yet it goes on by itself when the other host is back."""
+    far.redis("alpha", "shop", IP)
+    far.hold("beta", "target-resume")
+    identity = far.migrating("alpha", "lxc/shop", FAR)
+    assert far.wait_phase("beta", identity, "resume")
+    far["beta"].cut()
+    eventually(lambda: "has not answered since the commit" in (told(far, identity)["reason"] or ""), 120, "attention")
+    assert not far.runs("alpha", "shop")
+    far.let_go()
+    far["beta"].heal()
+    eventually(lambda: far.result("alpha", identity)["result"] == "done", 120, "the end")
+    assert far.runs("beta", "shop")
 
 
 @pytest.mark.skipif(not FULL, reason="make test-full")
@@ -268,6 +293,10 @@ def test_descriptors_cut_before_the_commit(far, shop):
     near_half = bridge.start(far["alpha"], bridge.near, "migrate", "lxc/shop", "--detach")
     identity = near_half.communicate(timeout=60)[0].strip()
     assert far.wait_phase("alpha", identity, "state")
+    early = Bridge()
+    done = early.start(far["alpha"], early.near, "reconnect", identity)
+    assert done.wait(30) == 3 and "is under way" in done.stderr.read()
+    early.cut()
     bridge.cut()
     result = far.result("alpha", identity)
     assert result["result"] == "failed" and result["owner"] == "source", result
@@ -309,6 +338,26 @@ def test_descriptors_cut_when_a_copy_is_held(far, shop, committed):
         went(far, shop)
     else:
         stayed(far, shop)
+    again.cut()
+
+
+def test_descriptors_that_lead_nowhere(far, shop):
+    """Nobody has noticed that nothing gets through any more: the new ones take their place."""
+    bridge, again = Bridge(), Bridge()
+    far.hold("beta", "target-resume")
+    bridge.start(far["beta"], bridge.far, "receive")
+    bridge.start(far["alpha"], bridge.near, "migrate", "lxc/shop")
+    identity = eventually(lambda: [m["id"] for m in json.loads(far["alpha"].run("phaul", "list", "--json").stdout)
+                                   if not m["result"]], what="a migration")[0]
+    assert far.wait_phase("beta", identity, "resume")
+    bridge.pause()
+    again.start(far["beta"], again.far, "receive")
+    done = again.start(far["alpha"], again.near, "reconnect", identity)
+    assert done.wait(30) == 0, done.stderr.read()
+    far.let_go()
+    eventually(lambda: far.result("alpha", identity)["result"] == "done", what="the end")
+    went(far, shop)
+    bridge.cut()
     again.cut()
 
 

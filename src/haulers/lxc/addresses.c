@@ -13,15 +13,32 @@
 
 /* ----------------------------------------------------------------------------------------------------------- source */
 
-/* {addresses: "192.0.2.5/24 …", macs: {eth0: "02:…"}}: what the configuration need not say. */
+/* {eth0: "192.0.2.5/24 …"}, of lines of "eth0 192.0.2.5/24". */
+static json_t *describe_addresses(char *named)
+{
+        json_t *all = json_object();
+        char *save = NULL;
+
+        for (char *line = strtok_r(named, "\n", &save); all && line; line = strtok_r(NULL, "\n", &save)) {
+                char *address = strchr(line, ' ');
+                if (!address)
+                        continue;
+                *address++ = '\0';
+                const char *before = json_text(all, line);
+                (void)json_object_set_new(all, line, json_sprintf("%s%s%s", before, before[0] ? " " : "", address));
+        }
+        return all;
+}
+
+/* {addresses: {eth0: "192.0.2.5/24 …"}, macs: {eth0: "02:…"}}: what the configuration need not say. */
 json_t *lxc_addresses_describe(pid_t init)
 {
         AUTO_FREE struct network_port *ports = NULL;
-        AUTO_FREE char *addresses = NULL;
+        AUTO_FREE char *named = NULL;
         size_t n = 0;
         char mac[18];
 
-        if (network_addresses(init, &addresses, NULL) < 0 || network_ports(init, &ports, &n, NULL) < 0)
+        if (network_addresses_named(init, &named, NULL) < 0 || network_ports_among(init, &ports, &n, NULL) < 0)
                 return NULL;
         json_t *macs = json_object();
         for (size_t i = 0; macs && i < n; i++) {
@@ -29,7 +46,7 @@ json_t *lxc_addresses_describe(pid_t init)
                 (void)snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
                 (void)json_object_set_new(macs, ports[i].inside, json_string(mac));
         }
-        return json_pack("{s:s, s:o}", "addresses", addresses, "macs", macs ? macs : json_object());
+        return json_pack("{s:o*, s:o*}", "addresses", describe_addresses(named), "macs", macs);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- target */
@@ -60,7 +77,7 @@ static struct network_wanted *next(struct list *l, const char *bridge)
         return w;
 }
 
-/* "192.0.2.5/24 192.0.2.255" and the like; once. */
+/* "192.0.2.5/24 192.0.2.255" and the like; once. `bridge` NULL: it is on no port. */
 static void want_address(struct list *l, const char *text, const char *bridge)
 {
         char address[INET6_ADDRSTRLEN];
@@ -72,9 +89,11 @@ static void want_address(struct list *l, const char *text, const char *bridge)
         for (size_t i = 0; i < l->n; i++)
                 if (strcmp(l->wanted[i].address, address) == 0)
                         return;
-        struct network_wanted *w = next(l, bridge);
-        if (w)
-                (void)snprintf(w->address, sizeof(w->address), "%s", address);
+        struct network_wanted *w = next(l, bridge ?: "");
+        if (!w)
+                return;
+        w->within = !bridge;
+        (void)snprintf(w->address, sizeof(w->address), "%s", address);
 }
 
 static void want_network(struct list *l, const json_t *network, size_t position, const json_t *macs)
@@ -96,41 +115,72 @@ struct report {
         void *context;
 };
 
-static void claimed(const struct network_wanted *wanted, const char *address, const char *who, void *context)
+static void claimed(const struct network_wanted *wanted, const char *address, const char *who, bool gateway,
+                    void *context)
 {
         const struct report *r = context;
         const uint8_t *m = wanted->mac;
         char text[300], mac[18];
 
         (void)snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
-        (void)snprintf(text, sizeof(text), "%s has the %s %s already. Change one", who,
-                       address ? "address" : "hardware address", address ? address : mac);
-        r->report("address", GRADE_JUDGED, text, r->context);
+        (void)snprintf(text, sizeof(text), "%s has the %s %s already. %s", who,
+                       address ? "address" : "hardware address", address ? address : mac,
+                       gateway ? "It is the way out of this network and may answer for everybody (proxy ARP); if not, "
+                                 "change one"
+                               : "Change one");
+        r->report("address", gateway ? GRADE_WARNING : GRADE_JUDGED, text, r->context);
+}
+
+/* The bridge of a port of that name; NULL for an interface that is none. */
+static const char *bridge_of(const json_t *networks, const json_t *macs, const char *interface)
+{
+        const json_t *network;
+        char name[16];
+        size_t i;
+
+        json_array_foreach(networks, i, network)
+        {
+                if (strcmp(json_text(network, "type"), "empty") != 0 && json_object_get(macs, interface) &&
+                    strcmp(lxc_network_name(network, i, name), interface) == 0)
+                        return json_text(network, "link");
+        }
+        return NULL;
+}
+
+static void want_live(struct list *l, const json_t *networks, const json_t *macs, json_t *addresses)
+{
+        const char *interface;
+        json_t *value;
+
+        json_object_foreach(addresses, interface, value)
+        {
+                AUTO_FREE char *text = strdup(json_string_value(value) ?: "");
+                char *save = NULL;
+                for (char *one = text ? strtok_r(text, " ", &save) : NULL; one; one = strtok_r(NULL, " ", &save))
+                        want_address(l, one, bridge_of(networks, macs, interface));
+        }
 }
 
 void lxc_addresses_verify(const json_t *networks, const json_t *live, bool away, hauler_report_fn report, void *context)
 {
         CLEANUP(cleanup_free) struct list *l = calloc(1, sizeof(*l));
-        AUTO_FREE char *addresses = strdup(json_text(live, "addresses"));
         const json_t *network, *macs = json_object_get(live, "macs");
+        json_t *addresses = json_object_get(live, "addresses");
         struct report r = {.report = report, .context = context};
-        const char *bridge = "";
-        char *save = NULL;
         size_t i;
 
-        if (!l || !addresses)
+        if (!l)
                 return;
         json_array_foreach(networks, i, network)
         {
-                if (strcmp(json_text(network, "type"), "empty") == 0)
-                        continue;
-                want_network(l, network, i, macs);
-                bridge = bridge[0] ? bridge : json_text(network, "link");
+                if (strcmp(json_text(network, "type"), "empty") != 0)
+                        want_network(l, network, i, macs);
         }
-        for (char *one = strtok_r(addresses, " ", &save); one; one = strtok_r(NULL, " ", &save))
-                want_address(l, one, bridge);
-        const struct network_workload w = {
-                .wanted = l->wanted, .n = l->n, .away = away, .complete = addresses[0] && l->n < WANTED_MAX};
+        want_live(l, networks, macs, addresses);
+        const struct network_workload w = {.wanted = l->wanted,
+                                           .n = l->n,
+                                           .away = away,
+                                           .complete = json_object_size(addresses) && l->n < WANTED_MAX};
         struct error err = {0};
         if (l->n && network_claims(&w, claimed, &r, &err) < 0)
                 report("address", GRADE_WARNING, err.text, context);

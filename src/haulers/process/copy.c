@@ -164,10 +164,12 @@ static int names_make(const char *path, const char *token, size_t number, struct
         return ret->path && ret->ours && ret->old && ret->spare ? 0 : -ENOMEM;
 }
 
-int process_directories_announce(const char *path, const char *token, hauler_leftover_fn leftover, void *context,
-                                 struct error *err)
+int process_directories_announce(const char *path, size_t known, const char *token, hauler_leftover_fn leftover,
+                                 void *context, struct error *err)
 {
         for (const char *slash = path; (slash = strchr(slash + 1, '/'));) {
+                if ((size_t)(slash - path) < known)
+                        continue;
                 AUTO_FREE char *directory = strndup(path, (size_t)(slash - path));
                 AUTO_FREE char *name = directory ? format_new("0#%s#%s", token, directory) : NULL;
                 if (!name)
@@ -179,6 +181,21 @@ int process_directories_announce(const char *path, const char *token, hauler_lef
         return 0;
 }
 
+/* How much of the path of a copy is directories that an earlier one lies in as well; each is announced once. */
+static size_t shared_part(const struct process_private *p, size_t number)
+{
+        const char *path = p->copies[number]->path;
+        size_t most = 0;
+
+        for (size_t i = 0; i < number; i++) {
+                const char *earlier = p->copies[i]->path;
+                for (size_t n = 0; path[n] && path[n] == earlier[n]; n++)
+                        if (path[n] == '/' && n + 1 > most)
+                                most = n + 1;
+        }
+        return most;
+}
+
 int process_copies_announce(struct workload *w, hauler_leftover_fn leftover, void *context, struct error *err)
 {
         const struct process_private *p = w->private_data;
@@ -188,7 +205,8 @@ int process_copies_announce(struct workload *w, hauler_leftover_fn leftover, voi
                 AUTO_FREE char *name = format_new("%zu#%s#%s", i, p->token, p->copies[i]->path);
                 if (!name)
                         return error_set(err, ENOMEM, "out of memory");
-                r = process_directories_announce(p->copies[i]->path, p->token, leftover, context, err);
+                r = process_directories_announce(p->copies[i]->path, shared_part(p, i), p->token, leftover, context,
+                                                 err);
                 if (r == 0)
                         r = leftover(p->copies[i]->use == FILE_DIRECTORY ? "path" : "file", name, context, err);
         }

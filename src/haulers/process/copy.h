@@ -20,7 +20,10 @@ int process_copies_install(struct workload *w, const char *images, struct error 
 int process_copies_keep(const char *name, struct error *err);
 int process_copies_discard(const char *what, const char *name, struct error *err);
 
-/* Directories above `path` that do not exist yet, the uppermost first: on the list ("path"), and made. */
-int process_directories_announce(const char *path, const char *token, hauler_leftover_fn leftover, void *context,
-                                 struct error *err);
+/*
+ * Directories above `path` that do not exist yet, the uppermost first: on the list ("path"), and made. Those within the
+ * first `known` bytes of it are on the list already.
+ */
+int process_directories_announce(const char *path, size_t known, const char *token, hauler_leftover_fn leftover,
+                                 void *context, struct error *err);
 int process_directories_make(const char *path);

@@ -155,6 +155,9 @@ static const char *wrong_with(const struct process_file *file, bool *ret_missing
                                : "is of another type here";
         if (!S_ISREG(st.st_mode))
                 return "is no regular file here";
+        /* It is being written to between the two looks, and seen later from here than from there. */
+        if (file->use == FILE_WRITTEN && is_shared_storage(file->path))
+                return NULL;
         if ((uint64_t)st.st_size != file->size)
                 return "is different here: it has another size";
         if (!file->digest[0])
@@ -182,8 +185,8 @@ static bool wants_copy(const struct process_file *file, const char *wrong, bool 
 {
         if (strlen(file->path) > COPY_PATH_MAX)
                 return false;
-        if (file->use == FILE_WRITTEN && !is_shared_storage(file->path))
-                return missing || !is_system(file->path);
+        if (file->use == FILE_WRITTEN)
+                return missing || (!is_shared_storage(file->path) && !is_system(file->path));
         return wrong && file->use != FILE_OTHER && (missing || (file->use != FILE_DIRECTORY && !is_system(file->path)));
 }
 

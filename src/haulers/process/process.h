@@ -136,6 +136,13 @@ int process_cgroup_kill(const char *directory, bool v2, int timeout_ms, struct e
 /* Whether tasks of the cgroup stand still by its freezer. */
 bool process_cgroup_frozen(const char *directory, bool v2);
 
+/* -------------------------------------------------------------------------------------------------------- pidfile.c */
+
+/* Target, --dst-pidfile: may it be there? Finding "pidfile"; "" is none. And written, when the tree runs. */
+void process_pidfile_verify(const char *path, struct process_findings *f);
+int process_pidfile_check(const char *path, struct error *err);
+int process_pidfile_write(const char *path, pid_t pid, struct error *err);
+
 /* ----------------------------------------------------------------------------------------------------------- tool.c */
 
 /* The addresses of a description, separated by spaces; NULL without memory. Caller frees. */

@@ -24,30 +24,35 @@
 
 /* -------------------------------------------------------------------------------------------------------- the path */
 
-/* Whether `path` is `root` or lies below it. */
-static bool is_within(const char *path, const char *root)
+bool process_is_within(const char *path, const char *root)
 {
         const size_t n = strlen(root);
 
         return strncmp(path, root, n) == 0 && (path[n] == '/' || path[n] == '\0');
 }
 
-/* Directories whose disappearance would be the end of the host, whoever is chrooted into them. */
-static bool is_the_hosts(const char *path)
+bool process_is_in_the_hosts(const char *path)
 {
         static const char *const whole[] = {"/usr", "/lib",  "/lib32", "/lib64", "/libx32", "/bin", "/sbin",
                                             "/etc", "/boot", "/proc",  "/sys",   "/dev",    "/run"};
+
+        if (process_is_within(path, "/usr/local") && path[strlen("/usr/local")])
+                return false;
+        for (size_t i = 0; i < sizeof(whole) / sizeof(whole[0]); i++)
+                if (process_is_within(path, whole[i]))
+                        return true;
+        return false;
+}
+
+/* Directories whose disappearance would be the end of the host, whoever is chrooted into them. */
+static bool is_the_hosts(const char *path)
+{
         static const char *const itself[] = {"/", "/var", "/home", "/root", "/tmp", "/var/lib", "/var/tmp"};
 
         for (size_t i = 0; i < sizeof(itself) / sizeof(itself[0]); i++)
                 if (strcmp(path, itself[i]) == 0)
                         return true;
-        if (is_within(path, "/usr/local") && path[strlen("/usr/local")])
-                return false;
-        for (size_t i = 0; i < sizeof(whole) / sizeof(whole[0]); i++)
-                if (is_within(path, whole[i]))
-                        return true;
-        return false;
+        return process_is_in_the_hosts(path);
 }
 
 /* -errno when it cannot be looked at; 0 a plain directory; 1 something else, or reached by way of a link. */
@@ -148,7 +153,7 @@ static void examine_others(const char *root, const struct process_set *pids, str
         for (struct dirent *e; proc && (e = readdir(proc));) {
                 pid_t pid = process_id(e->d_name);
                 if (pid == 0 || process_set_has(pids, pid) || root_of(pid, path, sizeof(path)) < 0 ||
-                    !is_within(path, root) || named++ >= NAMED_MAX)
+                    !process_is_within(path, root) || named++ >= NAMED_MAX)
                         continue;
                 process_say(
                         f, "root", GRADE_JUDGED,
@@ -191,8 +196,8 @@ static void examine_mounts(const char *root, struct process_findings *f)
         if (fd_read_file(AT_FDCWD, "/proc/self/mountinfo", MOUNTS_MAX, &text, NULL) < 0)
                 return;
         for (const char *line = text; line && *line; line = strchr(line, '\n'), line += line != NULL)
-                if (mount_point(line, point, sizeof(point)) && is_within(point, root) && strcmp(point, root) != 0 &&
-                    named++ < NAMED_MAX)
+                if (mount_point(line, point, sizeof(point)) && process_is_within(point, root) &&
+                    strcmp(point, root) != 0 && named++ < NAMED_MAX)
                         process_say(
                                 f, "root", GRADE_WARNING,
                                 "%.400s is a mount: what is in it does not move along, and it is unmounted here after "
@@ -238,7 +243,7 @@ void process_root_take(const char *root, struct process_files *files)
         if (statx(AT_FDCWD, root, AT_SYMLINK_NOFOLLOW, STATX_MNT_ID, &st) < 0)
                 return;
         for (size_t i = 0; i < files->n; i++) {
-                if (is_within(files->files[i].path, root) && on_mount(files->files[i].path, st.stx_mnt_id))
+                if (process_is_within(files->files[i].path, root) && on_mount(files->files[i].path, st.stx_mnt_id))
                         free(files->files[i].path);
                 else
                         files->files[kept++] = files->files[i];
@@ -277,7 +282,8 @@ static void detach_mounts(const char *root)
         if (fd_read_file(AT_FDCWD, "/proc/self/mountinfo", MOUNTS_MAX, &text, NULL) < 0)
                 return;
         for (const char *line = text; line && *line; line = strchr(line, '\n'), line += line != NULL)
-                if (mount_point(line, point, sizeof(point)) && is_within(point, root) && strcmp(point, root) != 0)
+                if (mount_point(line, point, sizeof(point)) && process_is_within(point, root) &&
+                    strcmp(point, root) != 0)
                         (void)umount2(point, MNT_DETACH | UMOUNT_NOFOLLOW); /* one in another is gone with that */
 }
 
@@ -390,7 +396,7 @@ int process_root_prepare(struct workload *w, hauler_leftover_fn leftover, void *
         if (!root[0] || w->options->files == MOVE_SHARED)
                 return 0;
         const bool there = look(root, &st) == 0;
-        int r = process_directories_announce(root, p->token, leftover, context, err);
+        int r = process_directories_announce(root, 0, p->token, leftover, context, err);
         if (r < 0)
                 return r;
         name = there ? format_new("%s#%o:%u:%u#%s", p->token, st.st_mode & 07777, st.st_uid, st.st_gid, root)

@@ -14,6 +14,12 @@
  * looked like ("MODE:UID:GID").
  */
 
+/* Whether `path` is `root` or lies below it; both absolute. */
+bool process_is_within(const char *path, const char *root);
+
+/* Whether it lies where the files of the host itself are (/usr but for /usr/local, /etc, /run, …). */
+bool process_is_in_the_hosts(const char *path);
+
 /* Source: is it really the root of all of them, and only of them? Findings "root"; makes the tree of *w. */
 int process_root_examine(struct workload *w, struct look *l, struct error *err);
 

@@ -169,14 +169,7 @@ int process_keep(const char *what, const char *name, struct error *err)
         return strcmp(what, "lock") == 0 ? discard_lock(name, err) : 0;
 }
 
-/* Whoever waits for the file reads a whole number in it. */
 int process_arrived(struct workload *w, struct error *err)
 {
-        char text[32];
-
-        if (!w->options->dst_pidfile[0])
-                return 0;
-        int n = snprintf(text, sizeof(text), "%d\n", (int)w->init_pid);
-        int r = fd_write_file(AT_FDCWD, w->options->dst_pidfile, text, (size_t)n, 0644);
-        return r < 0 ? error_errno(err, -r, "cannot write the pid file %s", w->options->dst_pidfile) : 0;
+        return w->options->dst_pidfile[0] ? process_pidfile_write(w->options->dst_pidfile, w->init_pid, err) : 0;
 }

@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -192,6 +194,42 @@ static void files_are_compared_and_named(void **state)
         assert_int_equal(copied.copies, 2);
 }
 
+/* What lies in a directory called "nfs" is on NFS. */
+int statfs(const char *path, struct statfs *ret)
+{
+        int r = (int)syscall(SYS_statfs, path, ret);
+
+        if (r == 0 && strstr(path, "/nfs/"))
+                ret->f_type = 0x6969;
+        return r;
+}
+
+/* A log on shared storage grows between the looks of the two hosts, and is the same file all the same. */
+static void what_is_written_on_shared_storage_is_the_same(void **state)
+{
+        const struct scene *s = *state;
+        CLEANUP(process_files_done) struct process_files files = {0};
+        const struct process_file *copies[PROCESS_COPIES_MAX];
+        char log[PATH_MAX + 16], lost[PATH_MAX + 16];
+
+        (void)snprintf(log, sizeof(log), "%s/nfs", s->directory);
+        assert_int_equal(mkdir(log, 0755), 0);
+        (void)snprintf(log, sizeof(log), "%s/nfs/log", s->directory);
+        (void)snprintf(lost, sizeof(lost), "%s/nfs/lost", s->directory);
+        write_text(log, "one line\nand one more\n");
+        json_t *description = json_pack("{s:[[s,s,i,s],[s,s,i,s],[s,s,i,s]]}", "files", log, "w", 9,
+                                        "0123456789abcdef0123456789abcdef", lost, "w", 4, "", s->other, "w", 9, "");
+        assert_int_equal(process_files_parse(description, &files, NULL), 0);
+        json_decref(description);
+        for (int copy = 0; copy < 2; copy++) {
+                struct heard heard = {0};
+                struct process_findings f = {.report = hear, .context = &heard};
+                assert_int_equal(process_files_verify(&files, copy, copies, &f), copy ? 2 : 0);
+                assert_int_equal(heard.errors, copy ? 0 : 2);
+                assert_null(strstr(heard.text, log));
+        }
+}
+
 static void files_of_a_peer_are_not_trusted(void **state)
 {
         static const char *const bad[] = {
@@ -330,6 +368,33 @@ static size_t entries(const char *directory)
         return n;
 }
 
+/* A hundred files in one new directory are a hundred files and one directory. */
+static void a_directory_is_announced_once(void **state)
+{
+        static const char *const paths[] = {"/nowhere/a/b/one", "/nowhere/a/b/two", "/nowhere/a/c", "/nowhere/abc/one"};
+        static const char *const expected[] = {"/nowhere",         "/nowhere/a",   "/nowhere/a/b", "/nowhere/a/b/one",
+                                               "/nowhere/a/b/two", "/nowhere/a/c", "/nowhere/abc", "/nowhere/abc/one"};
+        struct process_file files[4] = {0};
+        struct process_private p = {.n_copies = 4};
+        struct workload w = {.private_data = &p};
+        json_t *made = json_array();
+
+        (void)state;
+        assert_int_equal(id_new(p.token), 0);
+        for (size_t i = 0; i < 4; i++) {
+                files[i] = (struct process_file){.path = (char *)paths[i], .use = FILE_READ, .mode = S_IFREG};
+                p.copies[i] = &files[i];
+        }
+        assert_int_equal(process_copies_announce(&w, note, made, NULL), 0);
+        assert_int_equal(json_array_size(made), sizeof(expected) / sizeof(expected[0]));
+        for (size_t i = 0; i < json_array_size(made); i++) {
+                const char *name = json_string_value(json_array_get(json_array_get(made, i), 1));
+                assert_non_null(name);
+                assert_string_equal(strrchr(name, '#') + 1, expected[i]);
+        }
+        json_decref(made);
+}
+
 static void what_was_brought_is_taken_back(void **state)
 {
         const struct scene *s = *state;
@@ -352,6 +417,48 @@ static void what_was_brought_stays(void **state)
         assert_int_equal(entries(s->directory), 6);
 }
 
+/* ---------------------------------------------------------------------------------------------------------- pid file
+ */
+
+/* It comes from another host: only what is a pid file already is replaced, and only where they may be. */
+static void a_pid_file_replaces_nothing_else(void **state)
+{
+        static const char *const bad[] = {"/etc/cron.d/x", "/usr/lib/x.pid", "/run/systemd/x.pid",
+                                          "/proc/x.pid",   "/nowhere/x.pid", "x.pid"};
+        const struct scene *s = *state;
+        char path[PATH_MAX], link[PATH_MAX];
+
+        (void)snprintf(path, sizeof(path), "%s/x.pid", s->directory);
+        (void)snprintf(link, sizeof(link), "%s/link", s->directory);
+        for (int i = 1; i <= 2; i++) {
+                AUTO_FREE char *text = NULL;
+                assert_int_equal(process_pidfile_write(path, 4710 + i, NULL), 0);
+                text = text_of(path);
+                assert_string_equal(text, i == 1 ? "4711\n" : "4712\n");
+        }
+        assert_true(process_pidfile_write(s->kept, 4711, NULL) < 0);
+        AUTO_FREE char *kept = text_of(s->kept);
+        assert_string_equal(kept, "kept");
+        assert_int_equal(symlink(s->kept, link), 0);
+        assert_true(process_pidfile_check(link, NULL) < 0);
+        for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+                if (process_pidfile_check(bad[i], NULL) == 0)
+                        fail_msg("%s was allowed", bad[i]);
+        assert_int_equal(unlink(link), 0);
+        assert_int_equal(symlink("/etc", link), 0);
+        (void)snprintf(path, sizeof(path), "%s/link/x.pid", s->directory);
+        assert_true(process_pidfile_check(path, NULL) < 0);
+        assert_int_equal(unlink(link), 0);
+        struct heard heard = {0};
+        struct process_findings f = {.report = hear, .context = &heard};
+        process_pidfile_verify("/run/x.pid", &f);
+        process_pidfile_verify("", &f);
+        assert_int_equal(heard.errors, 0);
+        process_pidfile_verify(s->kept, &f);
+        assert_int_equal(heard.errors, 1);
+        assert_non_null(strstr(heard.text, "pidfile: "));
+}
+
 static void leftovers_of_others_are_refused(void **state)
 {
         (void)state;
@@ -370,11 +477,14 @@ int main(void)
                 cmocka_unit_test(only_numbers_are_process_ids),
                 cmocka_unit_test(a_tree_is_found_with_its_children),
                 cmocka_unit_test_setup_teardown(files_are_compared_and_named, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(what_is_written_on_shared_storage_is_the_same, set_up, tear_down),
                 cmocka_unit_test(files_of_a_peer_are_not_trusted),
                 cmocka_unit_test(a_description_is_bounded),
                 cmocka_unit_test_setup_teardown(own_files_are_found, set_up, tear_down),
+                cmocka_unit_test(a_directory_is_announced_once),
                 cmocka_unit_test_setup_teardown(what_was_brought_is_taken_back, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(what_was_brought_stays, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(a_pid_file_replaces_nothing_else, set_up, tear_down),
                 cmocka_unit_test(leftovers_of_others_are_refused),
         };
 

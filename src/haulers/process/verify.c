@@ -169,6 +169,8 @@ int process_verify(const char *id, const char *description, struct workload *w, 
         if (r == 0)
                 process_connections_verify(p->info, &f);
         if (r == 0)
+                process_pidfile_verify(w->options->dst_pidfile, &f);
+        if (r == 0)
                 w->addresses = process_addresses(p->info);
         if (r == 0)
                 p->n_copies = process_files_verify(&p->files, w->options->copy_files, p->copies, &f);
