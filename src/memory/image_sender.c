@@ -63,6 +63,13 @@ void image_sender_free(struct image_sender *sender)
         free(sender);
 }
 
+void image_sender_detach(struct image_sender *sender)
+{
+        sender->link = NULL;
+        sender->slot = NULL;
+        sender->filling.n_runs = sender->filling.n_pages = 0;
+}
+
 uint64_t image_sender_bytes(const struct image_sender *sender)
 {
         return sender->bytes;
@@ -70,7 +77,7 @@ uint64_t image_sender_bytes(const struct image_sender *sender)
 
 static int send_slot(struct image_sender *s, const struct bulk_frame *frame)
 {
-        int r = link_bulk_commit(s->link, frame);
+        int r = s->link ? link_bulk_commit(s->link, frame) : -ENOTCONN;
 
         if (r < 0)
                 return r;
@@ -91,6 +98,8 @@ static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, ui
                 .count = n_pages,
         };
 
+        if (!s->link)
+                return -ENOTCONN;
         if (!s->slot || n_pages == 0 || n_pages > PAGE_BATCH_MAX || n_runs == 0 || n_runs > RUNS_PER_TABLE)
                 return -EINVAL;
         memset((uint8_t *)s->slot + (size_t)n_runs * RUN_BYTES, 0, RUN_TABLE_BYTES - (size_t)n_runs * RUN_BYTES);
@@ -113,7 +122,7 @@ static int flush(struct image_sender *s)
 /* An empty one. One that was reserved and not used stays ours. */
 static int get_slot(struct image_sender *s)
 {
-        int r = flush(s);
+        int r = s->link ? flush(s) : -ENOTCONN;
 
         return r < 0 || s->slot ? r : link_bulk_reserve(s->link, &s->slot);
 }
@@ -141,6 +150,8 @@ static int sink_commit(const struct page_batch *batch, void *context)
 {
         struct image_sender *s = context;
 
+        if (!s->link)
+                return -ENOTCONN;
         if (!s->slot || batch->n_pages > PAGE_BATCH_MAX - s->filling.n_pages)
                 return -EINVAL;
         page_span_put((uint8_t *)s->slot + (size_t)s->filling.n_runs * RUN_BYTES,
@@ -202,7 +213,7 @@ int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_ru
 
 bool image_sender_idle(const struct image_sender *sender)
 {
-        return link_bulk_idle(sender->link);
+        return sender->link && link_bulk_idle(sender->link);
 }
 
 /* -- image files -----------------------------------------------------------------------------------------------------
@@ -358,7 +369,7 @@ static void report(struct image_sender *s, int result)
 
 void image_sender_writable(struct image_sender *sender)
 {
-        if (sender->phase == PHASE_PAGES || sender->phase == PHASE_OVER)
+        if (sender->phase == PHASE_PAGES || sender->phase == PHASE_OVER || !sender->link)
                 return;
         int r = send_more(sender);
         if (r == -EAGAIN)

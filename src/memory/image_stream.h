@@ -53,6 +53,8 @@ struct image_sender;
 int image_sender_new(struct link *link, struct image_sender **ret);
 /* Before the link is freed or after, it does not matter: nothing is sent. */
 void image_sender_free(struct image_sender *sender);
+/* The link was lost and is freed: from now on all that would be sent is -ENOTCONN. on_sent does not come any more. */
+void image_sender_detach(struct image_sender *sender);
 DEFINE_CLEANUP(struct image_sender, image_sender_free)
 
 /*
@@ -87,7 +89,7 @@ int image_sender_reserve(struct image_sender *sender, uint8_t **ret);
 int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_runs, uint32_t n_pages);
 int image_sender_last(struct image_sender *sender);
 int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_runs);
-/* Whether all that was sent is in the kernel's hands. */
+/* Whether all that was sent is in the kernel's hands; false without a link. */
 bool image_sender_idle(const struct image_sender *sender);
 
 /*

@@ -236,6 +236,46 @@ static void test_everything_arrives(void **state)
         assert_int_equal(deliver(s, &open, NULL), -EBADMSG);
 }
 
+static void test_nothing_is_sent_without_a_link(void **state)
+{
+        struct story *s = *state;
+        const struct page_batch batch = {TASK, 0x100000, 1, PE_PRESENT};
+        uint8_t *slot;
+        void *memory;
+
+        /* Lost with a page half there, and with files on their way: the waits for them have to end some other way. */
+        assert_int_equal(image_sender_sink.open(TASK, s->sender), 0);
+        assert_int_equal(image_sender_sink.reserve(&batch, &memory, s->sender), 0);
+        const size_t before = s->link.n;
+        image_sender_detach(s->sender);
+        assert_int_equal(image_sender_sink.commit(&batch, s->sender), -ENOTCONN);
+        assert_int_equal(image_sender_sink.reserve(&batch, &memory, s->sender), -ENOTCONN);
+        assert_int_equal(image_sender_reserve(s->sender, &slot), -ENOTCONN);
+        assert_int_equal(image_sender_pages(s->sender, TASK, 1, 1), -ENOTCONN);
+        assert_int_equal(image_sender_kept(s->sender, TASK, 1), -ENOTCONN);
+        assert_int_equal(image_sender_round(s->sender, 1), -ENOTCONN);
+        assert_false(image_sender_idle(s->sender));
+        write_file(s, "core-1.img", 700);
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), -ENOTCONN);
+        image_sender_writable(s->sender);
+        assert_false(s->sent);
+        assert_int_equal(s->link.n, before);
+}
+
+static void test_lost_while_files_are_sent(void **state)
+{
+        struct story *s = *state;
+
+        write_file(s, "tmpfs-dev-57.tar.gz.img", BIG_BYTES);
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
+        const size_t before = s->link.n;
+        image_sender_detach(s->sender);
+        assert_int_equal(deliver_all(s), 0);
+        image_sender_writable(s->sender);
+        assert_false(s->sent);
+        assert_int_equal(s->link.n, before);
+}
+
 /* ---- the whole way: a dump's pages, through the page server and a link that is always full ---- */
 
 enum { OPEN2 = 4, ADD_F = 6, FORCE_CLOSE = 0x1024 };
@@ -604,6 +644,8 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_everything_arrives, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_nothing_is_sent_without_a_link, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lost_while_files_are_sent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_from_a_dump_to_page_images, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_page_image_as_a_file_is_not_sent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_link_that_goes_down, setup, teardown),

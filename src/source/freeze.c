@@ -133,7 +133,8 @@ static bool dump_settled(void *context)
 {
         const struct source_side *x = context;
 
-        return x->criu_ended || x->pages_error.kind != ERROR_NONE || (x->criu_at_end && x->pages_ended);
+        return x->criu_ended || x->pages_error.kind != ERROR_NONE || x->bulk_error.kind != ERROR_NONE ||
+               (x->criu_at_end && x->pages_ended);
 }
 
 static int start_dump(struct source_side *x, struct criu_dump_options *options, struct error *err)
@@ -199,6 +200,8 @@ static int dump(struct source_side *x, struct error *err)
                 r = start_dump(x, &options, err);
         if (r == 0)
                 r = session_wait(s, WAIT_INTERRUPTIBLE, dump_settled, x, 0, "dumping", err);
+        if (r == 0)
+                r = source_bulk_state(x, err);
         if (r < 0)
                 return r;
 
@@ -219,7 +222,7 @@ static bool images_settled(void *context)
 {
         const struct source_side *x = context;
 
-        return x->images_sent;
+        return x->images_sent || x->bulk_error.kind != ERROR_NONE;
 }
 
 /* Begun before the last pass over the files and finished after it: the one waits for disks, the other for the link. */
@@ -234,6 +237,8 @@ static int finish_images(struct source_side *x, struct error *err)
 {
         int r = session_wait(x->session, WAIT_INTERRUPTIBLE, images_settled, x, 0, "sending the images", err);
 
+        if (r == 0)
+                r = source_bulk_state(x, err);
         if (r == 0 && x->images_result < 0)
                 r = error_errno(err, -x->images_result, "cannot send the images");
         return r;

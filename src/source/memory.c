@@ -11,6 +11,7 @@
 #include "source/source.h"
 
 #define METADATA_MAX (1ULL << 30)
+#define LAST_WORD_MS 500
 #define ROUNDS_MAX 8
 #define DOWNTIME_FLOOR_MS 250 /* of dump and restore, without memory */
 #define BRIEF_MS 20           /* a round so short leaves nothing worth another one */
@@ -29,9 +30,40 @@ static void bulk_writable(void *context)
         x->writable = true;
 }
 
+/* All waits for it end here: none of them would be told anything any more, and the workload may be frozen. */
+static void bulk_lost(const struct error *err, void *context)
+{
+        struct source_side *x = context;
+
+        x->bulk = NULL;
+        page_server_free(TAKE_PTR(x->pages)); /* reads into memory that the link shared */
+        if (x->sender)
+                image_sender_detach(x->sender);
+        if (!x->images_sent)
+                x->bulk_error = *err;
+}
+
+static bool never(void *context)
+{
+        (void)context;
+        return false;
+}
+
+int source_bulk_state(struct source_side *x, struct error *err)
+{
+        if (x->bulk_error.kind == ERROR_NONE)
+                return 0;
+        /* A target that gave up says why on the control link, which may be a moment behind. */
+        int r = session_wait(x->session, WAIT_INTERRUPTIBLE, never, NULL, LAST_WORD_MS, "the reason", err);
+        if (r != -ETIMEDOUT)
+                return r;
+        *err = x->bulk_error;
+        return error_wrap(err, "sending memory to %s", x->session->request.peer);
+}
+
 int source_open_state(struct source_side *x, struct error *err)
 {
-        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable};
+        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable, .lost = bulk_lost};
         struct session *s = x->session;
 
         if (x->sender)
@@ -71,6 +103,8 @@ static bool handed_over(void *context)
         struct handing *h = context;
         struct source_side *x = h->side;
 
+        if (x->bulk_error.kind != ERROR_NONE)
+                return true;
         if (h->result == -EAGAIN && x->writable) {
                 x->writable = false;
                 h->result = h->more(x, h->err);
@@ -85,6 +119,8 @@ static int hand_over(struct source_side *x, int (*more)(struct source_side *, st
 
         x->writable = true;
         int r = session_wait(x->session, WAIT_INTERRUPTIBLE, handed_over, &h, 0, what, err);
+        if (r == 0)
+                r = source_bulk_state(x, err);
         return r < 0 ? r : h.result;
 }
 
