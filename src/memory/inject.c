@@ -516,6 +516,13 @@ static int look_around(struct job *job)
         return 0;
 }
 
+static int not_opened(struct job *job, int code)
+{
+        if (code == ESRCH || code == EINVAL || code == ENOENT)
+                return gone(job);
+        return error_errno(&job->err, code, "cannot open process %d", (int)job->pid);
+}
+
 static int refuse(struct job *job)
 {
         struct process_facts facts = {0};
@@ -562,7 +569,7 @@ int inject_descriptor_until(pid_t pid, const struct inject_call *call, int last,
         job->last = last;
         job->fd = -1;
         job->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-        int r = job->pidfd < 0 ? gone(job) : refuse(job);
+        int r = job->pidfd < 0 ? not_opened(job, errno) : refuse(job);
         if (r == 0)
                 r = look_around(job);
         if (r == 0)

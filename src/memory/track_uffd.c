@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/kernel_abi.h"
 #include "memory/address_space.h"
 #include "memory/inject.h"
@@ -282,7 +283,7 @@ static int find_or_add(struct uffd_tracker *t, pid_t pid, struct process **ret, 
                 return error_set(err, ESRCH, "process %d is gone", (int)pid);
         if (pidfd < 0)
                 return error_errno(err, errno, "cannot open process %d", (int)pid);
-        t->processes[t->n] = (struct process){.pid = pid, .pidfd = pidfd, .uffd = -1};
+        t->processes[t->n] = (struct process){.pid = pid, .pidfd = fd_lift(pidfd), .uffd = -1};
         *ret = &t->processes[t->n++];
         return 0;
 }
@@ -401,7 +402,7 @@ static int open_in_process(struct process *p, int pagemap, struct error *err)
         if (r == 0)
                 r = negotiate(uffd, err);
         if (r == 0)
-                p->uffd = TAKE_FD(uffd);
+                p->uffd = fd_lift(TAKE_FD(uffd));
         return r;
 }
 
