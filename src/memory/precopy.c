@@ -48,7 +48,8 @@ struct precopy {
         struct pid_list abandoned; /* processes of which too much could not be read */
         uint64_t round_bytes;
 
-        size_t current; /* process whose ranges a scan reports */
+        size_t current;               /* process whose ranges a scan reports */
+        size_t unread_at, unread_end; /* what of `unread` is its, from where the scan is */
         struct clean_pages *clean;
         struct clean_cursor cursor; /* of what was told to be kept */
         uint8_t *table;             /* being filled with it */
@@ -177,6 +178,7 @@ int precopy_watch(struct precopy *precopy, pid_t *pids, size_t n, struct error *
         int r = 0;
 
         error_clear(reason);
+        tracker_sweep(precopy->tracker);
         qsort(pids, n, sizeof(*pids), compare_pids);
         precopy->n_processes = 0;
         for (size_t i = 0; r == 0 && i < n; i++)
@@ -376,27 +378,67 @@ int precopy_send(struct precopy *precopy, struct error *err)
 /* -- the end ---------------------------------------------------------------------------------------------------------
  */
 
-/* What was never read is not left out. Few, if any. */
+/* What was never read is not left out. Both come by rising address. */
 static int on_clean(pid_t pid, uint64_t start, uint64_t end, void *context)
 {
-        const struct precopy *p = context;
+        struct precopy *p = context;
         const pid_t number = p->processes[p->current].number;
         int r = 0;
 
-        for (uint64_t next; r == 0 && start < end; start = next) {
-                uint64_t hole = end, behind = end;
-                for (size_t i = 0; i < p->unread.n; i++) {
-                        const struct range *u = &p->unread.list[i];
-                        if (u->process == (size_t)pid && u->end > start && u->start < hole) {
-                                hole = u->start > start ? u->start : start;
-                                behind = u->end;
-                        }
-                }
-                if (hole > start)
-                        r = clean_pages_add(p->clean, number, start, hole);
-                next = hole == end ? end : behind;
+        (void)pid;
+        while (r == 0 && start < end) {
+                while (p->unread_at < p->unread_end && p->unread.list[p->unread_at].end <= start)
+                        p->unread_at++;
+                const bool any = p->unread_at < p->unread_end && p->unread.list[p->unread_at].start < end;
+                const struct range hole = any ? p->unread.list[p->unread_at] : (struct range){.start = end, .end = end};
+                if (hole.start > start)
+                        r = clean_pages_add(p->clean, number, start, hole.start);
+                start = hole.end;
         }
         return r;
+}
+
+static int compare_ranges(const void *a, const void *b)
+{
+        const struct range *x = a, *y = b;
+
+        return x->process != y->process ? (x->process > y->process) - (x->process < y->process)
+                                        : (x->start > y->start) - (x->start < y->start);
+}
+
+/* By process and address, without overlaps. */
+static void order_unread(struct ranges *unread)
+{
+        size_t n = 0;
+
+        if (unread->n)
+                qsort(unread->list, unread->n, sizeof(*unread->list), compare_ranges);
+        for (size_t i = 0; i < unread->n; i++) {
+                const struct range *range = &unread->list[i];
+                struct range *latest = n ? &unread->list[n - 1] : NULL;
+                if (!latest || latest->process != range->process || latest->end < range->start)
+                        unread->list[n++] = *range;
+                else if (latest->end < range->end)
+                        latest->end = range->end;
+        }
+        unread->n = n;
+}
+
+/* The part of it that is one process's. */
+static void find_unread(struct precopy *p, pid_t pid)
+{
+        size_t low = 0, high = p->unread.n;
+
+        while (low < high) {
+                const size_t middle = low + (high - low) / 2;
+                if (p->unread.list[middle].process < (size_t)pid)
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        p->unread_at = p->unread_end = low;
+        while (p->unread_end < p->unread.n && p->unread.list[p->unread_end].process == (size_t)pid)
+                p->unread_end++;
 }
 
 static int compare_numbers(const void *a, const void *b)
@@ -409,6 +451,7 @@ static int compare_numbers(const void *a, const void *b)
 int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clean, struct error *err)
 {
         precopy->clean = clean;
+        order_unread(&precopy->unread);
         for (size_t i = 0; i < precopy->n_processes; i++) {
                 struct process *process = &precopy->processes[i];
                 process->number = within ? (pid_t)(process->image >> 8) : process->pid;
@@ -423,6 +466,7 @@ int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clea
                 if (!process->tracked || find_image(precopy, process->pid, &image) < 0 || image != process->image)
                         continue;
                 precopy->current = i;
+                find_unread(precopy, process->pid);
                 int r = tracker_clean(precopy->tracker, process->pid, on_clean, precopy, &why);
                 if (r < 0 && r != -ESRCH && r != -EOPNOTSUPP) {
                         if (why.kind == ERROR_NONE)
@@ -435,12 +479,12 @@ int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clea
         return 0;
 }
 
+/* precopy_clean() has put them in order. */
 static const struct process *find_process(const struct precopy *p, pid_t number)
 {
-        for (size_t i = 0; i < p->n_processes; i++)
-                if (p->processes[i].number == number)
-                        return &p->processes[i];
-        return NULL;
+        const struct process key = {.number = number};
+
+        return p->n_processes ? bsearch(&key, p->processes, p->n_processes, sizeof(key), compare_numbers) : NULL;
 }
 
 static int flush_table(struct precopy *p)

@@ -252,17 +252,29 @@ static bool is_over(const struct process *p)
         return poll(&fd, 1, 0) != 0;
 }
 
-/* The one that has this pid now; forgets those that had it, and others that are over. */
-static struct process *find(struct uffd_tracker *t, pid_t pid)
+static void uffd_sweep(void *state)
 {
+        struct uffd_tracker *t = state;
+
         for (size_t i = 0; i < t->n;)
                 if (is_over(&t->processes[i]))
                         forget(t, &t->processes[i]);
                 else
                         i++;
-        for (size_t i = 0; i < t->n; i++)
-                if (t->processes[i].pid == pid)
-                        return &t->processes[i];
+}
+
+/* The one that has this pid now; forgets one that had it. No other is asked anything: the tasks may stand still. */
+static struct process *find(struct uffd_tracker *t, pid_t pid)
+{
+        for (size_t i = 0; i < t->n;) {
+                struct process *p = &t->processes[i];
+                if (p->pid != pid)
+                        i++;
+                else if (is_over(p))
+                        forget(t, p);
+                else
+                        return p;
+        }
         return NULL;
 }
 
@@ -595,5 +607,9 @@ static int uffd_clean(void *state, pid_t pid, tracker_range_fn found, void *cont
         return look(state, pid, true, found, context, err);
 }
 
-const struct track_ops track_uffd = {
-        .open = uffd_open, .close = uffd_close, .attach = uffd_attach, .scan = uffd_scan, .clean = uffd_clean};
+const struct track_ops track_uffd = {.open = uffd_open,
+                                     .close = uffd_close,
+                                     .sweep = uffd_sweep,
+                                     .attach = uffd_attach,
+                                     .scan = uffd_scan,
+                                     .clean = uffd_clean};

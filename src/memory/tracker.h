@@ -53,6 +53,12 @@ DEFINE_CLEANUP(struct tracker, tracker_free)
  */
 int tracker_attach(struct tracker *t, pid_t pid, struct error *err);
 
+/*
+ * Lets go of what it holds for processes that are over. To be called once in every round: their descriptors are all
+ * that is left of them.
+ */
+void tracker_sweep(struct tracker *t);
+
 /* Addresses in bytes, whole pages, `end` excluded. A negative return ends the scan with it; 0 otherwise. */
 typedef int (*tracker_range_fn)(pid_t pid, uint64_t start, uint64_t end, void *context);
 
