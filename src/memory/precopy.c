@@ -129,6 +129,28 @@ int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root,
         return 0;
 }
 
+/*
+ * The process the round is at: to the tracker its pages were told, and count as clean until they are written again, but
+ * the target has not all of them.
+ */
+static void skip_process(struct precopy *p)
+{
+        const size_t process = p->todo.list[p->next].process;
+
+        p->processes[process].tracked = false;
+        tracker_forget(p->tracker, p->processes[process].pid);
+        while (p->next < p->todo.n && p->todo.list[p->next].process == process)
+                p->next++;
+}
+
+/* A round that ended before all of it was sent. */
+static void drop_unsent(struct precopy *p)
+{
+        while (p->next < p->todo.n)
+                skip_process(p);
+        p->todo.n = p->next = 0;
+}
+
 static int compare_pids(const void *a, const void *b)
 {
         const pid_t x = *(const pid_t *)a, y = *(const pid_t *)b;
@@ -178,6 +200,7 @@ int precopy_watch(struct precopy *precopy, pid_t *pids, size_t n, struct error *
         int r = 0;
 
         error_clear(reason);
+        drop_unsent(precopy);
         tracker_sweep(precopy->tracker);
         qsort(pids, n, sizeof(*pids), compare_pids);
         precopy->n_processes = 0;
@@ -215,7 +238,7 @@ static int on_dirty(pid_t pid, uint64_t start, uint64_t end, void *context)
 
 int precopy_scan(struct precopy *precopy, struct error *err)
 {
-        precopy->todo.n = precopy->next = 0;
+        drop_unsent(precopy);
         precopy->round_bytes = 0;
         precopy->announced = false;
         precopy->round++;
@@ -277,15 +300,6 @@ static void advance(struct precopy *p, uint64_t n_pages)
                 if (range->start == range->end)
                         p->next++;
         }
-}
-
-static void skip_process(struct precopy *p)
-{
-        const size_t process = p->todo.list[p->next].process;
-
-        p->processes[process].tracked = false;
-        while (p->next < p->todo.n && p->todo.list[p->next].process == process)
-                p->next++;
 }
 
 /* The page the round is at cannot be read: unmapped meanwhile, or mapped such that nobody may read it. */
@@ -450,6 +464,7 @@ static int compare_numbers(const void *a, const void *b)
 
 int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clean, struct error *err)
 {
+        drop_unsent(precopy);
         precopy->clean = clean;
         order_unread(&precopy->unread);
         for (size_t i = 0; i < precopy->n_processes; i++) {

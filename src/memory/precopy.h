@@ -22,7 +22,8 @@
  *      clean()            frozen      what the dump may leave out
  *      kept()…            frozen      what it did leave out
  *
- * What a round could not read counts as dirty for good. One thread, that of the sender's link.
+ * What a round could not read counts as dirty for good. A round may be left before all of it is sent: all memory of the
+ * processes that were not through is dirty then. One thread, that of the sender's link.
  */
 struct precopy;
 

@@ -69,7 +69,7 @@ struct page_list {
 
 static struct {
         struct page_list written, unwritten;
-        pid_t untrackable, gone;
+        pid_t untrackable, gone, forgotten;
 } told;
 
 const char *tracker_kind_name(enum tracker_kind kind)
@@ -95,6 +95,12 @@ int tracker_attach(struct tracker *t, pid_t pid, struct error *err)
         if (pid == told.gone)
                 return -ESRCH;
         return pid == told.untrackable ? error_set(err, EOPNOTSUPP, "process %d does not let us", (int)pid) : 0;
+}
+
+void tracker_forget(struct tracker *t, pid_t pid)
+{
+        assert_null(t);
+        told.forgotten = pid;
 }
 
 void tracker_sweep(struct tracker *t)
@@ -350,6 +356,24 @@ static void test_what_cannot_be_read_is_left_to_the_dump(void **state)
         assert_int_equal(precopy_kept_bytes(s->precopy), (20 - 5 - 1) * PAGE_BYTES);
 }
 
+/* What the target never got is no reason to leave anything out, whatever the tracker believes. */
+static void test_a_round_that_is_left(void **state)
+{
+        struct story *s = *state;
+        pid_t pids[] = {getpid()};
+
+        add(s, &told.written, 0, PAGES);
+        assert_int_equal(precopy_watch(s->precopy, pids, 1, &s->reason, &s->err), 0);
+        assert_int_equal(precopy_scan(s->precopy, &s->err), 0);
+        assert_int_equal(precopy_send(s->precopy, &s->err), -EAGAIN);
+        deliver_all(s);
+        assert_int_equal(told.forgotten, 0);
+        add(s, &told.unwritten, 0, PAGES);
+        do_dump(s, 0, PAGES);
+        assert_int_equal(told.forgotten, getpid());
+        assert_int_equal(precopy_kept_bytes(s->precopy), 0);
+}
+
 static void test_processes_that_go_or_cannot_be_tracked(void **state)
 {
         struct story *s = *state;
@@ -369,6 +393,7 @@ static void test_processes_that_go_or_cannot_be_tracked(void **state)
         (void)kill(child, SIGKILL);
         (void)waitpid(child, NULL, 0);
         until_done(s, step_send); /* of a process that is gone */
+        assert_int_equal(told.forgotten, child);
         add(s, &told.unwritten, 0, 500);
         do_dump(s, 0, 500);
         assert_int_equal(precopy_kept_bytes(s->precopy), 0);
@@ -380,6 +405,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_rounds_and_what_is_kept, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_scattered_pages_travel_together, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_cannot_be_read_is_left_to_the_dump, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_round_that_is_left, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_processes_that_go_or_cannot_be_tracked, setup, teardown),
         };
 

@@ -630,6 +630,20 @@ static void test_a_failed_scan_is_no_scan(void **state)
         assert_int_equal(dirty(area, 32), 32);
 }
 
+static void test_forgotten(void **state)
+{
+        uint64_t area = clean_area(32);
+
+        (void)state;
+        tracker_forget(tracker, servant.child.pid);
+        assert_int_equal(count_flagged(servant.child.pid), 0);
+        assert_int_equal(tracker_clean(tracker, servant.child.pid, NULL, NULL, NULL), -EOPNOTSUPP);
+        attach();
+        assert_int_equal(clean(area, 32), 0);
+        assert_int_equal(dirty(area, 32), 32);
+        tracker_forget(tracker, getpid()); /* is not known */
+}
+
 static void wait_for_the_end(int out)
 {
         say(out, "+");
@@ -727,6 +741,7 @@ int main(void)
                 STORY(test_nobody_behind_a_filter),
                 STORY(test_a_failed_scan_is_no_scan),
                 STORY(test_more_than_the_limit_on_descriptors),
+                STORY(test_forgotten),
                 STORY(test_no_trace),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -278,6 +278,15 @@ static struct process *find(struct uffd_tracker *t, pid_t pid)
         return NULL;
 }
 
+static void uffd_forget(void *state, pid_t pid)
+{
+        struct uffd_tracker *t = state;
+        struct process *p = find(t, pid);
+
+        if (p)
+                forget(t, p);
+}
+
 static int find_or_add(struct uffd_tracker *t, pid_t pid, struct process **ret, struct error *err)
 {
         if ((*ret = find(t, pid)))
@@ -609,6 +618,7 @@ static int uffd_clean(void *state, pid_t pid, tracker_range_fn found, void *cont
 
 const struct track_ops track_uffd = {.open = uffd_open,
                                      .close = uffd_close,
+                                     .forget = uffd_forget,
                                      .sweep = uffd_sweep,
                                      .attach = uffd_attach,
                                      .scan = uffd_scan,

@@ -60,6 +60,12 @@ int tracker_attach(struct tracker *t, pid_t pid, struct error *err)
         return t->ops ? t->ops->attach(t->state, pid, err) : untracked(err);
 }
 
+void tracker_forget(struct tracker *t, pid_t pid)
+{
+        if (t->ops)
+                t->ops->forget(t->state, pid);
+}
+
 void tracker_sweep(struct tracker *t)
 {
         if (t->ops)

@@ -54,6 +54,12 @@ DEFINE_CLEANUP(struct tracker, tracker_free)
 int tracker_attach(struct tracker *t, pid_t pid, struct error *err);
 
 /*
+ * For whoever did not do with the pages of a scan what they were reported for: the process is tracked no longer, as
+ * after a failure, and after the next tracker_attach() everything is reported again.
+ */
+void tracker_forget(struct tracker *t, pid_t pid);
+
+/*
  * Lets go of what it holds for processes that are over. To be called once in every round: their descriptors are all
  * that is left of them.
  */
