@@ -37,11 +37,13 @@ struct ranges {
 struct precopy {
         struct image_sender *sender;
         struct tracker *tracker;
+        enum precopy_demand demand;
         size_t depth; /* which of a process's pids CRIU knows it by: of the root's pid namespace */
         struct process *processes;
         size_t n_processes, room;
         unsigned round;
         bool announced;            /* the round was */
+        bool any_announced, over;  /* since the beginning; its end was */
         struct ranges todo;        /* of the round */
         size_t next;               /* of todo */
         struct ranges unread;      /* of all rounds: sent never or not as it was */
@@ -109,8 +111,8 @@ static int find_image(const struct precopy *p, pid_t pid, uint64_t *ret)
         return 0;
 }
 
-int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root, struct precopy **ret,
-                struct error *err)
+int precopy_new(struct image_sender *sender, enum tracker_kind kind, enum precopy_demand demand, pid_t root,
+                struct precopy **ret, struct error *err)
 {
         CLEANUP(precopy_free_ptr) struct precopy *p = calloc(1, sizeof(*p));
         pid_t pids[DEPTH_MAX + 1];
@@ -118,6 +120,7 @@ int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root,
         if (!p)
                 return error_set(err, ENOMEM, "out of memory");
         p->sender = sender;
+        p->demand = demand;
         int n = read_pids(root, pids, DEPTH_MAX + 1);
         if (n < 0)
                 return error_errno(err, -n, "cannot look at process %d", (int)root);
@@ -166,6 +169,12 @@ static bool is_abandoned(const struct precopy *p, pid_t pid)
         return false;
 }
 
+/* Rounds save time; what cannot be had in them is in the dump. */
+static bool is_left_to_the_dump(const struct precopy *p, int r)
+{
+        return r == -ESRCH || r == -EOPNOTSUPP || (p->demand == PRECOPY_TRY && r != -ENOMEM);
+}
+
 static int watch_one(struct precopy *p, pid_t pid, struct error *reason, struct error *err)
 {
         struct process process = {.pid = pid};
@@ -178,7 +187,7 @@ static int watch_one(struct precopy *p, pid_t pid, struct error *reason, struct 
                 r = tracker_attach(p->tracker, pid, &why);
         if (r == -ESRCH || r == -ENOENT)
                 return 0;
-        if (r < 0 && r != -EOPNOTSUPP && r != -EAGAIN)
+        if (r < 0 && r != -EAGAIN && !is_left_to_the_dump(p, r))
                 return error_wrap(&why, "tracking the memory of process %d", (int)pid), *err = why, r;
         process.tracked = r == 0;
         if (r < 0 && reason->kind == ERROR_NONE)
@@ -249,11 +258,13 @@ int precopy_scan(struct precopy *precopy, struct error *err)
                         continue;
                 precopy->current = i;
                 int r = tracker_scan(precopy->tracker, process->pid, on_dirty, precopy, &why);
-                if (r == -ESRCH || r == -EOPNOTSUPP) {
+                if (r < 0 && is_left_to_the_dump(precopy, r)) {
                         process->tracked = false;
                         continue;
                 }
                 if (r < 0) {
+                        if (why.kind == ERROR_NONE)
+                                (void)error_errno(&why, -r, "cannot keep in mind what is dirty");
                         (void)error_wrap(&why, "looking for what process %d has written", (int)process->pid);
                         *err = why;
                         return r;
@@ -357,7 +368,7 @@ static int send_some(struct precopy *p)
                 return r;
         take_load(p, &load);
         ssize_t n = read_load(p, &load, slot + RUN_TABLE_BYTES);
-        if (n == -ESRCH) {
+        if (n < 0 && is_left_to_the_dump(p, (int)n)) {
                 skip_process(p);
                 return 0;
         }
@@ -383,9 +394,20 @@ int precopy_send(struct precopy *precopy, struct error *err)
         if (!precopy->announced) {
                 r = image_sender_round(precopy->sender, precopy->round);
                 precopy->announced = r == 0;
+                precopy->any_announced |= precopy->announced;
         }
         while (r == 0 && precopy->next < precopy->todo.n)
                 r = send_some(precopy);
+        return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send memory") : r;
+}
+
+int precopy_last(struct precopy *precopy, struct error *err)
+{
+        drop_unsent(precopy);
+        if (!precopy->any_announced || precopy->over)
+                return 0;
+        int r = image_sender_last(precopy->sender);
+        precopy->over = r == 0;
         return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send memory") : r;
 }
 
@@ -483,7 +505,8 @@ int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clea
                 precopy->current = i;
                 find_unread(precopy, process->pid);
                 int r = tracker_clean(precopy->tracker, process->pid, on_clean, precopy, &why);
-                if (r < 0 && r != -ESRCH && r != -EOPNOTSUPP) {
+                /* What was told before it failed is clean nevertheless: they stand still. */
+                if (r < 0 && !is_left_to_the_dump(precopy, r)) {
                         if (why.kind == ERROR_NONE)
                                 (void)error_errno(&why, -r, "cannot keep in mind what is clean");
                         (void)error_wrap(&why, "looking for what process %d has not written", (int)process->pid);

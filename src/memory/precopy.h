@@ -27,10 +27,19 @@
  */
 struct precopy;
 
+/*
+ * What becomes of a failure to follow the memory of one process. Running out of memory ends the rounds in any case, as
+ * does whatever comes of the link.
+ */
+enum precopy_demand {
+        PRECOPY_TRY,    /* all of that process is left to the dump */
+        PRECOPY_INSIST, /* but where tracking it is not possible at all, and it is not about to die, the rounds fail */
+};
+
 /* `root`: the workload's first process; images bear pids of its pid namespace. `sender` is borrowed. -EOPNOTSUPP when
  * this kernel cannot track memory. */
-int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root, struct precopy **ret,
-                struct error *err);
+int precopy_new(struct image_sender *sender, enum tracker_kind kind, enum precopy_demand demand, pid_t root,
+                struct precopy **ret, struct error *err);
 void precopy_free(struct precopy *precopy);
 DEFINE_CLEANUP(struct precopy, precopy_free)
 
@@ -44,6 +53,9 @@ uint64_t precopy_round_bytes(const struct precopy *precopy);
 
 /* 0 when all of the round was handed over, -EAGAIN when the link has no room. */
 int precopy_send(struct precopy *precopy, struct error *err);
+
+/* No round follows, whether the latest was sent through or not. 0, or -EAGAIN. */
+int precopy_last(struct precopy *precopy, struct error *err);
 
 /* The rounds are over: fill what criu is to leave out. May be asked once. `within`: criu is in the workload's own pid
  * namespace, and knows its processes by the numbers they have there. */

@@ -70,6 +70,7 @@ struct page_list {
 static struct {
         struct page_list written, unwritten;
         pid_t untrackable, gone, forgotten;
+        int scan_fails, clean_fails;
 } told;
 
 const char *tracker_kind_name(enum tracker_kind kind)
@@ -122,14 +123,18 @@ int tracker_scan(struct tracker *t, pid_t pid, tracker_range_fn found, void *con
 {
         (void)t;
         (void)err;
-        return pid == told.gone ? -ESRCH : say(&told.written, pid, found, context);
+        if (pid == told.gone)
+                return -ESRCH;
+        int r = say(&told.written, pid, found, context);
+        return r < 0 ? r : told.scan_fails;
 }
 
 int tracker_clean(struct tracker *t, pid_t pid, tracker_range_fn found, void *context, struct error *err)
 {
         (void)t;
         (void)err;
-        return say(&told.unwritten, pid, found, context);
+        int r = say(&told.unwritten, pid, found, context);
+        return r < 0 ? r : told.clean_fails;
 }
 
 /* ---- the story ---- */
@@ -185,7 +190,7 @@ static int setup(void **state)
         if (image_sender_new(&s->link, &s->sender) < 0 || clean_pages_new(&s->clean) < 0 ||
             image_receiver_new(s->to_fd, 64U << 20, &s->link.receiver) < 0)
                 return -1;
-        return precopy_new(s->sender, TRACKER_UFFD_WP, getpid(), &s->precopy, &s->err);
+        return precopy_new(s->sender, TRACKER_UFFD_WP, PRECOPY_TRY, getpid(), &s->precopy, &s->err);
 }
 
 static int teardown(void **state)
@@ -233,7 +238,7 @@ static int step_send(struct story *s)
 
 static int step_last(struct story *s)
 {
-        return image_sender_last(s->sender);
+        return precopy_last(s->precopy, &s->err);
 }
 
 static int step_open(struct story *s)
@@ -356,6 +361,53 @@ static void test_what_cannot_be_read_is_left_to_the_dump(void **state)
         assert_int_equal(precopy_kept_bytes(s->precopy), (20 - 5 - 1) * PAGE_BYTES);
 }
 
+/* Then all of that process is dumped. Only memory must not run out, and nobody may have insisted. */
+static void test_a_tracker_that_fails(void **state)
+{
+        struct story *s = *state;
+        pid_t pids[] = {getpid()};
+
+        add(s, &told.written, 0, 20);
+        add(s, &told.unwritten, 0, 20);
+        told.scan_fails = -EIO;
+        do_round(s);
+        do_dump(s, 0, 20);
+        assert_int_equal(precopy_kept_bytes(s->precopy), 0);
+
+        told.scan_fails = -ENOMEM;
+        assert_int_equal(precopy_watch(s->precopy, pids, 1, &s->reason, &s->err), 0);
+        assert_int_equal(precopy_scan(s->precopy, &s->err), -ENOMEM);
+
+        precopy_free(TAKE_PTR(s->precopy));
+        told.scan_fails = -EIO;
+        assert_int_equal(precopy_new(s->sender, TRACKER_UFFD_WP, PRECOPY_INSIST, getpid(), &s->precopy, &s->err), 0);
+        assert_int_equal(precopy_watch(s->precopy, pids, 1, &s->reason, &s->err), 0);
+        assert_int_equal(precopy_scan(s->precopy, &s->err), -EIO);
+        assert_non_null(strstr(s->err.text, "has written"));
+}
+
+/* Less of it is clean then, and what was told is. */
+static void test_what_is_clean_cannot_all_be_told(void **state)
+{
+        struct story *s = *state;
+
+        add(s, &told.written, 0, 20);
+        do_round(s);
+        add(s, &told.unwritten, 0, 20);
+        told.clean_fails = -E2BIG;
+        do_dump(s, 0, 20);
+        assert_int_equal(precopy_kept_bytes(s->precopy), 20 * PAGE_BYTES);
+}
+
+/* No mark of an end without a beginning. */
+static void test_no_round_at_all(void **state)
+{
+        struct story *s = *state;
+
+        do_dump(s, 0, 20);
+        assert_int_equal(s->link.frames_in_all, 1);
+}
+
 /* What the target never got is no reason to leave anything out, whatever the tracker believes. */
 static void test_a_round_that_is_left(void **state)
 {
@@ -405,6 +457,9 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_rounds_and_what_is_kept, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_scattered_pages_travel_together, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_cannot_be_read_is_left_to_the_dump, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_tracker_that_fails, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_what_is_clean_cannot_all_be_told, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_no_round_at_all, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_round_that_is_left, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_processes_that_go_or_cannot_be_tracked, setup, teardown),
         };

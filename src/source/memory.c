@@ -167,12 +167,17 @@ static int scan(struct source_side *x, struct error *err)
         int r = freezer_freeze(s->workload.freezer, s->workload.freezer_v2, err);
         if (r == 0)
                 r = precopy_scan(x->precopy, err);
-        int thawed = freezer_thaw(s->workload.freezer, s->workload.freezer_v2, r < 0 ? &thaw : err);
-        if (r == 0)
-                r = thawed;
+        if (freezer_thaw(s->workload.freezer, s->workload.freezer_v2, &thaw) < 0) {
+                /* That is no matter of rounds any more. */
+                x->stuck = true;
+                *err = thaw;
+                return -err->code;
+        }
+        if (r < 0)
+                return r;
         session_log(s, "info", "round %u: %.1f MB to send, tasks stopped for %.1f ms", x->memory_rounds,
                     (double)precopy_round_bytes(x->precopy) / 1e6, (double)(clock_us() - began) / 1e3);
-        return r;
+        return 0;
 }
 
 static int send_more(struct source_side *x, struct error *err)
@@ -188,6 +193,13 @@ struct pace {
         double predicted_ms; /* downtime, if it stopped now; negative: not known yet */
 };
 
+/* The rounds are there to save time: unless somebody insisted on them, what they meet ends them and not more. */
+static bool may_go_without(const struct source_side *x, int r)
+{
+        return x->session->request.options.tracker == TRACKER_WANTED_AUTO && r != -ENOMEM && !x->stuck;
+}
+
+/* 1: no further one is possible. */
 static int one_round(struct source_side *x, struct pace *pace, struct error *err)
 {
         struct session *s = x->session;
@@ -197,6 +209,11 @@ static int one_round(struct source_side *x, struct pace *pace, struct error *err
         const uint64_t now = clock_us();
         if (r == 0)
                 r = scan(x, err);
+        if (r < 0 && may_go_without(x, r)) {
+                session_log(s, "warning", "no more memory is sent beforehand: %s", err->text);
+                error_clear(err);
+                return 1;
+        }
         if (r < 0)
                 return r;
         const uint64_t bytes = precopy_round_bytes(x->precopy), began = clock_us();
@@ -229,8 +246,8 @@ static int rounds(struct source_side *x, struct error *err)
         while (x->memory_rounds < ROUNDS_MAX) {
                 const double before = pace.predicted_ms;
                 int r = one_round(x, &pace, err);
-                if (r < 0)
-                        return r;
+                if (r != 0)
+                        return r < 0 ? r : 0;
                 if (pace.predicted_ms >= 0 && pace.predicted_ms <= (allowed > 0 ? allowed : MIGRATION_MAX_DOWNTIME_MS))
                         break;
                 if (before >= 0 && pace.predicted_ms > 0.9 * before)
@@ -241,15 +258,31 @@ static int rounds(struct source_side *x, struct error *err)
 
 static int say_last(struct source_side *x, struct error *err)
 {
-        int r = image_sender_last(x->sender);
+        return precopy_last(x->precopy, err);
+}
 
-        return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send memory") : r;
+/* 1: it is not possible here. */
+static int begin_rounds(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        const enum precopy_demand demand =
+                s->request.options.tracker == TRACKER_WANTED_AUTO ? PRECOPY_TRY : PRECOPY_INSIST;
+
+        int r = precopy_new(x->sender, TRACKER_UFFD_WP, demand, s->workload.init_pid, &x->precopy, err);
+        if (r == 0 && (r = clean_pages_new(&x->clean_pages)) < 0) {
+                precopy_free(TAKE_PTR(x->precopy));
+                r = error_errno(err, -r, "cannot share memory with criu");
+        }
+        if (r == 0 || !may_go_without(x, r))
+                return r;
+        session_log(s, "info", "memory is sent while frozen: %s", err->text);
+        error_clear(err);
+        return 1;
 }
 
 int source_memory(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
-        struct error reason = {0};
 
         if (s->request.options.tracker == TRACKER_WANTED_NONE)
                 return 0;
@@ -257,18 +290,9 @@ int source_memory(struct source_side *x, struct error *err)
         int r = source_open_state(x, err);
         if (r < 0)
                 return r;
-        r = precopy_new(x->sender, TRACKER_UFFD_WP, s->workload.init_pid, &x->precopy, &reason);
-        if (r == -EOPNOTSUPP && s->request.options.tracker == TRACKER_WANTED_AUTO) {
-                session_log(s, "info", "memory is sent while frozen: %s", reason.text);
-                return 0;
-        }
-        if (r < 0) {
-                *err = reason;
-                return r;
-        }
-        r = clean_pages_new(&x->clean_pages);
-        if (r < 0)
-                return error_errno(err, -r, "cannot share memory with criu");
+        r = begin_rounds(x, err);
+        if (r != 0)
+                return r < 0 ? r : 0;
         x->in_rounds = true;
         r = s->hauler->gather ? s->hauler->gather(&s->workload, err) : 0;
         if (r == 0)

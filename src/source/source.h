@@ -44,6 +44,7 @@ struct source_side {
         struct precopy *precopy; /* NULL: all memory is in the dump */
         struct clean_pages *clean_pages;
         bool untracked_told;
+        bool stuck;     /* what stood still for a round could not be thawed */
         bool within;    /* criu dumps from within the workload's pid namespace */
         bool in_rounds; /* the freezer may have been left shut */
         struct page_server *pages;
