@@ -311,25 +311,43 @@ static int find_or_add(struct uffd_tracker *t, pid_t pid, struct process **ret, 
 
 /* -- what can be tracked ------------------------------------------------------------------------------------------ */
 
+static int unknown_descriptors(pid_t pid, int code, struct error *err)
+{
+        if (code == ESRCH || code == ENOENT)
+                return error_set(err, ESRCH, "process %d is gone", (int)pid);
+        if (code == ENOMEM)
+                return error_set(err, ENOMEM, "out of memory");
+        return error_set(err, EOPNOTSUPP, "what process %d has open cannot be looked at: %s", (int)pid,
+                         strerrordesc_np(code));
+}
+
 /* Those whose descriptors tell that memory is written by others than the processor, or protected by others than us. */
 static int judge_descriptors(pid_t pid, struct error *err)
 {
         char path[64], target[64];
-        struct dirent *entry;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
         AUTO_DIR DIR *dir = opendir(path);
-        while (dir && (entry = readdir(dir))) {
-                ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
-                if (n <= 0)
+        if (!dir)
+                return unknown_descriptors(pid, errno, err);
+        for (;;) {
+                errno = 0;
+                const struct dirent *entry = readdir(dir);
+                if (!entry)
+                        return errno ? unknown_descriptors(pid, errno, err) : 0;
+                if (entry->d_name[0] == '.')
                         continue;
+                ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+                if (n < 0 && errno == ENOENT)
+                        continue; /* closed since it was listed */
+                if (n < 0)
+                        return unknown_descriptors(pid, errno, err);
                 target[n] = '\0';
                 if (strcmp(target, "anon_inode:[userfaultfd]") == 0)
                         return error_set(err, EOPNOTSUPP, "process %d uses a userfaultfd itself", (int)pid);
                 if (strcmp(target, "anon_inode:[io_uring]") == 0)
                         return error_set(err, EOPNOTSUPP, "process %d uses io_uring, which writes unseen", (int)pid);
         }
-        return 0;
 }
 
 /* The mappings there are now, unless the process is one that cannot be tracked at all. */
