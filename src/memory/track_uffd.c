@@ -39,7 +39,6 @@ struct process {
         pid_t pid;
         int pidfd;
         int uffd; /* -1: not tracked */
-        struct address_space tracked;
 };
 
 struct uffd_tracker {
@@ -220,16 +219,10 @@ static int uffd_open(void **ret_state, struct error *err)
 
 /* -- processes ---------------------------------------------------------------------------------------------------- */
 
-static void forget_areas(struct process *p)
-{
-        if (p->uffd >= 0)
-                (void)close(TAKE_FD(p->uffd));
-        address_space_done(&p->tracked);
-}
-
 static void forget(struct uffd_tracker *t, struct process *p)
 {
-        forget_areas(p);
+        if (p->uffd >= 0)
+                (void)close(p->uffd);
         (void)close(p->pidfd);
         *p = t->processes[--t->n];
 }
@@ -368,45 +361,30 @@ static int read_mappings(pid_t pid, struct address_space *ret, struct error *err
         return r;
 }
 
-/* Is its file one that was looked at when it was put under protection? */
-static bool is_known_file(const struct address_space *tracked, const struct area *a)
-{
-        size_t low = 0, high = tracked->n;
-
-        while (low < high) {
-                size_t middle = low + (high - low) / 2;
-                if (tracked->areas[middle].end <= a->start)
-                        low = middle + 1;
-                else
-                        high = middle;
-        }
-        return low < tracked->n && tracked->areas[low].start <= a->start && tracked->areas[low].device == a->device &&
-               tracked->areas[low].inode == a->inode;
-}
-
-static void keep_suitable(const struct process *p, struct address_space *space, bool look_at_files)
+/*
+ * Memory that has no file behind it. A page that a private mapping of a file gives back (MADV_DONTNEED) leaves its
+ * protection behind as a marker, and is the file's contents again: in swap by its looks, or, from the fault of a write
+ * until that write is done, even present and not written. As it could not be called clean, there is no use in sending
+ * it beforehand. Without a file nothing is left behind.
+ */
+static void keep_suitable(struct address_space *space)
 {
         size_t n = 0;
 
         for (size_t i = 0; i < space->n; i++) {
                 const struct area *a = &space->areas[i];
-                if (!a->private || !a->readable || a->special)
-                        continue;
-                if (area_is_file(a) && !is_known_file(&p->tracked, a) &&
-                    !(look_at_files && area_file_is_plain(p->pid, a)))
-                        continue;
-                space->areas[n++] = *a;
+                if (a->private && a->readable && !a->special && !area_is_file(a))
+                        space->areas[n++] = *a;
         }
         space->n = n;
 }
 
-/* The end of the row of areas of one kind, without gaps, that begins with the first. */
+/* The end of the row of areas, without gaps, that begins with the first. */
 static size_t row_end(const struct address_space *space, size_t first)
 {
         size_t i = first + 1;
 
-        while (i < space->n && space->areas[i].start == space->areas[i - 1].end &&
-               area_is_file(&space->areas[i]) == area_is_file(&space->areas[first]))
+        while (i < space->n && space->areas[i].start == space->areas[i - 1].end)
                 i++;
         return i;
 }
@@ -485,17 +463,14 @@ static int attach(struct process *p, struct error *err)
         r = read_mappings(p->pid, &space, err);
         if (r < 0)
                 return r;
-        keep_suitable(p, &space, true);
+        keep_suitable(&space);
         if (p->uffd >= 0 && !is_current(p, pagemap, &space))
-                forget_areas(p);
+                (void)close(TAKE_FD(p->uffd));
         if (p->uffd < 0 && (r = open_in_process(p, pagemap, err)) < 0)
                 return r;
         add_areas(p, pagemap, &space);
         if (!is_current(p, pagemap, &space))
                 return error_set(err, EOPNOTSUPP, "process %d executed another program just now", (int)p->pid);
-        address_space_done(&p->tracked);
-        p->tracked = space;
-        space = (struct address_space){0};
         return 0;
 }
 
@@ -524,10 +499,9 @@ struct look {
         void *context;
 };
 
-static struct scan_request request_for(const struct look *l, bool file, uint64_t start, uint64_t end)
+static struct scan_request request_for(const struct look *l, uint64_t start, uint64_t end)
 {
-        /* Asking for pages of files makes the scan of a gigabyte many times slower; other memory cannot have any. */
-        const uint64_t left_out = l->tracker->left_out | (file ? PAGE_OF_FILE : 0);
+        const uint64_t left_out = l->tracker->left_out;
         struct scan_request q = {.start = start,
                                  .end = end,
                                  .regions = (uintptr_t)l->tracker->regions,
@@ -543,23 +517,17 @@ static struct scan_request request_for(const struct look *l, bool file, uint64_t
         } else {
                 q.inverted = left_out | PAGE_WRITTEN;
                 q.all_of = left_out | PAGE_WP_ALLOWED | PAGE_WRITTEN;
-                /*
-                 * What a private mapping of a file gives back (MADV_DONTNEED) leaves a protected marker that looks like
-                 * a page in swap, and is the file's contents again.
-                 */
-                if (file)
-                        q.any_of = PAGE_PRESENT;
         }
         return q;
 }
 
-static int look_at(const struct look *l, bool file, uint64_t start, uint64_t end, struct error *err)
+static int look_at(const struct look *l, uint64_t start, uint64_t end, struct error *err)
 {
         const pid_t pid = l->process->pid;
         uint64_t told = start;
 
         while (start < end) {
-                struct scan_request q = request_for(l, file, start, end);
+                struct scan_request q = request_for(l, start, end);
                 int n = scan_pages(l->pagemap, &q);
                 if (n < 0)
                         return error_errno(err, -n, "cannot scan the memory of process %d", (int)pid);
@@ -591,17 +559,17 @@ static int look_at_all(const struct look *l, struct error *err)
         int r = read_mappings(p->pid, &space, err);
         if (r < 0)
                 return r;
-        keep_suitable(p, &space, false);
+        keep_suitable(&space);
         for (size_t i = 0, end; r == 0 && i < space.n; i = end) {
                 end = row_end(&space, i);
                 const struct area *first = &space.areas[i], *last = &space.areas[end - 1];
                 if (is_ours(p, l->pagemap, first->start, last->end)) {
-                        r = look_at(l, area_is_file(first), first->start, last->end, err);
+                        r = look_at(l, first->start, last->end, err);
                         continue;
                 }
                 for (const struct area *a = first; r == 0 && a <= last; a++)
                         if (is_ours(p, l->pagemap, a->start, a->end))
-                                r = look_at(l, area_is_file(a), a->start, a->end, err);
+                                r = look_at(l, a->start, a->end, err);
         }
         return r;
 }

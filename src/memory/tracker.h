@@ -11,7 +11,8 @@
  * Which pages of a workload were written since they were last looked at, while it runs.
  *
  * What a tracker says is one-sided: a page that is not known to be unchanged counts as written. Areas that are new,
- * moved, mapped again, inherited by a fork or made by an exec are never clean until they were armed and scanned.
+ * moved, mapped again, inherited by a fork or made by an exec are never clean until they were armed and scanned. Memory
+ * with a file behind it is never tracked.
  *
  * All calls on one tracker come from one thread, and not from within a callback. A process that vanishes at any moment
  * is -ESRCH, which is no failure of the tracker. Processes are named by the pid of their thread group's leader, in our
@@ -70,7 +71,7 @@ typedef int (*tracker_range_fn)(pid_t pid, uint64_t start, uint64_t end, void *c
 
 /*
  * The pages in tracked areas that were written since the last scan of this process, in the first one all of them: those
- * that have contents of their own, so neither pages of files nor the zero page. By rising address; each is armed again
+ * that have contents of their own, so not the zero page. By rising address; each is armed again
  * in the same step. Who copies them may do so while the process runs on: what is written meanwhile is reported again.
  * What cannot be read then (unmapped, or protected meanwhile) must be remembered as dirty: if it was only protected,
  * nobody writes it and it is not reported again.
