@@ -36,8 +36,9 @@ struct tracker;
 int tracker_new(enum tracker_kind kind, struct tracker **ret, struct error *err);
 
 /*
- * Closes everything. The registrations end with their descriptors, which only we hold: also when we are killed, the
- * workload keeps no trace.
+ * Closes everything. The registrations end with their descriptors, which only we hold, also when we are killed. One
+ * exception: whoever kills us in the middle of an attach, or freezes the process then, may leave it a descriptor of its
+ * own (memory/inject.h), and with it what was registered; the next attach finds it and does not track that process.
  */
 void tracker_free(struct tracker *t);
 DEFINE_CLEANUP(struct tracker, tracker_free)
