@@ -243,7 +243,7 @@ static int step_last(struct story *s)
 
 static int step_open(struct story *s)
 {
-        return image_sender_sink.open(s->image, s->sender);
+        return image_sender_open(s->image, s->sender);
 }
 
 static int step_kept(struct story *s)

@@ -18,21 +18,21 @@ static int pages_reserve(const struct page_batch *batch, void **ret_data, void *
 {
         struct source_side *x = context;
 
-        return image_sender_sink.reserve(batch, ret_data, x->sender);
+        return image_sender_batch_reserve(batch, ret_data, x->sender);
 }
 
 static int pages_commit(const struct page_batch *batch, void *context)
 {
         struct source_side *x = context;
 
-        return image_sender_sink.commit(batch, x->sender);
+        return image_sender_batch_commit(batch, x->sender);
 }
 
 static int pages_open(uint64_t image, void *context)
 {
         struct source_side *x = context;
 
-        return image_sender_sink.open(image, x->sender);
+        return image_sender_open(image, x->sender);
 }
 
 static void pages_done(const struct error *err, uint64_t pages, void *context)
@@ -42,6 +42,9 @@ static void pages_done(const struct error *err, uint64_t pages, void *context)
         (void)pages;
         x->pages_ended = true;
         x->pages_error = *err;
+        /* Without room, or a link, that is for what is sent next to find out. */
+        if (err->kind == ERROR_NONE)
+                (void)image_sender_flush(x->sender);
 }
 
 static const struct page_sink pages_sink = {
@@ -186,7 +189,7 @@ static int dump(struct source_side *x, struct error *err)
                 .tcp_established = true,
                 .file_locks = true,
                 .skip_network_lock = true,
-                .clean_pages_fd = x->clean_pages ? clean_pages_fd(x->clean_pages) : 0,
+                .clean_pages_fd = x->clean_pages ? clean_pages_fd(x->clean_pages) : -1,
                 .verbose = s->request.options.verbose,
         };
 
