@@ -48,7 +48,9 @@ struct precopy {
         size_t next;               /* of todo */
         struct ranges unread;      /* of all rounds: sent never or not as it was */
         struct pid_list abandoned; /* processes of which too much could not be read */
-        uint64_t round_bytes;
+        uint64_t round_bytes, written_bytes;
+        size_t scanned;  /* processes, in the round */
+        bool first_look; /* at the process that is scanned */
 
         size_t current;               /* process whose ranges a scan reports */
         size_t unread_at, unread_end; /* what of `unread` is its, from where the scan is */
@@ -74,6 +76,17 @@ void precopy_free(struct precopy *precopy)
 uint64_t precopy_round_bytes(const struct precopy *precopy)
 {
         return precopy->round_bytes;
+}
+
+uint64_t precopy_written_bytes(const struct precopy *precopy)
+{
+        return precopy->written_bytes;
+}
+
+void precopy_coverage(const struct precopy *precopy, size_t *ret_scanned, size_t *ret_all)
+{
+        *ret_scanned = precopy->scanned;
+        *ret_all = precopy->n_processes;
 }
 
 uint64_t precopy_kept_bytes(const struct precopy *precopy)
@@ -242,13 +255,16 @@ static int on_dirty(pid_t pid, uint64_t start, uint64_t end, void *context)
 
         (void)pid;
         p->round_bytes += end - start;
+        if (!p->first_look)
+                p->written_bytes += end - start;
         return ranges_add(&p->todo, &(struct range){.process = p->current, .start = start, .end = end});
 }
 
 int precopy_scan(struct precopy *precopy, struct error *err)
 {
         drop_unsent(precopy);
-        precopy->round_bytes = 0;
+        precopy->round_bytes = precopy->written_bytes = 0;
+        precopy->scanned = 0;
         precopy->announced = false;
         precopy->round++;
         for (size_t i = 0; i < precopy->n_processes; i++) {
@@ -257,6 +273,7 @@ int precopy_scan(struct precopy *precopy, struct error *err)
                 if (!process->tracked)
                         continue;
                 precopy->current = i;
+                precopy->first_look = tracker_is_new(precopy->tracker, process->pid);
                 int r = tracker_scan(precopy->tracker, process->pid, on_dirty, precopy, &why);
                 if (r < 0 && is_left_to_the_dump(precopy, r)) {
                         process->tracked = false;
@@ -269,6 +286,7 @@ int precopy_scan(struct precopy *precopy, struct error *err)
                         *err = why;
                         return r;
                 }
+                precopy->scanned++;
         }
         return 0;
 }

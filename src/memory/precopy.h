@@ -50,6 +50,12 @@ int precopy_watch(struct precopy *precopy, pid_t *pids, size_t n, struct error *
 /* A new round: what is to be sent in it. */
 int precopy_scan(struct precopy *precopy, struct error *err);
 uint64_t precopy_round_bytes(const struct precopy *precopy);
+/* Of these: without all the memory of processes that were looked at for the first time. Only this much was written
+ * since the round before. */
+uint64_t precopy_written_bytes(const struct precopy *precopy);
+
+/* How many processes the latest round looked at, and of how many. */
+void precopy_coverage(const struct precopy *precopy, size_t *ret_scanned, size_t *ret_all);
 
 /* 0 when all of the round was handed over, -EAGAIN when the link has no room. */
 int precopy_send(struct precopy *precopy, struct error *err);

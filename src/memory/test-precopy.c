@@ -69,7 +69,7 @@ struct page_list {
 
 static struct {
         struct page_list written, unwritten;
-        pid_t untrackable, gone, forgotten;
+        pid_t untrackable, gone, forgotten, new;
         int scan_fails, clean_fails;
 } told;
 
@@ -96,6 +96,12 @@ int tracker_attach(struct tracker *t, pid_t pid, struct error *err)
         if (pid == told.gone)
                 return -ESRCH;
         return pid == told.untrackable ? error_set(err, EOPNOTSUPP, "process %d does not let us", (int)pid) : 0;
+}
+
+bool tracker_is_new(struct tracker *t, pid_t pid)
+{
+        assert_null(t);
+        return pid == told.new;
 }
 
 void tracker_forget(struct tracker *t, pid_t pid)
@@ -299,10 +305,13 @@ static void test_rounds_and_what_is_kept(void **state)
 {
         struct story *s = *state;
 
+        told.new = getpid();
         add(s, &told.written, 0, 300);
         add(s, &told.written, 301, 302);
         add(s, &told.written, 310, PAGES);
         do_round(s);
+        assert_int_equal(precopy_written_bytes(s->precopy), 0);
+        told.new = 0;
         assert_int_equal(precopy_round_bytes(s->precopy), (300 + 1 + PAGES - 310) * PAGE_BYTES);
         expect_pages(s, 0, 300, 0, 1);
         expect_pages(s, 300, 1, 301, 1);
@@ -311,6 +320,7 @@ static void test_rounds_and_what_is_kept(void **state)
         fill(s, 100, 102, 2);
         add(s, &told.written, 100, 102);
         do_round(s);
+        assert_int_equal(precopy_written_bytes(s->precopy), 2 * PAGE_BYTES);
         expect_pages(s, 99, 1, 99, 1);
         expect_pages(s, 100, 2, 100, 2);
         expect_pages(s, 102, 1, 102, 1);
@@ -442,6 +452,10 @@ static void test_processes_that_go_or_cannot_be_tracked(void **state)
         add(s, &told.written, 0, 500);
         assert_int_equal(precopy_scan(s->precopy, &s->err), 0);
         assert_int_equal(precopy_round_bytes(s->precopy), 500 * PAGE_BYTES);
+        size_t scanned, all;
+        precopy_coverage(s->precopy, &scanned, &all);
+        assert_int_equal(scanned, 1);
+        assert_int_equal(all, 2);
         (void)kill(child, SIGKILL);
         (void)waitpid(child, NULL, 0);
         until_done(s, step_send); /* of a process that is gone */

@@ -629,12 +629,16 @@ static void test_forgotten(void **state)
         uint64_t area = clean_area(32);
 
         (void)state;
+        assert_false(tracker_is_new(tracker, servant.child.pid));
         tracker_forget(tracker, servant.child.pid);
+        assert_true(tracker_is_new(tracker, servant.child.pid));
         assert_int_equal(count_flagged(servant.child.pid), 0);
         assert_int_equal(tracker_clean(tracker, servant.child.pid, NULL, NULL, NULL), -EOPNOTSUPP);
         attach();
         assert_int_equal(clean(area, 32), 0);
+        assert_true(tracker_is_new(tracker, servant.child.pid));
         assert_int_equal(dirty(area, 32), 32);
+        assert_false(tracker_is_new(tracker, servant.child.pid));
         tracker_forget(tracker, getpid()); /* is not known */
 }
 

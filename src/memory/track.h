@@ -7,6 +7,7 @@
 struct track_ops {
         int (*open)(void **ret_state, struct error *err);
         void (*close)(void *state);
+        bool (*is_new)(void *state, pid_t pid);
         void (*forget)(void *state, pid_t pid);
         void (*sweep)(void *state);
         int (*attach)(void *state, pid_t pid, struct error *err);

@@ -38,7 +38,8 @@
 struct process {
         pid_t pid;
         int pidfd;
-        int uffd; /* -1: not tracked */
+        int uffd;     /* -1: not tracked */
+        bool scanned; /* what that one watches was */
 };
 
 struct uffd_tracker {
@@ -271,6 +272,13 @@ static struct process *find(struct uffd_tracker *t, pid_t pid)
         return NULL;
 }
 
+static bool uffd_is_new(void *state, pid_t pid)
+{
+        const struct process *p = find(state, pid);
+
+        return !p || !p->scanned;
+}
+
 static void uffd_forget(void *state, pid_t pid)
 {
         struct uffd_tracker *t = state;
@@ -466,6 +474,7 @@ static int attach(struct process *p, struct error *err)
         keep_suitable(&space);
         if (p->uffd >= 0 && !is_current(p, pagemap, &space))
                 (void)close(TAKE_FD(p->uffd));
+        p->scanned = p->scanned && p->uffd >= 0;
         if (p->uffd < 0 && (r = open_in_process(p, pagemap, err)) < 0)
                 return r;
         add_areas(p, pagemap, &space);
@@ -589,6 +598,8 @@ static int look(struct uffd_tracker *t, pid_t pid, bool clean, tracker_range_fn 
         /* What was armed before a failure is not known: it would count as clean without having been reported. */
         if (r < 0)
                 forget(t, p);
+        else
+                p->scanned |= !clean;
         return r;
 }
 
@@ -604,6 +615,7 @@ static int uffd_clean(void *state, pid_t pid, tracker_range_fn found, void *cont
 
 const struct track_ops track_uffd = {.open = uffd_open,
                                      .close = uffd_close,
+                                     .is_new = uffd_is_new,
                                      .forget = uffd_forget,
                                      .sweep = uffd_sweep,
                                      .attach = uffd_attach,

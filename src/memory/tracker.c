@@ -60,6 +60,11 @@ int tracker_attach(struct tracker *t, pid_t pid, struct error *err)
         return t->ops ? t->ops->attach(t->state, pid, err) : untracked(err);
 }
 
+bool tracker_is_new(struct tracker *t, pid_t pid)
+{
+        return !t->ops || t->ops->is_new(t->state, pid);
+}
+
 void tracker_forget(struct tracker *t, pid_t pid)
 {
         if (t->ops)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -54,6 +55,9 @@ DEFINE_CLEANUP(struct tracker, tracker_free)
  * may be tried again in the next round.
  */
 int tracker_attach(struct tracker *t, pid_t pid, struct error *err);
+
+/* Was nothing of it ever scanned? The first scan of an address space reports all there is, written lately or not. */
+bool tracker_is_new(struct tracker *t, pid_t pid);
 
 /*
  * For whoever did not do with the pages of a scan what they were reported for: the process is tracked no longer, as

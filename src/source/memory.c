@@ -225,7 +225,7 @@ static int one_round(struct source_side *x, struct pace *pace, struct error *err
 
         pace->bytes_per_us = (double)bytes / (double)took;
         if (x->memory_rounds > 1)
-                pace->dirty_per_us = (double)bytes / (double)(now - pace->scanned_us + 1);
+                pace->dirty_per_us = (double)precopy_written_bytes(x->precopy) / (double)(now - pace->scanned_us + 1);
         /* What they write while this round is sent is what is left for the freeze. */
         if (x->memory_rounds > 1 || took < BRIEF_MS * 1000)
                 pace->predicted_ms =
@@ -280,6 +280,20 @@ static int begin_rounds(struct source_side *x, struct error *err)
         return 1;
 }
 
+static void say_tracked(struct source_side *x)
+{
+        struct session *s = x->session;
+        size_t scanned, all;
+
+        precopy_coverage(x->precopy, &scanned, &all);
+        if (scanned)
+                (void)snprintf(s->report->tracker, sizeof(s->report->tracker), "%s",
+                               tracker_kind_name(TRACKER_UFFD_WP));
+        if (scanned < all)
+                session_log(s, "warning", "of %zu processes %zu were tracked; the memory of the others is in the dump",
+                            all, scanned);
+}
+
 int source_memory(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -302,8 +316,7 @@ int source_memory(struct source_side *x, struct error *err)
         if (r == 0)
                 r = hand_over(x, say_last, "sending memory", err);
         if (r == 0)
-                (void)snprintf(s->report->tracker, sizeof(s->report->tracker), "%s",
-                               tracker_kind_name(TRACKER_UFFD_WP));
+                say_tracked(x);
         return r;
 }
 
