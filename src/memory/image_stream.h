@@ -37,7 +37,9 @@ enum bulk_type {
         BULK_PAGES_KEPT,
 };
 
-/* Ceilings of one stream. */
+/* Ceilings of one stream; the first of what the receiver stores, for so much memory as STATE_OPEN tells. */
+#define STATE_MARGIN (UINT64_C(1) << 30)
+#define STATE_CEILING(memory) ((memory) > UINT64_MAX / 4 ? UINT64_MAX / 2 : 2 * (memory) + STATE_MARGIN)
 #define IMAGE_NAME_MAX 64
 #define IMAGE_FILES_MAX (1U << 17)
 

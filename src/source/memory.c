@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/proc_status.h"
 #include "session/peer.h"
 #include "source/freezer.h"
 #include "source/source.h"
@@ -61,6 +62,24 @@ int source_bulk_state(struct source_side *x, struct error *err)
         return error_wrap(err, "sending memory to %s", x->session->request.peer);
 }
 
+/* What each process has of its own, in memory or swap: shared by copy on write, it is in the images of each. */
+static uint64_t memory_of_all(const struct session *s)
+{
+        AUTO_FREE pid_t *pids = NULL;
+        uint64_t kib = 0;
+        size_t n = 0;
+
+        /* Before they are gathered some kinds have no freezer: then the offer's number counts. */
+        if (!s->workload.freezer || freezer_pids(s->workload.freezer, &pids, &n, NULL) < 0)
+                return s->workload.memory_bytes;
+        for (size_t i = 0; i < n; i++) {
+                AUTO_FREE char *status = NULL;
+                if (proc_status_read(pids[i], &status) == 0)
+                        kib += proc_status_number(status, "VmRSS") + proc_status_number(status, "VmSwap");
+        }
+        return kib * 1024 > s->workload.memory_bytes ? kib * 1024 : s->workload.memory_bytes;
+}
+
 int source_open_state(struct source_side *x, struct error *err)
 {
         static const struct peer_bulk_handlers handlers = {.writable = bulk_writable, .lost = bulk_lost};
@@ -71,7 +90,9 @@ int source_open_state(struct source_side *x, struct error *err)
         struct message *m = message_new(MSG_STATE_OPEN);
         uint32_t number = x->next_stream++;
 
+        x->memory_bytes = memory_of_all(s);
         message_put_u32(m, FIELD_STREAM, number);
+        message_put_u64(m, FIELD_MEMORY_BYTES, x->memory_bytes);
         int r = peer_send(s, m, err);
         if (r == 0)
                 r = peer_bulk(s, number, &handlers, x, &x->bulk, err);
@@ -199,6 +220,15 @@ static bool may_go_without(const struct source_side *x, int r)
         return x->session->request.options.tracker == TRACKER_WANTED_AUTO && r != -ENOMEM && !x->stuck;
 }
 
+/*
+ * The target stores what rounds sent of processes that are gone as well. What it must have room for in the end are
+ * those that are left, and files.
+ */
+static bool has_room(const struct source_side *x)
+{
+        return x->first_bytes <= STATE_CEILING(x->memory_bytes) - x->memory_bytes - STATE_MARGIN / 2;
+}
+
 /* 1: no further one is possible. */
 static int one_round(struct source_side *x, struct pace *pace, struct error *err)
 {
@@ -217,6 +247,11 @@ static int one_round(struct source_side *x, struct pace *pace, struct error *err
         if (r < 0)
                 return r;
         const uint64_t bytes = precopy_round_bytes(x->precopy), began = clock_us();
+        x->first_bytes += bytes - precopy_written_bytes(x->precopy);
+        if (!has_room(x)) {
+                session_log(s, "info", "no more memory is sent beforehand: too much of it was of processes that ended");
+                return 1;
+        }
         session_round(s, x->memory_rounds, bytes);
         r = hand_over(x, send_more, "sending memory", err);
         if (r < 0)

@@ -37,6 +37,8 @@ struct source_side {
         struct network_port *ports;
         size_t n_ports;
         int images_fd;
+        uint64_t memory_bytes; /* of all processes, each counted in full, when the way was opened */
+        uint64_t first_bytes;  /* that rounds have sent of processes they had not seen before */
         struct link *bulk;
         struct error bulk_error; /* how it was lost, before all was sent */
         struct image_sender *sender;

@@ -7,7 +7,6 @@
 #include "session/peer.h"
 #include "target/target.h"
 
-#define IMAGES_MARGIN (1ULL << 30)
 #define STATE_END_TIMEOUT_MS 60000
 #define LAST_WORD_MS 500
 
@@ -107,13 +106,16 @@ static int open_state(struct target_side *x, const struct message *m, struct err
 {
         static const struct peer_bulk_handlers handlers = {.frame = bulk_frame, .lost = bulk_lost};
         struct session *s = x->session;
-        const uint64_t ceiling = 2 * x->memory_bytes + IMAGES_MARGIN;
+        uint64_t memory = 0;
         struct link *link;
         uint32_t number;
 
         if (!x->prepared || x->receiver || s->request.options.mode == MODE_RESTART ||
             message_get_u32(m, FIELD_STREAM, &number) < 0)
                 return error_set(err, EPROTO, "%s sends memory that is not due", s->request.peer);
+        /* Shared by copy on write, memory is in the images of each that has it: the offer counts it once. */
+        (void)message_get_u64(m, FIELD_MEMORY_BYTES, &memory);
+        const uint64_t ceiling = STATE_CEILING(memory > x->memory_bytes ? memory : x->memory_bytes);
         int r = session_images_make(s, ceiling, err);
         if (r < 0)
                 return r;
