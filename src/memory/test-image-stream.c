@@ -249,29 +249,6 @@ static void test_pages_wait_for_more_of_their_kind(void **state)
         assert_int_equal(s->link.n, 2);
 }
 
-/* Rounds may bring the same pages as often as they like: they are stored once. */
-static void test_pages_that_come_again_take_no_room(void **state)
-{
-        static const struct page_span two = {.vaddr = 0x100000, .n_pages = 2},
-                                      three = {.vaddr = 0x101000, .n_pages = 2};
-        static uint8_t data[RUN_TABLE_BYTES + 2 * PAGE_BYTES];
-        struct story *s = *state;
-        struct bulk_frame round = {.type = BULK_ROUND};
-        const struct bulk_frame pages = {
-                .type = BULK_PAGES, .flags = PE_PRESENT, .size = sizeof(data), .object = TASK, .offset = 1, .count = 2};
-
-        image_receiver_free(TAKE_PTR(s->receiver));
-        assert_int_equal(image_receiver_new(s->to_fd, 2 * PAGE_BYTES, &s->receiver), 0);
-        page_span_put(data, &two);
-        for (round.object = 1; round.object <= 4; round.object++) {
-                assert_int_equal(deliver(s, &round, NULL), 0);
-                assert_int_equal(deliver(s, &pages, data), 0);
-        }
-        assert_int_equal(deliver(s, &round, NULL), 0);
-        page_span_put(data, &three);
-        assert_int_equal(deliver(s, &pages, data), -EFBIG);
-}
-
 static void test_nothing_is_sent_without_a_link(void **state)
 {
         struct story *s = *state;
@@ -705,7 +682,6 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_everything_arrives, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_pages_wait_for_more_of_their_kind, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_pages_that_come_again_take_no_room, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_nothing_is_sent_without_a_link, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_lost_while_files_are_sent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_from_a_dump_to_page_images, setup, teardown),

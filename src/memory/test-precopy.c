@@ -371,6 +371,20 @@ static void test_what_cannot_be_read_is_left_to_the_dump(void **state)
         assert_int_equal(precopy_kept_bytes(s->precopy), (20 - 5 - 1) * PAGE_BYTES);
 }
 
+/* Rounds may bring the same pages as often as they like: they are stored once. */
+static void test_pages_that_come_again_take_no_room(void **state)
+{
+        struct story *s = *state;
+
+        image_receiver_free(TAKE_PTR(s->link.receiver));
+        assert_int_equal(image_receiver_new(s->to_fd, 20 * PAGE_BYTES, &s->link.receiver), 0);
+        for (int i = 0; i < 4; i++) {
+                add(s, &told.written, 0, 20);
+                do_round(s);
+        }
+        assert_int_equal(image_receiver_pages(s->link.receiver), 4 * 20);
+}
+
 /* Then all of that process is dumped. Only memory must not run out, and nobody may have insisted. */
 static void test_a_tracker_that_fails(void **state)
 {
@@ -471,6 +485,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_rounds_and_what_is_kept, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_scattered_pages_travel_together, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_cannot_be_read_is_left_to_the_dump, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_pages_that_come_again_take_no_room, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_tracker_that_fails, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_is_clean_cannot_all_be_told, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_round_at_all, setup, teardown),

@@ -25,7 +25,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -38,7 +37,6 @@
 
 #define MIB (UINT64_C(1) << 20)
 #define HUGE (2 * MIB)
-#define MANY 24
 #define ADVICE_GUARD 102 /* MADV_GUARD_INSTALL, Linux 6.13 */
 
 /* -- the process -------------------------------------------------------------------------------------------------- */
@@ -631,55 +629,12 @@ static void test_forgotten(void **state)
         (void)state;
         assert_false(tracker_is_new(tracker, servant.child.pid));
         tracker_forget(tracker, servant.child.pid);
-        assert_true(tracker_is_new(tracker, servant.child.pid));
-        assert_int_equal(count_flagged(servant.child.pid), 0);
         assert_int_equal(tracker_clean(tracker, servant.child.pid, NULL, NULL, NULL), -EOPNOTSUPP);
         attach();
         assert_int_equal(clean(area, 32), 0);
         assert_true(tracker_is_new(tracker, servant.child.pid));
         assert_int_equal(dirty(area, 32), 32);
         assert_false(tracker_is_new(tracker, servant.child.pid));
-        tracker_forget(tracker, getpid()); /* is not known */
-}
-
-static void wait_for_the_end(int out)
-{
-        say(out, "+");
-        for (;;)
-                (void)pause();
-}
-
-/* However many are tracked, nobody else runs short of descriptors, and no limit is another one afterwards. */
-static void test_more_than_the_limit_on_descriptors(void **state)
-{
-        struct child children[MANY];
-        struct rlimit standard, before, after;
-
-        (void)state;
-        for (size_t i = 0; i < MANY; i++)
-                start(&children[i], wait_for_the_end);
-        assert_int_equal(getrlimit(RLIMIT_NOFILE, &standard), 0);
-        const int first_free = fcntl(0, F_DUPFD_CLOEXEC, 3);
-        before = (struct rlimit){.rlim_cur = (rlim_t)first_free + MANY, .rlim_max = standard.rlim_max};
-        assert_int_equal(close(first_free), 0);
-        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-        for (size_t i = 0; i < MANY; i++) {
-                struct error err = {0};
-                if (tracker_attach(tracker, children[i].pid, &err) < 0)
-                        fail_msg("number %zu: %s", i, err.text);
-        }
-        assert_int_equal(fcntl(0, F_DUPFD_CLOEXEC, 3), first_free);
-        assert_int_equal(close(first_free), 0);
-        assert_int_equal(getrlimit(RLIMIT_NOFILE, &after), 0);
-        assert_memory_equal(&after, &before, sizeof(after));
-
-        /* Without a single one left it is not said that a process is gone. */
-        before.rlim_cur = (rlim_t)first_free;
-        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-        assert_int_equal(tracker_attach(tracker, servant.child.pid, NULL), -EMFILE);
-        assert_int_equal(setrlimit(RLIMIT_NOFILE, &standard), 0);
-        for (size_t i = 0; i < MANY; i++)
-                kill_child(&children[i]);
 }
 
 /* Nothing is left: with us, and when we are killed. */
@@ -738,7 +693,6 @@ int main(void)
                 STORY(test_somebody_elses_userfaultfd),
                 STORY(test_nobody_behind_a_filter),
                 STORY(test_a_failed_scan_is_no_scan),
-                STORY(test_more_than_the_limit_on_descriptors),
                 STORY(test_forgotten),
                 STORY(test_no_trace),
         };
