@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -183,6 +184,24 @@ int fd_nonblock(int fd)
 int fd_cloexec(int fd, bool on)
 {
         return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0) < 0 ? -errno : 0;
+}
+
+int fd_lift(int fd)
+{
+        struct rlimit before, raised;
+
+        if (getrlimit(RLIMIT_NOFILE, &before) < 0 || before.rlim_cur >= before.rlim_max || before.rlim_cur > INT_MAX)
+                return fd;
+        raised = before;
+        raised.rlim_cur = raised.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &raised) < 0)
+                return fd;
+        int lifted = fcntl(fd, F_DUPFD_CLOEXEC, (int)before.rlim_cur);
+        (void)setrlimit(RLIMIT_NOFILE, &before);
+        if (lifted < 0)
+                return fd;
+        (void)close(fd);
+        return lifted;
 }
 
 ssize_t fd_send_packet(int socket, const void *data, size_t size, int pass_fd)

@@ -33,6 +33,13 @@ int fd_write_file(int dir_fd, const char *path, const void *data, size_t size, m
 int fd_nonblock(int fd);
 int fd_cloexec(int fd, bool on);
 
+/*
+ * Move a descriptor that is kept for long to a number above the soft limit on them, as far as the hard one allows: many
+ * of its kind then leave the others theirs. Takes `fd` over and returns it or its new number (close-on-exec). The limit
+ * is raised for that moment only: whoever is started inherits what it was.
+ */
+int fd_lift(int fd);
+
 /* One packet of a SEQPACKET socket with at most one descriptor (-1 for none). */
 ssize_t fd_send_packet(int socket, const void *data, size_t size, int pass_fd);
 

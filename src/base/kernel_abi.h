@@ -29,7 +29,6 @@ struct scan_request {
 
 #define PAGE_WP_ALLOWED (UINT64_C(1) << 0)
 #define PAGE_WRITTEN (UINT64_C(1) << 1)
-#define PAGE_OF_FILE (UINT64_C(1) << 2)
 #define PAGE_PRESENT (UINT64_C(1) << 3)
 #define PAGE_SWAPPED (UINT64_C(1) << 4)
 #define PAGE_ZERO (UINT64_C(1) << 5)

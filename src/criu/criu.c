@@ -263,7 +263,7 @@ static int start(struct criu *criu, const struct criu_dump_options *o, int child
 
         if (o->page_server_fd >= 0)
                 fds[options.n_fds++] = (struct spawn_fd){.fd = o->page_server_fd, .target = CHILD_PAGE_SERVER};
-        if (o->clean_pages_fd > 0) {
+        if (o->clean_pages_fd >= 0) {
                 fds[options.n_fds++] = (struct spawn_fd){.fd = o->clean_pages_fd, .target = CHILD_CLEAN_PAGES};
                 (void)snprintf(clean_pages, sizeof(clean_pages), CLEAN_PAGES_ENV "=%d", CHILD_CLEAN_PAGES);
                 options.env = env;

@@ -576,6 +576,21 @@ static int finish_image(struct pagemap_writer *w, const struct image *image)
         return r < 0 ? r : write_last(w, image);
 }
 
+/* Of a task that was gone before the others were frozen: nobody will look for it. */
+static int drop_image(struct pagemap_writer *w, struct image *image)
+{
+        char name[32];
+
+        (void)snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", image->pages_id);
+        for (uint32_t level = 0; level < w->n_levels; level++) {
+                if (image->stored[level] && unlinkat(w->levels[level].dir_fd, name, 0) < 0)
+                        return -errno;
+                w->stored -= image->stored[level];
+                image->stored[level] = 0;
+        }
+        return 0;
+}
+
 int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, struct error *err)
 {
         int r = check_state(writer, err);
@@ -589,9 +604,8 @@ int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, st
                 writer->last = true; /* also when there were no rounds */
                 r = level_new(writer);
         }
-        for (const struct image *i = writer->first; r == 0 && i; i = i->next)
-                if (i->opened)
-                        r = finish_image(writer, i);
+        for (struct image *i = writer->first; r == 0 && i; i = i->next)
+                r = i->opened ? finish_image(writer, i) : drop_image(writer, i);
         if (r < 0)
                 return write_failed(writer, r, err);
         writer->finished = true;

@@ -49,8 +49,8 @@ int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t 
 
 /* Pages on the disk, each counted once. */
 uint64_t pagemap_writer_stored(const struct pagemap_writer *writer);
-/* Completes the files. *ret_pages: pages that came with contents, rounds included. After a failure, or without this
- * call, the files are of no use. */
+/* Completes the files, and removes those of images that only rounds knew. *ret_pages: pages that came with contents,
+ * rounds included. After a failure, or without this call, the files are of no use. */
 int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, struct error *err);
 void pagemap_writer_free(struct pagemap_writer *writer);
 DEFINE_CLEANUP(struct pagemap_writer, pagemap_writer_free)

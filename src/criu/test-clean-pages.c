@@ -2,7 +2,8 @@
 
 /*
  * What a dump leaves out, told by one process and done by a library in another: the library is in here by its source,
- * with a kernel that answers what each story wants. That CRIU leaves pages out is shown by tests/scenario/test_memory.py.
+ * with a kernel that answers what each story wants. That CRIU leaves pages out is shown by
+ * tests/scenario/test_memory.py.
  */
 
 #include <errno.h>

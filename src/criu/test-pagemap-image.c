@@ -286,6 +286,7 @@ static void test_rounds_write_in_place_and_are_parents(void **state)
         assert_int_equal(pagemap_writer_stored(s->writer), 4 + 1 + 2 + 1);
         assert_int_equal(pagemap_writer_finish(s->writer, &pages, &s->err), 0);
         assert_int_equal(pages, 5 + 2 + 4 + 2);
+        assert_int_equal(pagemap_writer_stored(s->writer), 4 + 2 + 1);
 
         expect_file(s, "round-1/pagemap-42.img", first, sizeof(first));
         expect_file(s, "round-3/pagemap-42.img", third, sizeof(third));
@@ -294,6 +295,7 @@ static void test_rounds_write_in_place_and_are_parents(void **state)
         expect_link(s, "round-3/parent", "../round-1");
         assert_int_equal(fstatat(s->directory_fd, "round-2", &st, 0), -1); /* it brought nothing new */
         assert_int_equal(fstatat(s->directory_fd, "pagemap-43.img", &st, 0), -1);
+        assert_int_equal(fstatat(s->directory_fd, "round-1/pages-2.img", &st, 0), -1); /* nor what there was of it */
         expect_page(s, "round-1/pages-1.img", 0, 0x10000, 1);
         expect_page(s, "round-1/pages-1.img", 1, 0x11000, 2);
         expect_page(s, "round-1/pages-1.img", 2, 0x12000, 4);

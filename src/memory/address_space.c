@@ -4,12 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 
 #include "base/fd.h"
@@ -152,19 +150,6 @@ bool process_has_memory(pid_t pid)
         (void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
         AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
         return fd >= 0 && read(fd, &first, 1) == 1;
-}
-
-bool area_file_is_plain(pid_t pid, const struct area *a)
-{
-        char path[96];
-        struct statx st;
-        struct statfs fs;
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, (int)pid, a->start, a->end);
-        if (statx(AT_FDCWD, path, 0, STATX_TYPE, &st) < 0 || !S_ISREG(st.stx_mode) ||
-            (st.stx_attributes & STATX_ATTR_DAX))
-                return false;
-        return statfs(path, &fs) == 0 && fs.f_type != HUGETLBFS_MAGIC;
 }
 
 int process_facts_parse(const char *status, struct process_facts *ret)

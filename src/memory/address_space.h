@@ -45,9 +45,6 @@ bool process_has_memory(pid_t pid);
 int address_space_parse(const char *maps, struct address_space *ret);
 void address_space_done(struct address_space *space);
 
-/* A file that is mapped privately and whose pages behave like memory: regular, no huge pages, no DAX. */
-bool area_file_is_plain(pid_t pid, const struct area *a);
-
 /* From /proc/PID/status. */
 struct process_facts {
         char state;

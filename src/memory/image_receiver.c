@@ -58,12 +58,20 @@ uint64_t image_receiver_bytes(const struct image_receiver *receiver)
         return receiver->bytes;
 }
 
+static uint64_t used(const struct image_receiver *r)
+{
+        return r->file_bytes + pagemap_writer_stored(r->writer) * PAGE_BYTES;
+}
+
+static bool is_beyond(const struct image_receiver *r)
+{
+        return used(r) > r->max_bytes;
+}
+
 /* What may still be stored. */
 static uint64_t room(const struct image_receiver *r)
 {
-        const uint64_t used = r->file_bytes + pagemap_writer_stored(r->writer) * PAGE_BYTES;
-
-        return used < r->max_bytes ? r->max_bytes - used : 0;
+        return is_beyond(r) ? 0 : r->max_bytes - used(r);
 }
 
 static int on_round(struct image_receiver *r, const struct bulk_frame *f, struct error *err)
@@ -100,7 +108,8 @@ static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const 
             f->size != RUN_TABLE_BYTES + f->count * PAGE_BYTES || !(f->flags & PE_PRESENT))
                 return error_set(err, EBADMSG, "%" PRIu64 " pages in %" PRIu64 " runs and %" PRIu32 " bytes", f->count,
                                  f->offset, f->size);
-        if (f->count * PAGE_BYTES > room(r))
+        /* What is there already takes no room when it comes again. */
+        if (f->count * PAGE_BYTES > room(r) + pagemap_writer_stored(r->writer) * PAGE_BYTES)
                 return error_set(err, EFBIG, "the state is larger than the %" PRIu64 " bytes allowed", r->max_bytes);
         for (uint64_t i = 0; i < f->offset; i++) {
                 struct page_span span;
@@ -119,6 +128,9 @@ static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const 
         if (done != f->count)
                 return error_set(err, EBADMSG, "runs of fewer pages than came");
         r->pages += f->count;
+        /* By at most a frame too late: only the writer knows what of it was new. */
+        if (is_beyond(r))
+                return error_set(err, EFBIG, "the state is larger than the %" PRIu64 " bytes allowed", r->max_bytes);
         return 0;
 }
 

@@ -26,9 +26,7 @@ struct image_sender {
                 uint64_t image;
                 uint32_t flags, n_runs, n_pages;
         } filling; /* pages in the slot that are not sent yet, as long as more of their kind come */
-        uint64_t frames, pages, bytes;
-        void (*on_pages)(const struct error *err, uint64_t pages, void *context);
-        void *on_pages_context;
+        uint64_t frames, pages;
 
         enum phase phase;
         int images_fd;
@@ -63,20 +61,21 @@ void image_sender_free(struct image_sender *sender)
         free(sender);
 }
 
-uint64_t image_sender_bytes(const struct image_sender *sender)
+void image_sender_detach(struct image_sender *sender)
 {
-        return sender->bytes;
+        sender->link = NULL;
+        sender->slot = NULL;
+        sender->filling.n_runs = sender->filling.n_pages = 0;
 }
 
 static int send_slot(struct image_sender *s, const struct bulk_frame *frame)
 {
-        int r = link_bulk_commit(s->link, frame);
+        int r = s->link ? link_bulk_commit(s->link, frame) : -ENOTCONN;
 
         if (r < 0)
                 return r;
         s->slot = NULL;
         s->frames++;
-        s->bytes += frame->size;
         return 0;
 }
 
@@ -91,6 +90,8 @@ static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, ui
                 .count = n_pages,
         };
 
+        if (!s->link)
+                return -ENOTCONN;
         if (!s->slot || n_pages == 0 || n_pages > PAGE_BATCH_MAX || n_runs == 0 || n_runs > RUNS_PER_TABLE)
                 return -EINVAL;
         memset((uint8_t *)s->slot + (size_t)n_runs * RUN_BYTES, 0, RUN_TABLE_BYTES - (size_t)n_runs * RUN_BYTES);
@@ -100,8 +101,10 @@ static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, ui
         return r;
 }
 
-static int flush(struct image_sender *s)
+int image_sender_flush(struct image_sender *s)
 {
+        if (!s->link)
+                return -ENOTCONN;
         if (s->filling.n_runs == 0)
                 return 0;
         int r = send_pages(s, s->filling.image, s->filling.flags, s->filling.n_runs, s->filling.n_pages);
@@ -113,7 +116,7 @@ static int flush(struct image_sender *s)
 /* An empty one. One that was reserved and not used stays ours. */
 static int get_slot(struct image_sender *s)
 {
-        int r = flush(s);
+        int r = image_sender_flush(s);
 
         return r < 0 || s->slot ? r : link_bulk_reserve(s->link, &s->slot);
 }
@@ -122,9 +125,9 @@ static int get_slot(struct image_sender *s)
  */
 
 /* Behind the pages that wait in the slot, if they are of the same kind and there is room. */
-static int sink_reserve(const struct page_batch *batch, void **ret, void *context)
+int image_sender_batch_reserve(const struct page_batch *batch, void **ret_data, void *sender)
 {
-        struct image_sender *s = context;
+        struct image_sender *s = sender;
         const bool joins = s->filling.n_runs && s->filling.n_runs < RUNS_PER_TABLE &&
                            s->filling.image == batch->image && s->filling.flags == batch->flags &&
                            batch->n_pages <= PAGE_BATCH_MAX - s->filling.n_pages;
@@ -133,14 +136,16 @@ static int sink_reserve(const struct page_batch *batch, void **ret, void *contex
                 return -EINVAL;
         int r = joins ? 0 : get_slot(s);
         if (r == 0)
-                *ret = (uint8_t *)s->slot + RUN_TABLE_BYTES + (size_t)s->filling.n_pages * PAGE_BYTES;
+                *ret_data = (uint8_t *)s->slot + RUN_TABLE_BYTES + (size_t)s->filling.n_pages * PAGE_BYTES;
         return r;
 }
 
-static int sink_commit(const struct page_batch *batch, void *context)
+int image_sender_batch_commit(const struct page_batch *batch, void *sender)
 {
-        struct image_sender *s = context;
+        struct image_sender *s = sender;
 
+        if (!s->link)
+                return -ENOTCONN;
         if (!s->slot || batch->n_pages > PAGE_BATCH_MAX - s->filling.n_pages)
                 return -EINVAL;
         page_span_put((uint8_t *)s->slot + (size_t)s->filling.n_runs * RUN_BYTES,
@@ -149,7 +154,7 @@ static int sink_commit(const struct page_batch *batch, void *context)
         s->filling.flags = batch->flags;
         s->filling.n_runs++;
         s->filling.n_pages += batch->n_pages;
-        return s->filling.n_pages == PAGE_BATCH_MAX ? flush(s) : 0;
+        return s->filling.n_pages == PAGE_BATCH_MAX ? image_sender_flush(s) : 0;
 }
 
 static int send_mark(struct image_sender *s, const struct bulk_frame *frame)
@@ -160,9 +165,9 @@ static int send_mark(struct image_sender *s, const struct bulk_frame *frame)
         return r < 0 ? r : send_slot(s, frame);
 }
 
-static int sink_open(uint64_t image, void *context)
+int image_sender_open(uint64_t image, void *sender)
 {
-        return send_mark(context, &(struct bulk_frame){.type = BULK_PAGES_OPEN, .object = image});
+        return send_mark(sender, &(struct bulk_frame){.type = BULK_PAGES_OPEN, .object = image});
 }
 
 /* -- rounds ----------------------------------------------------------------------------------------------------------
@@ -202,30 +207,11 @@ int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_ru
 
 bool image_sender_idle(const struct image_sender *sender)
 {
-        return link_bulk_idle(sender->link);
+        return sender->link && link_bulk_idle(sender->link);
 }
 
 /* -- image files -----------------------------------------------------------------------------------------------------
  */
-
-static void sink_done(const struct error *err, uint64_t pages, void *context)
-{
-        struct image_sender *s = context;
-
-        (void)flush(s); /* a link that is down says so itself */
-        if (s->on_pages)
-                s->on_pages(err, pages, s->on_pages_context);
-}
-
-const struct page_sink image_sender_sink = {
-        .reserve = sink_reserve, .commit = sink_commit, .open = sink_open, .done = sink_done};
-
-void image_sender_on_pages(struct image_sender *sender,
-                           void (*done)(const struct error *err, uint64_t pages, void *context), void *context)
-{
-        sender->on_pages = done;
-        sender->on_pages_context = context;
-}
 
 static int add_name(struct image_sender *s, const char *name)
 {
@@ -358,7 +344,7 @@ static void report(struct image_sender *s, int result)
 
 void image_sender_writable(struct image_sender *sender)
 {
-        if (sender->phase == PHASE_PAGES || sender->phase == PHASE_OVER)
+        if (sender->phase == PHASE_PAGES || sender->phase == PHASE_OVER || !sender->link)
                 return;
         int r = send_more(sender);
         if (r == -EAGAIN)

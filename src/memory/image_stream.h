@@ -37,7 +37,9 @@ enum bulk_type {
         BULK_PAGES_KEPT,
 };
 
-/* Ceilings of one stream. */
+/* Ceilings of one stream; the first of what the receiver stores, for so much memory as STATE_OPEN tells. */
+#define STATE_MARGIN (UINT64_C(1) << 30)
+#define STATE_CEILING(memory) ((memory) > UINT64_MAX / 4 ? UINT64_MAX / 2 : 2 * (memory) + STATE_MARGIN)
 #define IMAGE_NAME_MAX 64
 #define IMAGE_FILES_MAX (1U << 17)
 
@@ -53,15 +55,19 @@ struct image_sender;
 int image_sender_new(struct link *link, struct image_sender **ret);
 /* Before the link is freed or after, it does not matter: nothing is sent. */
 void image_sender_free(struct image_sender *sender);
+/* The link was lost and is freed: from now on all that would be sent is -ENOTCONN. on_sent does not come any more. */
+void image_sender_detach(struct image_sender *sender);
 DEFINE_CLEANUP(struct image_sender, image_sender_free)
 
 /*
- * Sink for page_server_new() with the sender as its context. Its `done` does nothing but call what was set with
- * image_sender_on_pages(); a caller may also copy the table and put its own in.
+ * What page_server_new() asks of a sink, with the sender as the context; `done` is its owner's. Pages wait in the
+ * sender as long as more of their kind may come: image_sender_flush() sends them, or says -EAGAIN. Whatever else is
+ * sent does so first.
  */
-extern const struct page_sink image_sender_sink;
-void image_sender_on_pages(struct image_sender *sender,
-                           void (*done)(const struct error *err, uint64_t pages, void *context), void *context);
+int image_sender_batch_reserve(const struct page_batch *batch, void **ret_data, void *sender);
+int image_sender_batch_commit(const struct page_batch *batch, void *sender);
+int image_sender_open(uint64_t image, void *sender);
+int image_sender_flush(struct image_sender *sender);
 
 /* Pages that lie together. */
 struct page_span {
@@ -87,7 +93,7 @@ int image_sender_reserve(struct image_sender *sender, uint8_t **ret);
 int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_runs, uint32_t n_pages);
 int image_sender_last(struct image_sender *sender);
 int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_runs);
-/* Whether all that was sent is in the kernel's hands. */
+/* Whether all that was sent is in the kernel's hands; false without a link. */
 bool image_sender_idle(const struct image_sender *sender);
 
 /*
@@ -100,9 +106,6 @@ int image_sender_files(struct image_sender *sender, int images_fd, void (*on_sen
 
 /* To be called from the link's `writable`; page_server_resume() after it. on_sent may free the sender. */
 void image_sender_writable(struct image_sender *sender);
-
-/* Payload handed to the link so far. */
-uint64_t image_sender_bytes(const struct image_sender *sender);
 
 /*
  * Receiver. Feed it every frame; returns 1 at the (valid) end, 0 when more is expected, -EBADMSG and the like on lies;

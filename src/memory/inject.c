@@ -49,6 +49,7 @@ struct job {
         struct inject_places places;
         int last, step;
 
+        bool entered; /* the kernel has, or had, the latest call */
         int result, fd;
         struct error err;
         uint64_t stopped_us;
@@ -310,12 +311,14 @@ static int advance(struct job *job)
 /* The registers are those of inject_arch_begin(). */
 static int run(struct job *job, const struct inject_call *call, int64_t *ret)
 {
+        job->entered = false;
         int r = advance(job);
 
         step(job);
         if (r == 0 && (r = inject_arch_become(job->pid, call)) < 0)
                 r = trouble(job, -r, "change the system call of");
         step(job);
+        job->entered = r == 0;
         if (r == 0)
                 r = advance(job);
         step(job);
@@ -330,6 +333,32 @@ static int begin(struct job *job, const struct inject_call *call)
 
         step(job);
         return r < 0 ? trouble(job, -r, "set the registers of") : 0;
+}
+
+static int try_to_close(struct job *job, int64_t number)
+{
+        const struct inject_call close_call = {.number = SYS_close, .arguments = {(uint64_t)number}};
+        int64_t result;
+
+        int r = begin(job, &close_call);
+        return r == 0 ? run(job, &close_call, &result) : r;
+}
+
+/*
+ * Once more where the first call did not come as far as the kernel. One that did is carried out, whether we see its end
+ * or not: a second one could close what another thread has opened meanwhile.
+ */
+static int close_there(struct job *job, int64_t number)
+{
+        int r = try_to_close(job, number);
+
+        if (r < 0 && r != -ESRCH && !job->entered) {
+                const struct error first = job->err;
+                if (try_to_close(job, number) == 0)
+                        return 0;
+                job->err = first;
+        }
+        return r;
 }
 
 /* The call, its descriptor, and that one closed in the process. */
@@ -353,10 +382,7 @@ static int carry_out(struct job *job)
         job->fd = (int)syscall(SYS_pidfd_getfd, job->pidfd, (int)number, 0);
         int code = errno;
         step(job);
-        const struct inject_call close_call = {.number = SYS_close, .arguments = {(uint64_t)number}};
-        r = begin(job, &close_call);
-        if (r == 0)
-                r = run(job, &close_call, &number);
+        r = close_there(job, number);
         if (job->fd < 0)
                 return trouble(job, code, "take the descriptor of");
         return r;
@@ -516,6 +542,13 @@ static int look_around(struct job *job)
         return 0;
 }
 
+static int not_opened(struct job *job, int code)
+{
+        if (code == ESRCH || code == EINVAL || code == ENOENT)
+                return gone(job);
+        return error_errno(&job->err, code, "cannot open process %d", (int)job->pid);
+}
+
 static int refuse(struct job *job)
 {
         struct process_facts facts = {0};
@@ -562,7 +595,7 @@ int inject_descriptor_until(pid_t pid, const struct inject_call *call, int last,
         job->last = last;
         job->fd = -1;
         job->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-        int r = job->pidfd < 0 ? gone(job) : refuse(job);
+        int r = job->pidfd < 0 ? not_opened(job, errno) : refuse(job);
         if (r == 0)
                 r = look_around(job);
         if (r == 0)

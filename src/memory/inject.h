@@ -17,7 +17,8 @@
  * before its registers are changed, what they were is put down below its stack as the frame of a signal, and the call
  * is made by an instruction pair `syscall; ret` that the process has anyway, with the end of a signal handler
  * (rt_sigreturn) as the place to return to. With us alive it never gets there. Without us it goes there by itself and
- * is what it was; a sleep that was interrupted begins anew, and a descriptor (close-on-exec) may be left over.
+ * is what it was; a sleep that was interrupted begins anew, and a descriptor (close-on-exec) may be left over, as may
+ * one that could not be closed because somebody froze the process just then.
  *
  * The work is done by a child of its own (the tracer), which shares memory and descriptors with the caller and survives
  * it; stops of the process never show up in the caller's wait(). One thread; may block for a second if the machine is

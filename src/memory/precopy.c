@@ -37,18 +37,23 @@ struct ranges {
 struct precopy {
         struct image_sender *sender;
         struct tracker *tracker;
+        enum precopy_demand demand;
         size_t depth; /* which of a process's pids CRIU knows it by: of the root's pid namespace */
         struct process *processes;
         size_t n_processes, room;
         unsigned round;
         bool announced;            /* the round was */
+        bool any_announced, over;  /* since the beginning; its end was */
         struct ranges todo;        /* of the round */
         size_t next;               /* of todo */
         struct ranges unread;      /* of all rounds: sent never or not as it was */
         struct pid_list abandoned; /* processes of which too much could not be read */
-        uint64_t round_bytes;
+        uint64_t round_bytes, written_bytes;
+        size_t scanned;  /* processes, in the round */
+        bool first_look; /* at the process that is scanned */
 
-        size_t current; /* process whose ranges a scan reports */
+        size_t current;               /* process whose ranges a scan reports */
+        size_t unread_at, unread_end; /* what of `unread` is its, from where the scan is */
         struct clean_pages *clean;
         struct clean_cursor cursor; /* of what was told to be kept */
         uint8_t *table;             /* being filled with it */
@@ -71,6 +76,17 @@ void precopy_free(struct precopy *precopy)
 uint64_t precopy_round_bytes(const struct precopy *precopy)
 {
         return precopy->round_bytes;
+}
+
+uint64_t precopy_written_bytes(const struct precopy *precopy)
+{
+        return precopy->written_bytes;
+}
+
+void precopy_coverage(const struct precopy *precopy, size_t *ret_scanned, size_t *ret_all)
+{
+        *ret_scanned = precopy->scanned;
+        *ret_all = precopy->n_processes;
 }
 
 uint64_t precopy_kept_bytes(const struct precopy *precopy)
@@ -108,8 +124,8 @@ static int find_image(const struct precopy *p, pid_t pid, uint64_t *ret)
         return 0;
 }
 
-int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root, struct precopy **ret,
-                struct error *err)
+int precopy_new(struct image_sender *sender, enum tracker_kind kind, enum precopy_demand demand, pid_t root,
+                struct precopy **ret, struct error *err)
 {
         CLEANUP(precopy_free_ptr) struct precopy *p = calloc(1, sizeof(*p));
         pid_t pids[DEPTH_MAX + 1];
@@ -117,6 +133,7 @@ int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root,
         if (!p)
                 return error_set(err, ENOMEM, "out of memory");
         p->sender = sender;
+        p->demand = demand;
         int n = read_pids(root, pids, DEPTH_MAX + 1);
         if (n < 0)
                 return error_errno(err, -n, "cannot look at process %d", (int)root);
@@ -126,6 +143,28 @@ int precopy_new(struct image_sender *sender, enum tracker_kind kind, pid_t root,
                 return r;
         *ret = TAKE_PTR(p);
         return 0;
+}
+
+/*
+ * The process the round is at: to the tracker its pages were told, and count as clean until they are written again, but
+ * the target has not all of them.
+ */
+static void skip_process(struct precopy *p)
+{
+        const size_t process = p->todo.list[p->next].process;
+
+        p->processes[process].tracked = false;
+        tracker_forget(p->tracker, p->processes[process].pid);
+        while (p->next < p->todo.n && p->todo.list[p->next].process == process)
+                p->next++;
+}
+
+/* A round that ended before all of it was sent. */
+static void drop_unsent(struct precopy *p)
+{
+        while (p->next < p->todo.n)
+                skip_process(p);
+        p->todo.n = p->next = 0;
 }
 
 static int compare_pids(const void *a, const void *b)
@@ -143,6 +182,12 @@ static bool is_abandoned(const struct precopy *p, pid_t pid)
         return false;
 }
 
+/* Rounds save time; what cannot be had in them is in the dump. */
+static bool is_left_to_the_dump(const struct precopy *p, int r)
+{
+        return r == -ESRCH || r == -EOPNOTSUPP || (p->demand == PRECOPY_TRY && r != -ENOMEM);
+}
+
 static int watch_one(struct precopy *p, pid_t pid, struct error *reason, struct error *err)
 {
         struct process process = {.pid = pid};
@@ -155,7 +200,7 @@ static int watch_one(struct precopy *p, pid_t pid, struct error *reason, struct 
                 r = tracker_attach(p->tracker, pid, &why);
         if (r == -ESRCH || r == -ENOENT)
                 return 0;
-        if (r < 0 && r != -EOPNOTSUPP && r != -EAGAIN)
+        if (r < 0 && r != -EAGAIN && !is_left_to_the_dump(p, r))
                 return error_wrap(&why, "tracking the memory of process %d", (int)pid), *err = why, r;
         process.tracked = r == 0;
         if (r < 0 && reason->kind == ERROR_NONE)
@@ -177,6 +222,8 @@ int precopy_watch(struct precopy *precopy, pid_t *pids, size_t n, struct error *
         int r = 0;
 
         error_clear(reason);
+        drop_unsent(precopy);
+        tracker_sweep(precopy->tracker);
         qsort(pids, n, sizeof(*pids), compare_pids);
         precopy->n_processes = 0;
         for (size_t i = 0; r == 0 && i < n; i++)
@@ -208,13 +255,16 @@ static int on_dirty(pid_t pid, uint64_t start, uint64_t end, void *context)
 
         (void)pid;
         p->round_bytes += end - start;
+        if (!p->first_look)
+                p->written_bytes += end - start;
         return ranges_add(&p->todo, &(struct range){.process = p->current, .start = start, .end = end});
 }
 
 int precopy_scan(struct precopy *precopy, struct error *err)
 {
-        precopy->todo.n = precopy->next = 0;
-        precopy->round_bytes = 0;
+        drop_unsent(precopy);
+        precopy->round_bytes = precopy->written_bytes = 0;
+        precopy->scanned = 0;
         precopy->announced = false;
         precopy->round++;
         for (size_t i = 0; i < precopy->n_processes; i++) {
@@ -223,16 +273,20 @@ int precopy_scan(struct precopy *precopy, struct error *err)
                 if (!process->tracked)
                         continue;
                 precopy->current = i;
+                precopy->first_look = tracker_is_new(precopy->tracker, process->pid);
                 int r = tracker_scan(precopy->tracker, process->pid, on_dirty, precopy, &why);
-                if (r == -ESRCH || r == -EOPNOTSUPP) {
+                if (r < 0 && is_left_to_the_dump(precopy, r)) {
                         process->tracked = false;
                         continue;
                 }
                 if (r < 0) {
+                        if (why.kind == ERROR_NONE)
+                                (void)error_errno(&why, -r, "cannot keep in mind what is dirty");
                         (void)error_wrap(&why, "looking for what process %d has written", (int)process->pid);
                         *err = why;
                         return r;
                 }
+                precopy->scanned++;
         }
         return 0;
 }
@@ -275,15 +329,6 @@ static void advance(struct precopy *p, uint64_t n_pages)
                 if (range->start == range->end)
                         p->next++;
         }
-}
-
-static void skip_process(struct precopy *p)
-{
-        const size_t process = p->todo.list[p->next].process;
-
-        p->processes[process].tracked = false;
-        while (p->next < p->todo.n && p->todo.list[p->next].process == process)
-                p->next++;
 }
 
 /* The page the round is at cannot be read: unmapped meanwhile, or mapped such that nobody may read it. */
@@ -341,7 +386,7 @@ static int send_some(struct precopy *p)
                 return r;
         take_load(p, &load);
         ssize_t n = read_load(p, &load, slot + RUN_TABLE_BYTES);
-        if (n == -ESRCH) {
+        if (n < 0 && is_left_to_the_dump(p, (int)n)) {
                 skip_process(p);
                 return 0;
         }
@@ -367,36 +412,87 @@ int precopy_send(struct precopy *precopy, struct error *err)
         if (!precopy->announced) {
                 r = image_sender_round(precopy->sender, precopy->round);
                 precopy->announced = r == 0;
+                precopy->any_announced |= precopy->announced;
         }
         while (r == 0 && precopy->next < precopy->todo.n)
                 r = send_some(precopy);
         return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send memory") : r;
 }
 
+int precopy_last(struct precopy *precopy, struct error *err)
+{
+        drop_unsent(precopy);
+        if (!precopy->any_announced || precopy->over)
+                return 0;
+        int r = image_sender_last(precopy->sender);
+        precopy->over = r == 0;
+        return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send memory") : r;
+}
+
 /* -- the end ---------------------------------------------------------------------------------------------------------
  */
 
-/* What was never read is not left out. Few, if any. */
+/* What was never read is not left out. Both come by rising address. */
 static int on_clean(pid_t pid, uint64_t start, uint64_t end, void *context)
 {
-        const struct precopy *p = context;
+        struct precopy *p = context;
         const pid_t number = p->processes[p->current].number;
         int r = 0;
 
-        for (uint64_t next; r == 0 && start < end; start = next) {
-                uint64_t hole = end, behind = end;
-                for (size_t i = 0; i < p->unread.n; i++) {
-                        const struct range *u = &p->unread.list[i];
-                        if (u->process == (size_t)pid && u->end > start && u->start < hole) {
-                                hole = u->start > start ? u->start : start;
-                                behind = u->end;
-                        }
-                }
-                if (hole > start)
-                        r = clean_pages_add(p->clean, number, start, hole);
-                next = hole == end ? end : behind;
+        (void)pid;
+        while (r == 0 && start < end) {
+                while (p->unread_at < p->unread_end && p->unread.list[p->unread_at].end <= start)
+                        p->unread_at++;
+                const bool any = p->unread_at < p->unread_end && p->unread.list[p->unread_at].start < end;
+                const struct range hole = any ? p->unread.list[p->unread_at] : (struct range){.start = end, .end = end};
+                if (hole.start > start)
+                        r = clean_pages_add(p->clean, number, start, hole.start);
+                start = hole.end;
         }
         return r;
+}
+
+static int compare_ranges(const void *a, const void *b)
+{
+        const struct range *x = a, *y = b;
+
+        return x->process != y->process ? (x->process > y->process) - (x->process < y->process)
+                                        : (x->start > y->start) - (x->start < y->start);
+}
+
+/* By process and address, without overlaps. */
+static void order_unread(struct ranges *unread)
+{
+        size_t n = 0;
+
+        if (unread->n)
+                qsort(unread->list, unread->n, sizeof(*unread->list), compare_ranges);
+        for (size_t i = 0; i < unread->n; i++) {
+                const struct range *range = &unread->list[i];
+                struct range *latest = n ? &unread->list[n - 1] : NULL;
+                if (!latest || latest->process != range->process || latest->end < range->start)
+                        unread->list[n++] = *range;
+                else if (latest->end < range->end)
+                        latest->end = range->end;
+        }
+        unread->n = n;
+}
+
+/* The part of it that is one process's. */
+static void find_unread(struct precopy *p, pid_t pid)
+{
+        size_t low = 0, high = p->unread.n;
+
+        while (low < high) {
+                const size_t middle = low + (high - low) / 2;
+                if (p->unread.list[middle].process < (size_t)pid)
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        p->unread_at = p->unread_end = low;
+        while (p->unread_end < p->unread.n && p->unread.list[p->unread_end].process == (size_t)pid)
+                p->unread_end++;
 }
 
 static int compare_numbers(const void *a, const void *b)
@@ -408,7 +504,9 @@ static int compare_numbers(const void *a, const void *b)
 
 int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clean, struct error *err)
 {
+        drop_unsent(precopy);
         precopy->clean = clean;
+        order_unread(&precopy->unread);
         for (size_t i = 0; i < precopy->n_processes; i++) {
                 struct process *process = &precopy->processes[i];
                 process->number = within ? (pid_t)(process->image >> 8) : process->pid;
@@ -423,8 +521,10 @@ int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clea
                 if (!process->tracked || find_image(precopy, process->pid, &image) < 0 || image != process->image)
                         continue;
                 precopy->current = i;
+                find_unread(precopy, process->pid);
                 int r = tracker_clean(precopy->tracker, process->pid, on_clean, precopy, &why);
-                if (r < 0 && r != -ESRCH && r != -EOPNOTSUPP) {
+                /* What was told before it failed is clean nevertheless: they stand still. */
+                if (r < 0 && !is_left_to_the_dump(precopy, r)) {
                         if (why.kind == ERROR_NONE)
                                 (void)error_errno(&why, -r, "cannot keep in mind what is clean");
                         (void)error_wrap(&why, "looking for what process %d has not written", (int)process->pid);
@@ -435,12 +535,12 @@ int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clea
         return 0;
 }
 
+/* precopy_clean() has put them in order. */
 static const struct process *find_process(const struct precopy *p, pid_t number)
 {
-        for (size_t i = 0; i < p->n_processes; i++)
-                if (p->processes[i].number == number)
-                        return &p->processes[i];
-        return NULL;
+        const struct process key = {.number = number};
+
+        return p->n_processes ? bsearch(&key, p->processes, p->n_processes, sizeof(key), compare_numbers) : NULL;
 }
 
 static int flush_table(struct precopy *p)

@@ -161,18 +161,18 @@ static void send_pages(struct story *s, uint64_t vaddr, uint32_t n, uint32_t fla
 {
         const struct page_batch batch = {TASK, vaddr, n, flags};
         void *memory, *again;
-        int r = image_sender_sink.reserve(&batch, &memory, s->sender);
+        int r = image_sender_batch_reserve(&batch, &memory, s->sender);
 
         if (r == -EAGAIN) {
                 assert_int_equal(deliver_all(s), 0);
-                r = image_sender_sink.reserve(&batch, &memory, s->sender);
+                r = image_sender_batch_reserve(&batch, &memory, s->sender);
         }
         assert_int_equal(r, 0);
         /* Asked twice it gives the same memory. */
-        assert_int_equal(image_sender_sink.reserve(&batch, &again, s->sender), 0);
+        assert_int_equal(image_sender_batch_reserve(&batch, &again, s->sender), 0);
         assert_ptr_equal(memory, again);
         memset(memory, 0x5a, (size_t)n * PAGE_BYTES);
-        assert_int_equal(image_sender_sink.commit(&batch, s->sender), 0);
+        assert_int_equal(image_sender_batch_commit(&batch, s->sender), 0);
 }
 
 static void expect_same(const struct story *s, const char *name)
@@ -197,7 +197,7 @@ static void send_everything(struct story *s)
         write_file(s, "tty.info", 8);
         write_file(s, "dump.log", 100);   /* stays */
         write_file(s, "stats-dump", 100); /* stays */
-        assert_int_equal(image_sender_sink.open(TASK, s->sender), 0);
+        assert_int_equal(image_sender_open(TASK, s->sender), 0);
         for (unsigned i = 0; i < 5; i++)
                 send_pages(s, 0x100000 * (i + 1), 100, PE_PRESENT);
         for (unsigned i = 0; i < 600; i++) /* far apart: as many as fit go together */
@@ -234,6 +234,59 @@ static void test_everything_arrives(void **state)
         /* Nothing more is taken. */
         const struct bulk_frame open = {.type = BULK_PAGES_OPEN, .object = PAGE_IMAGE(PAGE_IMAGE_TASK, 43)};
         assert_int_equal(deliver(s, &open, NULL), -EBADMSG);
+}
+
+static void test_pages_wait_for_more_of_their_kind(void **state)
+{
+        struct story *s = *state;
+
+        assert_int_equal(image_sender_open(TASK, s->sender), 0);
+        send_pages(s, 0x100000, 1, PE_PRESENT);
+        assert_int_equal(s->link.n, 1);
+        assert_int_equal(image_sender_flush(s->sender), 0);
+        assert_int_equal(s->link.n, 2);
+        assert_int_equal(image_sender_flush(s->sender), 0);
+        assert_int_equal(s->link.n, 2);
+}
+
+static void test_nothing_is_sent_without_a_link(void **state)
+{
+        struct story *s = *state;
+        const struct page_batch batch = {TASK, 0x100000, 1, PE_PRESENT};
+        uint8_t *slot;
+        void *memory;
+
+        /* Lost with a page half there, and with files on their way: the waits for them have to end some other way. */
+        assert_int_equal(image_sender_open(TASK, s->sender), 0);
+        assert_int_equal(image_sender_batch_reserve(&batch, &memory, s->sender), 0);
+        const size_t before = s->link.n;
+        image_sender_detach(s->sender);
+        assert_int_equal(image_sender_batch_commit(&batch, s->sender), -ENOTCONN);
+        assert_int_equal(image_sender_batch_reserve(&batch, &memory, s->sender), -ENOTCONN);
+        assert_int_equal(image_sender_reserve(s->sender, &slot), -ENOTCONN);
+        assert_int_equal(image_sender_pages(s->sender, TASK, 1, 1), -ENOTCONN);
+        assert_int_equal(image_sender_kept(s->sender, TASK, 1), -ENOTCONN);
+        assert_int_equal(image_sender_round(s->sender, 1), -ENOTCONN);
+        assert_false(image_sender_idle(s->sender));
+        write_file(s, "core-1.img", 700);
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), -ENOTCONN);
+        image_sender_writable(s->sender);
+        assert_false(s->sent);
+        assert_int_equal(s->link.n, before);
+}
+
+static void test_lost_while_files_are_sent(void **state)
+{
+        struct story *s = *state;
+
+        write_file(s, "tmpfs-dev-57.tar.gz.img", BIG_BYTES);
+        assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
+        const size_t before = s->link.n;
+        image_sender_detach(s->sender);
+        assert_int_equal(deliver_all(s), 0);
+        image_sender_writable(s->sender);
+        assert_false(s->sent);
+        assert_int_equal(s->link.n, before);
 }
 
 /* ---- the whole way: a dump's pages, through the page server and a link that is always full ---- */
@@ -279,24 +332,49 @@ static void play_dump(int fd)
 }
 
 struct dump_end {
+        struct image_sender *sender;
         bool over;
         uint64_t pages;
 };
+
+static int take(const struct page_batch *batch, void **ret_data, void *context)
+{
+        struct dump_end *end = context;
+
+        return image_sender_batch_reserve(batch, ret_data, end->sender);
+}
+
+static int took(const struct page_batch *batch, void *context)
+{
+        struct dump_end *end = context;
+
+        return image_sender_batch_commit(batch, end->sender);
+}
+
+static int opened(uint64_t image, void *context)
+{
+        struct dump_end *end = context;
+
+        return image_sender_open(image, end->sender);
+}
 
 static void on_pages_over(const struct error *err, uint64_t pages, void *context)
 {
         struct dump_end *end = context;
 
         assert_string_equal(err->text, "");
-        *end = (struct dump_end){true, pages};
+        end->over = true;
+        end->pages = pages;
 }
+
+static const struct page_sink sink = {.reserve = take, .commit = took, .open = opened, .done = on_pages_over};
 
 static void test_from_a_dump_to_page_images(void **state)
 {
         struct story *s = *state;
         struct page_server *server = NULL;
         struct loop *loop = NULL;
-        struct dump_end end = {};
+        struct dump_end end = {.sender = s->sender};
         AUTO_FREE char *data = NULL;
         size_t size, at = 0;
         int pair[2], status;
@@ -310,8 +388,7 @@ static void test_from_a_dump_to_page_images(void **state)
         }
         assert_true(pid > 0);
         (void)close(pair[1]);
-        image_sender_on_pages(s->sender, on_pages_over, &end);
-        assert_int_equal(page_server_new(loop, pair[0], &image_sender_sink, s->sender, &server), 0);
+        assert_int_equal(page_server_new(loop, pair[0], &sink, &end, &server), 0);
         while (!end.over) {
                 assert_int_equal(loop_run_once(loop, 1), 0);
                 assert_int_equal(deliver_all(s), 0);
@@ -361,7 +438,7 @@ static void test_a_link_that_goes_down(void **state)
         /* Told once; later calls do nothing. */
         image_sender_writable(s->sender);
         const struct page_batch batch = {TASK, 0x1000, 1, PE_PRESENT};
-        assert_int_equal(image_sender_sink.reserve(&batch, &memory, s->sender), -EINVAL);
+        assert_int_equal(image_sender_batch_reserve(&batch, &memory, s->sender), -EINVAL);
 }
 
 static void test_a_file_that_shrinks(void **state)
@@ -604,6 +681,9 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_everything_arrives, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_pages_wait_for_more_of_their_kind, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_nothing_is_sent_without_a_link, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lost_while_files_are_sent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_from_a_dump_to_page_images, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_page_image_as_a_file_is_not_sent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_link_that_goes_down, setup, teardown),

@@ -69,7 +69,8 @@ struct page_list {
 
 static struct {
         struct page_list written, unwritten;
-        pid_t untrackable, gone;
+        pid_t untrackable, gone, forgotten, new;
+        int scan_fails, clean_fails;
 } told;
 
 const char *tracker_kind_name(enum tracker_kind kind)
@@ -97,6 +98,23 @@ int tracker_attach(struct tracker *t, pid_t pid, struct error *err)
         return pid == told.untrackable ? error_set(err, EOPNOTSUPP, "process %d does not let us", (int)pid) : 0;
 }
 
+bool tracker_is_new(struct tracker *t, pid_t pid)
+{
+        assert_null(t);
+        return pid == told.new;
+}
+
+void tracker_forget(struct tracker *t, pid_t pid)
+{
+        assert_null(t);
+        told.forgotten = pid;
+}
+
+void tracker_sweep(struct tracker *t)
+{
+        assert_null(t);
+}
+
 static int say(const struct page_list *list, pid_t pid, tracker_range_fn found, void *context)
 {
         for (size_t i = 0; i < list->n; i++) {
@@ -111,14 +129,18 @@ int tracker_scan(struct tracker *t, pid_t pid, tracker_range_fn found, void *con
 {
         (void)t;
         (void)err;
-        return pid == told.gone ? -ESRCH : say(&told.written, pid, found, context);
+        if (pid == told.gone)
+                return -ESRCH;
+        int r = say(&told.written, pid, found, context);
+        return r < 0 ? r : told.scan_fails;
 }
 
 int tracker_clean(struct tracker *t, pid_t pid, tracker_range_fn found, void *context, struct error *err)
 {
         (void)t;
         (void)err;
-        return say(&told.unwritten, pid, found, context);
+        int r = say(&told.unwritten, pid, found, context);
+        return r < 0 ? r : told.clean_fails;
 }
 
 /* ---- the story ---- */
@@ -174,7 +196,7 @@ static int setup(void **state)
         if (image_sender_new(&s->link, &s->sender) < 0 || clean_pages_new(&s->clean) < 0 ||
             image_receiver_new(s->to_fd, 64U << 20, &s->link.receiver) < 0)
                 return -1;
-        return precopy_new(s->sender, TRACKER_UFFD_WP, getpid(), &s->precopy, &s->err);
+        return precopy_new(s->sender, TRACKER_UFFD_WP, PRECOPY_TRY, getpid(), &s->precopy, &s->err);
 }
 
 static int teardown(void **state)
@@ -222,12 +244,12 @@ static int step_send(struct story *s)
 
 static int step_last(struct story *s)
 {
-        return image_sender_last(s->sender);
+        return precopy_last(s->precopy, &s->err);
 }
 
 static int step_open(struct story *s)
 {
-        return image_sender_sink.open(s->image, s->sender);
+        return image_sender_open(s->image, s->sender);
 }
 
 static int step_kept(struct story *s)
@@ -283,10 +305,13 @@ static void test_rounds_and_what_is_kept(void **state)
 {
         struct story *s = *state;
 
+        told.new = getpid();
         add(s, &told.written, 0, 300);
         add(s, &told.written, 301, 302);
         add(s, &told.written, 310, PAGES);
         do_round(s);
+        assert_int_equal(precopy_written_bytes(s->precopy), 0);
+        told.new = 0;
         assert_int_equal(precopy_round_bytes(s->precopy), (300 + 1 + PAGES - 310) * PAGE_BYTES);
         expect_pages(s, 0, 300, 0, 1);
         expect_pages(s, 300, 1, 301, 1);
@@ -295,6 +320,7 @@ static void test_rounds_and_what_is_kept(void **state)
         fill(s, 100, 102, 2);
         add(s, &told.written, 100, 102);
         do_round(s);
+        assert_int_equal(precopy_written_bytes(s->precopy), 2 * PAGE_BYTES);
         expect_pages(s, 99, 1, 99, 1);
         expect_pages(s, 100, 2, 100, 2);
         expect_pages(s, 102, 1, 102, 1);
@@ -331,9 +357,97 @@ static void test_what_cannot_be_read_is_left_to_the_dump(void **state)
         expect_pages(s, 0, 10, 0, 1);
         expect_pages(s, 10, 1, 11, 1);
         expect_pages(s, 11, 6, 14, 1);
-        add(s, &told.unwritten, 0, 20);
+        /* More of it in a later round, before, behind and where it was. */
+        (void)mprotect(s->memory + 9 * PAGE_BYTES, 2 * PAGE_BYTES, PROT_NONE);
+        (void)mprotect(s->memory + 2 * PAGE_BYTES, PAGE_BYTES, PROT_NONE);
+        add(s, &told.written, 9, 11);
+        add(s, &told.written, 2, 3);
+        add(s, &told.written, 13, 14);
+        do_round(s);
+        add(s, &told.unwritten, 0, 5);
+        add(s, &told.unwritten, 6, 13);
+        add(s, &told.unwritten, 13, 20);
         do_dump(s, 0, 20);
-        assert_int_equal(precopy_kept_bytes(s->precopy), 17 * PAGE_BYTES);
+        assert_int_equal(precopy_kept_bytes(s->precopy), (20 - 5 - 1) * PAGE_BYTES);
+}
+
+/* Rounds may bring the same pages as often as they like: they are stored once. */
+static void test_pages_that_come_again_take_no_room(void **state)
+{
+        struct story *s = *state;
+
+        image_receiver_free(TAKE_PTR(s->link.receiver));
+        assert_int_equal(image_receiver_new(s->to_fd, 20 * PAGE_BYTES, &s->link.receiver), 0);
+        for (int i = 0; i < 4; i++) {
+                add(s, &told.written, 0, 20);
+                do_round(s);
+        }
+        assert_int_equal(image_receiver_pages(s->link.receiver), 4 * 20);
+}
+
+/* Then all of that process is dumped. Only memory must not run out, and nobody may have insisted. */
+static void test_a_tracker_that_fails(void **state)
+{
+        struct story *s = *state;
+        pid_t pids[] = {getpid()};
+
+        add(s, &told.written, 0, 20);
+        add(s, &told.unwritten, 0, 20);
+        told.scan_fails = -EIO;
+        do_round(s);
+        do_dump(s, 0, 20);
+        assert_int_equal(precopy_kept_bytes(s->precopy), 0);
+
+        told.scan_fails = -ENOMEM;
+        assert_int_equal(precopy_watch(s->precopy, pids, 1, &s->reason, &s->err), 0);
+        assert_int_equal(precopy_scan(s->precopy, &s->err), -ENOMEM);
+
+        precopy_free(TAKE_PTR(s->precopy));
+        told.scan_fails = -EIO;
+        assert_int_equal(precopy_new(s->sender, TRACKER_UFFD_WP, PRECOPY_INSIST, getpid(), &s->precopy, &s->err), 0);
+        assert_int_equal(precopy_watch(s->precopy, pids, 1, &s->reason, &s->err), 0);
+        assert_int_equal(precopy_scan(s->precopy, &s->err), -EIO);
+        assert_non_null(strstr(s->err.text, "has written"));
+}
+
+/* Less of it is clean then, and what was told is. */
+static void test_what_is_clean_cannot_all_be_told(void **state)
+{
+        struct story *s = *state;
+
+        add(s, &told.written, 0, 20);
+        do_round(s);
+        add(s, &told.unwritten, 0, 20);
+        told.clean_fails = -E2BIG;
+        do_dump(s, 0, 20);
+        assert_int_equal(precopy_kept_bytes(s->precopy), 20 * PAGE_BYTES);
+}
+
+/* No mark of an end without a beginning. */
+static void test_no_round_at_all(void **state)
+{
+        struct story *s = *state;
+
+        do_dump(s, 0, 20);
+        assert_int_equal(s->link.frames_in_all, 1);
+}
+
+/* What the target never got is no reason to leave anything out, whatever the tracker believes. */
+static void test_a_round_that_is_left(void **state)
+{
+        struct story *s = *state;
+        pid_t pids[] = {getpid()};
+
+        add(s, &told.written, 0, PAGES);
+        assert_int_equal(precopy_watch(s->precopy, pids, 1, &s->reason, &s->err), 0);
+        assert_int_equal(precopy_scan(s->precopy, &s->err), 0);
+        assert_int_equal(precopy_send(s->precopy, &s->err), -EAGAIN);
+        deliver_all(s);
+        assert_int_equal(told.forgotten, 0);
+        add(s, &told.unwritten, 0, PAGES);
+        do_dump(s, 0, PAGES);
+        assert_int_equal(told.forgotten, getpid());
+        assert_int_equal(precopy_kept_bytes(s->precopy), 0);
 }
 
 static void test_processes_that_go_or_cannot_be_tracked(void **state)
@@ -352,9 +466,14 @@ static void test_processes_that_go_or_cannot_be_tracked(void **state)
         add(s, &told.written, 0, 500);
         assert_int_equal(precopy_scan(s->precopy, &s->err), 0);
         assert_int_equal(precopy_round_bytes(s->precopy), 500 * PAGE_BYTES);
+        size_t scanned, all;
+        precopy_coverage(s->precopy, &scanned, &all);
+        assert_int_equal(scanned, 1);
+        assert_int_equal(all, 2);
         (void)kill(child, SIGKILL);
         (void)waitpid(child, NULL, 0);
         until_done(s, step_send); /* of a process that is gone */
+        assert_int_equal(told.forgotten, child);
         add(s, &told.unwritten, 0, 500);
         do_dump(s, 0, 500);
         assert_int_equal(precopy_kept_bytes(s->precopy), 0);
@@ -366,6 +485,11 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_rounds_and_what_is_kept, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_scattered_pages_travel_together, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_cannot_be_read_is_left_to_the_dump, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_pages_that_come_again_take_no_room, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_tracker_that_fails, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_what_is_clean_cannot_all_be_told, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_no_round_at_all, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_round_that_is_left, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_processes_that_go_or_cannot_be_tracked, setup, teardown),
         };
 

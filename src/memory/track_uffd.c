@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "base/fd.h"
 #include "base/kernel_abi.h"
 #include "memory/address_space.h"
 #include "memory/inject.h"
@@ -37,8 +38,8 @@
 struct process {
         pid_t pid;
         int pidfd;
-        int uffd; /* -1: not tracked */
-        struct address_space tracked;
+        int uffd;     /* -1: not tracked */
+        bool scanned; /* what that one watches was */
 };
 
 struct uffd_tracker {
@@ -219,16 +220,10 @@ static int uffd_open(void **ret_state, struct error *err)
 
 /* -- processes ---------------------------------------------------------------------------------------------------- */
 
-static void forget_areas(struct process *p)
-{
-        if (p->uffd >= 0)
-                (void)close(TAKE_FD(p->uffd));
-        address_space_done(&p->tracked);
-}
-
 static void forget(struct uffd_tracker *t, struct process *p)
 {
-        forget_areas(p);
+        if (p->uffd >= 0)
+                (void)close(p->uffd);
         (void)close(p->pidfd);
         *p = t->processes[--t->n];
 }
@@ -251,18 +246,46 @@ static bool is_over(const struct process *p)
         return poll(&fd, 1, 0) != 0;
 }
 
-/* The one that has this pid now; forgets those that had it, and others that are over. */
-static struct process *find(struct uffd_tracker *t, pid_t pid)
+static void uffd_sweep(void *state)
 {
+        struct uffd_tracker *t = state;
+
         for (size_t i = 0; i < t->n;)
                 if (is_over(&t->processes[i]))
                         forget(t, &t->processes[i]);
                 else
                         i++;
-        for (size_t i = 0; i < t->n; i++)
-                if (t->processes[i].pid == pid)
-                        return &t->processes[i];
+}
+
+/* The one that has this pid now; forgets one that had it. No other is asked anything: the tasks may stand still. */
+static struct process *find(struct uffd_tracker *t, pid_t pid)
+{
+        for (size_t i = 0; i < t->n;) {
+                struct process *p = &t->processes[i];
+                if (p->pid != pid)
+                        i++;
+                else if (is_over(p))
+                        forget(t, p);
+                else
+                        return p;
+        }
         return NULL;
+}
+
+static bool uffd_is_new(void *state, pid_t pid)
+{
+        const struct process *p = find(state, pid);
+
+        return !p || !p->scanned;
+}
+
+static void uffd_forget(void *state, pid_t pid)
+{
+        struct uffd_tracker *t = state;
+        struct process *p = find(t, pid);
+
+        if (p)
+                forget(t, p);
 }
 
 static int find_or_add(struct uffd_tracker *t, pid_t pid, struct process **ret, struct error *err)
@@ -282,32 +305,50 @@ static int find_or_add(struct uffd_tracker *t, pid_t pid, struct process **ret, 
                 return error_set(err, ESRCH, "process %d is gone", (int)pid);
         if (pidfd < 0)
                 return error_errno(err, errno, "cannot open process %d", (int)pid);
-        t->processes[t->n] = (struct process){.pid = pid, .pidfd = pidfd, .uffd = -1};
+        t->processes[t->n] = (struct process){.pid = pid, .pidfd = fd_lift(pidfd), .uffd = -1};
         *ret = &t->processes[t->n++];
         return 0;
 }
 
 /* -- what can be tracked ------------------------------------------------------------------------------------------ */
 
+static int unknown_descriptors(pid_t pid, int code, struct error *err)
+{
+        if (code == ESRCH || code == ENOENT)
+                return error_set(err, ESRCH, "process %d is gone", (int)pid);
+        if (code == ENOMEM)
+                return error_set(err, ENOMEM, "out of memory");
+        return error_set(err, EOPNOTSUPP, "what process %d has open cannot be looked at: %s", (int)pid,
+                         strerrordesc_np(code));
+}
+
 /* Those whose descriptors tell that memory is written by others than the processor, or protected by others than us. */
 static int judge_descriptors(pid_t pid, struct error *err)
 {
         char path[64], target[64];
-        struct dirent *entry;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
         AUTO_DIR DIR *dir = opendir(path);
-        while (dir && (entry = readdir(dir))) {
-                ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
-                if (n <= 0)
+        if (!dir)
+                return unknown_descriptors(pid, errno, err);
+        for (;;) {
+                errno = 0;
+                const struct dirent *entry = readdir(dir);
+                if (!entry)
+                        return errno ? unknown_descriptors(pid, errno, err) : 0;
+                if (entry->d_name[0] == '.')
                         continue;
+                ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+                if (n < 0 && errno == ENOENT)
+                        continue; /* closed since it was listed */
+                if (n < 0)
+                        return unknown_descriptors(pid, errno, err);
                 target[n] = '\0';
                 if (strcmp(target, "anon_inode:[userfaultfd]") == 0)
                         return error_set(err, EOPNOTSUPP, "process %d uses a userfaultfd itself", (int)pid);
                 if (strcmp(target, "anon_inode:[io_uring]") == 0)
                         return error_set(err, EOPNOTSUPP, "process %d uses io_uring, which writes unseen", (int)pid);
         }
-        return 0;
 }
 
 /* The mappings there are now, unless the process is one that cannot be tracked at all. */
@@ -328,45 +369,30 @@ static int read_mappings(pid_t pid, struct address_space *ret, struct error *err
         return r;
 }
 
-/* Is its file one that was looked at when it was put under protection? */
-static bool is_known_file(const struct address_space *tracked, const struct area *a)
-{
-        size_t low = 0, high = tracked->n;
-
-        while (low < high) {
-                size_t middle = low + (high - low) / 2;
-                if (tracked->areas[middle].end <= a->start)
-                        low = middle + 1;
-                else
-                        high = middle;
-        }
-        return low < tracked->n && tracked->areas[low].start <= a->start && tracked->areas[low].device == a->device &&
-               tracked->areas[low].inode == a->inode;
-}
-
-static void keep_suitable(const struct process *p, struct address_space *space, bool look_at_files)
+/*
+ * Memory that has no file behind it. A page that a private mapping of a file gives back (MADV_DONTNEED) leaves its
+ * protection behind as a marker, and is the file's contents again: in swap by its looks, or, from the fault of a write
+ * until that write is done, even present and not written. As it could not be called clean, there is no use in sending
+ * it beforehand. Without a file nothing is left behind.
+ */
+static void keep_suitable(struct address_space *space)
 {
         size_t n = 0;
 
         for (size_t i = 0; i < space->n; i++) {
                 const struct area *a = &space->areas[i];
-                if (!a->private || !a->readable || a->special)
-                        continue;
-                if (area_is_file(a) && !is_known_file(&p->tracked, a) &&
-                    !(look_at_files && area_file_is_plain(p->pid, a)))
-                        continue;
-                space->areas[n++] = *a;
+                if (a->private && a->readable && !a->special && !area_is_file(a))
+                        space->areas[n++] = *a;
         }
         space->n = n;
 }
 
-/* The end of the row of areas of one kind, without gaps, that begins with the first. */
+/* The end of the row of areas, without gaps, that begins with the first. */
 static size_t row_end(const struct address_space *space, size_t first)
 {
         size_t i = first + 1;
 
-        while (i < space->n && space->areas[i].start == space->areas[i - 1].end &&
-               area_is_file(&space->areas[i]) == area_is_file(&space->areas[first]))
+        while (i < space->n && space->areas[i].start == space->areas[i - 1].end)
                 i++;
         return i;
 }
@@ -401,7 +427,7 @@ static int open_in_process(struct process *p, int pagemap, struct error *err)
         if (r == 0)
                 r = negotiate(uffd, err);
         if (r == 0)
-                p->uffd = TAKE_FD(uffd);
+                p->uffd = fd_lift(TAKE_FD(uffd));
         return r;
 }
 
@@ -445,17 +471,15 @@ static int attach(struct process *p, struct error *err)
         r = read_mappings(p->pid, &space, err);
         if (r < 0)
                 return r;
-        keep_suitable(p, &space, true);
+        keep_suitable(&space);
         if (p->uffd >= 0 && !is_current(p, pagemap, &space))
-                forget_areas(p);
+                (void)close(TAKE_FD(p->uffd));
+        p->scanned = p->scanned && p->uffd >= 0;
         if (p->uffd < 0 && (r = open_in_process(p, pagemap, err)) < 0)
                 return r;
         add_areas(p, pagemap, &space);
         if (!is_current(p, pagemap, &space))
                 return error_set(err, EOPNOTSUPP, "process %d executed another program just now", (int)p->pid);
-        address_space_done(&p->tracked);
-        p->tracked = space;
-        space = (struct address_space){0};
         return 0;
 }
 
@@ -484,10 +508,9 @@ struct look {
         void *context;
 };
 
-static struct scan_request request_for(const struct look *l, bool file, uint64_t start, uint64_t end)
+static struct scan_request request_for(const struct look *l, uint64_t start, uint64_t end)
 {
-        /* Asking for pages of files makes the scan of a gigabyte many times slower; other memory cannot have any. */
-        const uint64_t left_out = l->tracker->left_out | (file ? PAGE_OF_FILE : 0);
+        const uint64_t left_out = l->tracker->left_out;
         struct scan_request q = {.start = start,
                                  .end = end,
                                  .regions = (uintptr_t)l->tracker->regions,
@@ -503,23 +526,17 @@ static struct scan_request request_for(const struct look *l, bool file, uint64_t
         } else {
                 q.inverted = left_out | PAGE_WRITTEN;
                 q.all_of = left_out | PAGE_WP_ALLOWED | PAGE_WRITTEN;
-                /*
-                 * What a private mapping of a file gives back (MADV_DONTNEED) leaves a protected marker that looks like
-                 * a page in swap, and is the file's contents again.
-                 */
-                if (file)
-                        q.any_of = PAGE_PRESENT;
         }
         return q;
 }
 
-static int look_at(const struct look *l, bool file, uint64_t start, uint64_t end, struct error *err)
+static int look_at(const struct look *l, uint64_t start, uint64_t end, struct error *err)
 {
         const pid_t pid = l->process->pid;
         uint64_t told = start;
 
         while (start < end) {
-                struct scan_request q = request_for(l, file, start, end);
+                struct scan_request q = request_for(l, start, end);
                 int n = scan_pages(l->pagemap, &q);
                 if (n < 0)
                         return error_errno(err, -n, "cannot scan the memory of process %d", (int)pid);
@@ -551,17 +568,17 @@ static int look_at_all(const struct look *l, struct error *err)
         int r = read_mappings(p->pid, &space, err);
         if (r < 0)
                 return r;
-        keep_suitable(p, &space, false);
+        keep_suitable(&space);
         for (size_t i = 0, end; r == 0 && i < space.n; i = end) {
                 end = row_end(&space, i);
                 const struct area *first = &space.areas[i], *last = &space.areas[end - 1];
                 if (is_ours(p, l->pagemap, first->start, last->end)) {
-                        r = look_at(l, area_is_file(first), first->start, last->end, err);
+                        r = look_at(l, first->start, last->end, err);
                         continue;
                 }
                 for (const struct area *a = first; r == 0 && a <= last; a++)
                         if (is_ours(p, l->pagemap, a->start, a->end))
-                                r = look_at(l, area_is_file(a), a->start, a->end, err);
+                                r = look_at(l, a->start, a->end, err);
         }
         return r;
 }
@@ -581,6 +598,8 @@ static int look(struct uffd_tracker *t, pid_t pid, bool clean, tracker_range_fn 
         /* What was armed before a failure is not known: it would count as clean without having been reported. */
         if (r < 0)
                 forget(t, p);
+        else
+                p->scanned |= !clean;
         return r;
 }
 
@@ -594,5 +613,11 @@ static int uffd_clean(void *state, pid_t pid, tracker_range_fn found, void *cont
         return look(state, pid, true, found, context, err);
 }
 
-const struct track_ops track_uffd = {
-        .open = uffd_open, .close = uffd_close, .attach = uffd_attach, .scan = uffd_scan, .clean = uffd_clean};
+const struct track_ops track_uffd = {.open = uffd_open,
+                                     .close = uffd_close,
+                                     .is_new = uffd_is_new,
+                                     .forget = uffd_forget,
+                                     .sweep = uffd_sweep,
+                                     .attach = uffd_attach,
+                                     .scan = uffd_scan,
+                                     .clean = uffd_clean};

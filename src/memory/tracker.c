@@ -60,6 +60,23 @@ int tracker_attach(struct tracker *t, pid_t pid, struct error *err)
         return t->ops ? t->ops->attach(t->state, pid, err) : untracked(err);
 }
 
+bool tracker_is_new(struct tracker *t, pid_t pid)
+{
+        return !t->ops || t->ops->is_new(t->state, pid);
+}
+
+void tracker_forget(struct tracker *t, pid_t pid)
+{
+        if (t->ops)
+                t->ops->forget(t->state, pid);
+}
+
+void tracker_sweep(struct tracker *t)
+{
+        if (t->ops)
+                t->ops->sweep(t->state);
+}
+
 int tracker_scan(struct tracker *t, pid_t pid, tracker_range_fn found, void *context, struct error *err)
 {
         return t->ops ? t->ops->scan(t->state, pid, found, context, err) : untracked(err);

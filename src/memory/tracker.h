@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -11,7 +12,8 @@
  * Which pages of a workload were written since they were last looked at, while it runs.
  *
  * What a tracker says is one-sided: a page that is not known to be unchanged counts as written. Areas that are new,
- * moved, mapped again, inherited by a fork or made by an exec are never clean until they were armed and scanned.
+ * moved, mapped again, inherited by a fork or made by an exec are never clean until they were armed and scanned. Memory
+ * with a file behind it is never tracked.
  *
  * All calls on one tracker come from one thread, and not from within a callback. A process that vanishes at any moment
  * is -ESRCH, which is no failure of the tracker. Processes are named by the pid of their thread group's leader, in our
@@ -35,8 +37,9 @@ struct tracker;
 int tracker_new(enum tracker_kind kind, struct tracker **ret, struct error *err);
 
 /*
- * Closes everything. The registrations end with their descriptors, which only we hold: also when we are killed, the
- * workload keeps no trace.
+ * Closes everything. The registrations end with their descriptors, which only we hold, also when we are killed. One
+ * exception: whoever kills us in the middle of an attach, or freezes the process then, may leave it a descriptor of its
+ * own (memory/inject.h), and with it what was registered; the next attach finds it and does not track that process.
  */
 void tracker_free(struct tracker *t);
 DEFINE_CLEANUP(struct tracker, tracker_free)
@@ -53,12 +56,27 @@ DEFINE_CLEANUP(struct tracker, tracker_free)
  */
 int tracker_attach(struct tracker *t, pid_t pid, struct error *err);
 
+/* Was nothing of it ever scanned? The first scan of an address space reports all there is, written lately or not. */
+bool tracker_is_new(struct tracker *t, pid_t pid);
+
+/*
+ * For whoever did not do with the pages of a scan what they were reported for: the process is tracked no longer, as
+ * after a failure, and after the next tracker_attach() everything is reported again.
+ */
+void tracker_forget(struct tracker *t, pid_t pid);
+
+/*
+ * Lets go of what it holds for processes that are over. To be called once in every round: their descriptors are all
+ * that is left of them.
+ */
+void tracker_sweep(struct tracker *t);
+
 /* Addresses in bytes, whole pages, `end` excluded. A negative return ends the scan with it; 0 otherwise. */
 typedef int (*tracker_range_fn)(pid_t pid, uint64_t start, uint64_t end, void *context);
 
 /*
  * The pages in tracked areas that were written since the last scan of this process, in the first one all of them: those
- * that have contents of their own, so neither pages of files nor the zero page. By rising address; each is armed again
+ * that have contents of their own, so not the zero page. By rising address; each is armed again
  * in the same step. Who copies them may do so while the process runs on: what is written meanwhile is reported again.
  * What cannot be read then (unmapped, or protected meanwhile) must be remembered as dirty: if it was only protected,
  * nobody writes it and it is not reported again.

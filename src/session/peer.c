@@ -315,15 +315,21 @@ static void stream_up(struct link *link, const struct link_peer *who, uint32_t v
 static void stream_down(struct link *link, const struct error *err, void *context)
 {
         struct stream *stream = context;
+        struct session_peer *p = stream->session->peer;
 
         (void)link;
         stream->lost = true;
         stream->open = false;
         stream->loss = *err;
-        if (stream->closing)
-                stream_free(stream->session->peer, stream);
-        else
-                retire(stream->session->peer, &stream->link);
+        if (stream->loss.kind == ERROR_NONE)
+                (void)error_set(&stream->loss, ENOTCONN, "%s closed a data connection", p->session->request.peer);
+        if (stream->closing) {
+                stream_free(p, stream);
+                return;
+        }
+        retire(p, &stream->link);
+        if (p->bulk == stream && p->bulk_handlers.lost)
+                p->bulk_handlers.lost(&stream->loss, p->bulk_context);
 }
 
 static void stream_bulk(struct link *link, const struct bulk_frame *frame, const void *data, void *context)

@@ -53,10 +53,15 @@ int peer_expect(struct session *s, enum message_type type, uint64_t timeout_ms, 
 int peer_stream(struct session *s, uint32_t number, int *ret_fd, struct error *err);
 void peer_stream_close(struct session *s, uint32_t number);
 
-/* The bulk link, likewise; callbacks for its frames or its room. */
+/*
+ * The bulk link, likewise; callbacks for its frames or its room. `lost` comes when it ended by itself, while the
+ * control link may live on: the link is gone when it returns, and must not be used within it. Not after
+ * peer_bulk_close().
+ */
 struct peer_bulk_handlers {
         void (*frame)(const struct bulk_frame *frame, const void *data, void *context);
         void (*writable)(void *context);
+        void (*lost)(const struct error *err, void *context);
 };
 int peer_bulk(struct session *s, uint32_t number, const struct peer_bulk_handlers *handlers, void *context,
               struct link **ret, struct error *err);

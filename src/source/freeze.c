@@ -18,21 +18,21 @@ static int pages_reserve(const struct page_batch *batch, void **ret_data, void *
 {
         struct source_side *x = context;
 
-        return image_sender_sink.reserve(batch, ret_data, x->sender);
+        return image_sender_batch_reserve(batch, ret_data, x->sender);
 }
 
 static int pages_commit(const struct page_batch *batch, void *context)
 {
         struct source_side *x = context;
 
-        return image_sender_sink.commit(batch, x->sender);
+        return image_sender_batch_commit(batch, x->sender);
 }
 
 static int pages_open(uint64_t image, void *context)
 {
         struct source_side *x = context;
 
-        return image_sender_sink.open(image, x->sender);
+        return image_sender_open(image, x->sender);
 }
 
 static void pages_done(const struct error *err, uint64_t pages, void *context)
@@ -42,6 +42,9 @@ static void pages_done(const struct error *err, uint64_t pages, void *context)
         (void)pages;
         x->pages_ended = true;
         x->pages_error = *err;
+        /* Without room, or a link, that is for what is sent next to find out. */
+        if (err->kind == ERROR_NONE)
+                (void)image_sender_flush(x->sender);
 }
 
 static const struct page_sink pages_sink = {
@@ -133,7 +136,8 @@ static bool dump_settled(void *context)
 {
         const struct source_side *x = context;
 
-        return x->criu_ended || x->pages_error.kind != ERROR_NONE || (x->criu_at_end && x->pages_ended);
+        return x->criu_ended || x->pages_error.kind != ERROR_NONE || x->bulk_error.kind != ERROR_NONE ||
+               (x->criu_at_end && x->pages_ended);
 }
 
 static int start_dump(struct source_side *x, struct criu_dump_options *options, struct error *err)
@@ -185,7 +189,7 @@ static int dump(struct source_side *x, struct error *err)
                 .tcp_established = true,
                 .file_locks = true,
                 .skip_network_lock = true,
-                .clean_pages_fd = x->clean_pages ? clean_pages_fd(x->clean_pages) : 0,
+                .clean_pages_fd = x->clean_pages ? clean_pages_fd(x->clean_pages) : -1,
                 .verbose = s->request.options.verbose,
         };
 
@@ -199,6 +203,8 @@ static int dump(struct source_side *x, struct error *err)
                 r = start_dump(x, &options, err);
         if (r == 0)
                 r = session_wait(s, WAIT_INTERRUPTIBLE, dump_settled, x, 0, "dumping", err);
+        if (r == 0)
+                r = source_bulk_state(x, err);
         if (r < 0)
                 return r;
 
@@ -219,7 +225,7 @@ static bool images_settled(void *context)
 {
         const struct source_side *x = context;
 
-        return x->images_sent;
+        return x->images_sent || x->bulk_error.kind != ERROR_NONE;
 }
 
 /* Begun before the last pass over the files and finished after it: the one waits for disks, the other for the link. */
@@ -234,6 +240,8 @@ static int finish_images(struct source_side *x, struct error *err)
 {
         int r = session_wait(x->session, WAIT_INTERRUPTIBLE, images_settled, x, 0, "sending the images", err);
 
+        if (r == 0)
+                r = source_bulk_state(x, err);
         if (r == 0 && x->images_result < 0)
                 r = error_errno(err, -x->images_result, "cannot send the images");
         return r;

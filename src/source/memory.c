@@ -6,11 +6,13 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/proc_status.h"
 #include "session/peer.h"
 #include "source/freezer.h"
 #include "source/source.h"
 
 #define METADATA_MAX (1ULL << 30)
+#define LAST_WORD_MS 500
 #define ROUNDS_MAX 8
 #define DOWNTIME_FLOOR_MS 250 /* of dump and restore, without memory */
 #define BRIEF_MS 20           /* a round so short leaves nothing worth another one */
@@ -29,9 +31,58 @@ static void bulk_writable(void *context)
         x->writable = true;
 }
 
+/* All waits for it end here: none of them would be told anything any more, and the workload may be frozen. */
+static void bulk_lost(const struct error *err, void *context)
+{
+        struct source_side *x = context;
+
+        x->bulk = NULL;
+        page_server_free(TAKE_PTR(x->pages)); /* reads into memory that the link shared */
+        if (x->sender)
+                image_sender_detach(x->sender);
+        if (!x->images_sent)
+                x->bulk_error = *err;
+}
+
+static bool never(void *context)
+{
+        (void)context;
+        return false;
+}
+
+int source_bulk_state(struct source_side *x, struct error *err)
+{
+        if (x->bulk_error.kind == ERROR_NONE)
+                return 0;
+        /* A target that gave up says why on the control link, which may be a moment behind. */
+        int r = session_wait(x->session, WAIT_INTERRUPTIBLE, never, NULL, LAST_WORD_MS, "the reason", err);
+        if (r != -ETIMEDOUT)
+                return r;
+        *err = x->bulk_error;
+        return error_wrap(err, "sending memory to %s", x->session->request.peer);
+}
+
+/* What each process has of its own, in memory or swap: shared by copy on write, it is in the images of each. */
+static uint64_t memory_of_all(const struct session *s)
+{
+        AUTO_FREE pid_t *pids = NULL;
+        uint64_t kib = 0;
+        size_t n = 0;
+
+        /* Before they are gathered some kinds have no freezer: then the offer's number counts. */
+        if (!s->workload.freezer || freezer_pids(s->workload.freezer, &pids, &n, NULL) < 0)
+                return s->workload.memory_bytes;
+        for (size_t i = 0; i < n; i++) {
+                AUTO_FREE char *status = NULL;
+                if (proc_status_read(pids[i], &status) == 0)
+                        kib += proc_status_number(status, "VmRSS") + proc_status_number(status, "VmSwap");
+        }
+        return kib * 1024 > s->workload.memory_bytes ? kib * 1024 : s->workload.memory_bytes;
+}
+
 int source_open_state(struct source_side *x, struct error *err)
 {
-        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable};
+        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable, .lost = bulk_lost};
         struct session *s = x->session;
 
         if (x->sender)
@@ -39,7 +90,9 @@ int source_open_state(struct source_side *x, struct error *err)
         struct message *m = message_new(MSG_STATE_OPEN);
         uint32_t number = x->next_stream++;
 
+        x->memory_bytes = memory_of_all(s);
         message_put_u32(m, FIELD_STREAM, number);
+        message_put_u64(m, FIELD_MEMORY_BYTES, x->memory_bytes);
         int r = peer_send(s, m, err);
         if (r == 0)
                 r = peer_bulk(s, number, &handlers, x, &x->bulk, err);
@@ -71,6 +124,8 @@ static bool handed_over(void *context)
         struct handing *h = context;
         struct source_side *x = h->side;
 
+        if (x->bulk_error.kind != ERROR_NONE)
+                return true;
         if (h->result == -EAGAIN && x->writable) {
                 x->writable = false;
                 h->result = h->more(x, h->err);
@@ -85,6 +140,8 @@ static int hand_over(struct source_side *x, int (*more)(struct source_side *, st
 
         x->writable = true;
         int r = session_wait(x->session, WAIT_INTERRUPTIBLE, handed_over, &h, 0, what, err);
+        if (r == 0)
+                r = source_bulk_state(x, err);
         return r < 0 ? r : h.result;
 }
 
@@ -104,6 +161,58 @@ static int record_rounds(struct session *s, struct error *err)
         return r;
 }
 
+struct task {
+        pid_t pid, parent;
+        bool in_tree;
+};
+
+static int compare_tasks(const void *a, const void *b)
+{
+        const pid_t x = ((const struct task *)a)->pid, y = ((const struct task *)b)->pid;
+
+        return (x > y) - (x < y);
+}
+
+/* Up to the root, to one that is known to belong to it, or out of the list. */
+static bool leads_to(struct task *tasks, size_t n, const struct task *from, pid_t root)
+{
+        const struct task *t = from;
+
+        for (size_t steps = 0; t && steps <= n; steps++) {
+                if (t->pid == root || t->in_tree)
+                        return true;
+                t = bsearch(&(struct task){.pid = t->parent}, tasks, n, sizeof(*tasks), compare_tasks);
+        }
+        return false;
+}
+
+/*
+ * Orphans of a tree of processes are in its cgroup until it is frozen, but criu dumps the descendants of the root:
+ * whatever rounds sent of the others would be in vain.
+ */
+static int keep_descendants(pid_t *pids, size_t *n, pid_t root)
+{
+        AUTO_FREE struct task *tasks = calloc(*n + 1, sizeof(*tasks));
+        size_t kept = 0;
+
+        if (!tasks)
+                return -ENOMEM;
+        for (size_t i = 0; i < *n; i++) {
+                AUTO_FREE char *status = NULL;
+                tasks[i].pid = pids[i];
+                if (proc_status_read(pids[i], &status) == 0)
+                        tasks[i].parent = (pid_t)proc_status_number(status, "PPid");
+        }
+        qsort(tasks, *n, sizeof(*tasks), compare_tasks);
+        for (size_t i = 0; i < *n; i++) {
+                tasks[i].in_tree = leads_to(tasks, *n, &tasks[i], root);
+                if (tasks[i].in_tree)
+                        pids[kept++] = tasks[i].pid;
+        }
+        *n = kept;
+        return 0;
+}
+
 static int watch(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -112,6 +221,8 @@ static int watch(struct source_side *x, struct error *err)
         size_t n = 0;
 
         int r = freezer_pids(s->workload.freezer, &pids, &n, err);
+        if (r == 0 && keep_descendants(pids, &n, s->workload.init_pid) < 0)
+                r = error_set(err, ENOMEM, "out of memory");
         if (r == 0)
                 r = precopy_watch(x->precopy, pids, n, &reason, err);
         if (r == 0 && reason.kind != ERROR_NONE && !x->untracked_told) {
@@ -131,12 +242,17 @@ static int scan(struct source_side *x, struct error *err)
         int r = freezer_freeze(s->workload.freezer, s->workload.freezer_v2, err);
         if (r == 0)
                 r = precopy_scan(x->precopy, err);
-        int thawed = freezer_thaw(s->workload.freezer, s->workload.freezer_v2, r < 0 ? &thaw : err);
-        if (r == 0)
-                r = thawed;
+        if (freezer_thaw(s->workload.freezer, s->workload.freezer_v2, &thaw) < 0) {
+                /* That is no matter of rounds any more. */
+                x->stuck = true;
+                *err = thaw;
+                return -err->code;
+        }
+        if (r < 0)
+                return r;
         session_log(s, "info", "round %u: %.1f MB to send, tasks stopped for %.1f ms", x->memory_rounds,
                     (double)precopy_round_bytes(x->precopy) / 1e6, (double)(clock_us() - began) / 1e3);
-        return r;
+        return 0;
 }
 
 static int send_more(struct source_side *x, struct error *err)
@@ -152,6 +268,22 @@ struct pace {
         double predicted_ms; /* downtime, if it stopped now; negative: not known yet */
 };
 
+/* The rounds are there to save time: unless somebody insisted on them, what they meet ends them and not more. */
+static bool may_go_without(const struct source_side *x, int r)
+{
+        return x->session->request.options.tracker == TRACKER_WANTED_AUTO && r != -ENOMEM && !x->stuck;
+}
+
+/*
+ * The target stores what rounds sent of processes that are gone as well. What it must have room for in the end are
+ * those that are left, and files.
+ */
+static bool has_room(const struct source_side *x)
+{
+        return x->first_bytes <= STATE_CEILING(x->memory_bytes) - x->memory_bytes - STATE_MARGIN / 2;
+}
+
+/* 1: no further one is possible. */
 static int one_round(struct source_side *x, struct pace *pace, struct error *err)
 {
         struct session *s = x->session;
@@ -161,9 +293,19 @@ static int one_round(struct source_side *x, struct pace *pace, struct error *err
         const uint64_t now = clock_us();
         if (r == 0)
                 r = scan(x, err);
+        if (r < 0 && may_go_without(x, r)) {
+                session_log(s, "warning", "no more memory is sent beforehand: %s", err->text);
+                error_clear(err);
+                return 1;
+        }
         if (r < 0)
                 return r;
         const uint64_t bytes = precopy_round_bytes(x->precopy), began = clock_us();
+        x->first_bytes += bytes - precopy_written_bytes(x->precopy);
+        if (!has_room(x)) {
+                session_log(s, "info", "no more memory is sent beforehand: too much of it was of processes that ended");
+                return 1;
+        }
         session_round(s, x->memory_rounds, bytes);
         r = hand_over(x, send_more, "sending memory", err);
         if (r < 0)
@@ -172,7 +314,7 @@ static int one_round(struct source_side *x, struct pace *pace, struct error *err
 
         pace->bytes_per_us = (double)bytes / (double)took;
         if (x->memory_rounds > 1)
-                pace->dirty_per_us = (double)bytes / (double)(now - pace->scanned_us + 1);
+                pace->dirty_per_us = (double)precopy_written_bytes(x->precopy) / (double)(now - pace->scanned_us + 1);
         /* What they write while this round is sent is what is left for the freeze. */
         if (x->memory_rounds > 1 || took < BRIEF_MS * 1000)
                 pace->predicted_ms =
@@ -193,8 +335,8 @@ static int rounds(struct source_side *x, struct error *err)
         while (x->memory_rounds < ROUNDS_MAX) {
                 const double before = pace.predicted_ms;
                 int r = one_round(x, &pace, err);
-                if (r < 0)
-                        return r;
+                if (r != 0)
+                        return r < 0 ? r : 0;
                 if (pace.predicted_ms >= 0 && pace.predicted_ms <= (allowed > 0 ? allowed : MIGRATION_MAX_DOWNTIME_MS))
                         break;
                 if (before >= 0 && pace.predicted_ms > 0.9 * before)
@@ -205,15 +347,45 @@ static int rounds(struct source_side *x, struct error *err)
 
 static int say_last(struct source_side *x, struct error *err)
 {
-        int r = image_sender_last(x->sender);
+        return precopy_last(x->precopy, err);
+}
 
-        return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send memory") : r;
+/* 1: it is not possible here. */
+static int begin_rounds(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        const enum precopy_demand demand =
+                s->request.options.tracker == TRACKER_WANTED_AUTO ? PRECOPY_TRY : PRECOPY_INSIST;
+
+        int r = precopy_new(x->sender, TRACKER_UFFD_WP, demand, s->workload.init_pid, &x->precopy, err);
+        if (r == 0 && (r = clean_pages_new(&x->clean_pages)) < 0) {
+                precopy_free(TAKE_PTR(x->precopy));
+                r = error_errno(err, -r, "cannot share memory with criu");
+        }
+        if (r == 0 || !may_go_without(x, r))
+                return r;
+        session_log(s, "info", "memory is sent while frozen: %s", err->text);
+        error_clear(err);
+        return 1;
+}
+
+static void say_tracked(struct source_side *x)
+{
+        struct session *s = x->session;
+        size_t scanned, all;
+
+        precopy_coverage(x->precopy, &scanned, &all);
+        if (scanned)
+                (void)snprintf(s->report->tracker, sizeof(s->report->tracker), "%s",
+                               tracker_kind_name(TRACKER_UFFD_WP));
+        if (scanned < all)
+                session_log(s, "warning", "of %zu processes %zu were tracked; the memory of the others is in the dump",
+                            all, scanned);
 }
 
 int source_memory(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
-        struct error reason = {0};
 
         if (s->request.options.tracker == TRACKER_WANTED_NONE)
                 return 0;
@@ -221,18 +393,9 @@ int source_memory(struct source_side *x, struct error *err)
         int r = source_open_state(x, err);
         if (r < 0)
                 return r;
-        r = precopy_new(x->sender, TRACKER_UFFD_WP, s->workload.init_pid, &x->precopy, &reason);
-        if (r == -EOPNOTSUPP && s->request.options.tracker == TRACKER_WANTED_AUTO) {
-                session_log(s, "info", "memory is sent while frozen: %s", reason.text);
-                return 0;
-        }
-        if (r < 0) {
-                *err = reason;
-                return r;
-        }
-        r = clean_pages_new(&x->clean_pages);
-        if (r < 0)
-                return error_errno(err, -r, "cannot share memory with criu");
+        r = begin_rounds(x, err);
+        if (r != 0)
+                return r < 0 ? r : 0;
         x->in_rounds = true;
         r = s->hauler->gather ? s->hauler->gather(&s->workload, err) : 0;
         if (r == 0)
@@ -242,8 +405,7 @@ int source_memory(struct source_side *x, struct error *err)
         if (r == 0)
                 r = hand_over(x, say_last, "sending memory", err);
         if (r == 0)
-                (void)snprintf(s->report->tracker, sizeof(s->report->tracker), "%s",
-                               tracker_kind_name(TRACKER_UFFD_WP));
+                say_tracked(x);
         return r;
 }
 

@@ -37,12 +37,16 @@ struct source_side {
         struct network_port *ports;
         size_t n_ports;
         int images_fd;
+        uint64_t memory_bytes; /* of all processes, each counted in full, when the way was opened */
+        uint64_t first_bytes;  /* that rounds have sent of processes they had not seen before */
         struct link *bulk;
+        struct error bulk_error; /* how it was lost, before all was sent */
         struct image_sender *sender;
         bool writable;           /* the link took something since it was last asked */
         struct precopy *precopy; /* NULL: all memory is in the dump */
         struct clean_pages *clean_pages;
         bool untracked_told;
+        bool stuck;     /* what stood still for a round could not be thawed */
         bool within;    /* criu dumps from within the workload's pid namespace */
         bool in_rounds; /* the freezer may have been left shut */
         struct page_server *pages;
@@ -89,6 +93,8 @@ int source_files_last(struct source_side *x, struct error *err);
 int source_memory(struct source_side *x, struct error *err);
 /* The way for memory and metadata, opened once. */
 int source_open_state(struct source_side *x, struct error *err);
+/* 0, or how that way was lost: in the target's own words, if it has any. */
+int source_bulk_state(struct source_side *x, struct error *err);
 /* All tasks stand still and criu has not looked at memory yet: tell it what it may leave out. */
 int source_memory_clean(struct source_side *x, struct error *err);
 /* The dump is through: tell the target what it left out. */

@@ -7,8 +7,8 @@
 #include "session/peer.h"
 #include "target/target.h"
 
-#define IMAGES_MARGIN (1ULL << 30)
 #define STATE_END_TIMEOUT_MS 60000
+#define LAST_WORD_MS 500
 
 static int prepare(struct target_side *x, struct error *err)
 {
@@ -91,17 +91,31 @@ static void bulk_frame(const struct bulk_frame *frame, const void *data, void *c
                 x->state_ended = true;
 }
 
+static void bulk_lost(const struct error *err, void *context)
+{
+        struct target_side *x = context;
+
+        if (x->state_ended || x->state_error.kind != ERROR_NONE)
+                return;
+        x->state_lost = true;
+        x->state_error = *err;
+        (void)error_wrap(&x->state_error, "receiving memory");
+}
+
 static int open_state(struct target_side *x, const struct message *m, struct error *err)
 {
-        static const struct peer_bulk_handlers handlers = {.frame = bulk_frame};
+        static const struct peer_bulk_handlers handlers = {.frame = bulk_frame, .lost = bulk_lost};
         struct session *s = x->session;
-        const uint64_t ceiling = 2 * x->memory_bytes + IMAGES_MARGIN;
+        uint64_t memory = 0;
         struct link *link;
         uint32_t number;
 
         if (!x->prepared || x->receiver || s->request.options.mode == MODE_RESTART ||
             message_get_u32(m, FIELD_STREAM, &number) < 0)
                 return error_set(err, EPROTO, "%s sends memory that is not due", s->request.peer);
+        /* Shared by copy on write, memory is in the images of each that has it: the offer counts it once. */
+        (void)message_get_u64(m, FIELD_MEMORY_BYTES, &memory);
+        const uint64_t ceiling = STATE_CEILING(memory > x->memory_bytes ? memory : x->memory_bytes);
         int r = session_images_make(s, ceiling, err);
         if (r < 0)
                 return r;
@@ -114,11 +128,35 @@ static int open_state(struct target_side *x, const struct message *m, struct err
         return peer_bulk(s, number, &handlers, x, &link, err);
 }
 
+static int took_it_back(const struct session *s, struct error *err)
+{
+        return error_set_kind(err, ERROR_CANCELLED, ECANCELED, "%s took it back", s->request.peer);
+}
+
 static bool state_settled(void *context)
 {
         const struct target_side *x = context;
 
         return x->state_ended || x->state_error.kind != ERROR_NONE;
+}
+
+static bool message_came(void *context)
+{
+        return peer_has_message(context);
+}
+
+/* A source that took it back closes all links at once: what it says may be a moment behind the loss. */
+static int state_failed(struct target_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        const struct message *m = NULL;
+
+        if (x->state_lost && session_wait(s, WAIT_INTERRUPTIBLE, message_came, s, LAST_WORD_MS, "the reason", err) == 0)
+                m = peer_first(s);
+        if (m && m->type == MSG_ABORTED)
+                return took_it_back(s, err);
+        *err = x->state_error;
+        return -err->code;
 }
 
 static int close_state(struct target_side *x, struct error *err)
@@ -130,10 +168,8 @@ static int close_state(struct target_side *x, struct error *err)
         if (!x->receiver)
                 return error_set(err, EPROTO, "%s ends a transfer that never began", s->request.peer);
         int r = session_wait(s, WAIT_INTERRUPTIBLE, state_settled, x, STATE_END_TIMEOUT_MS, "receiving memory", err);
-        if (r == 0 && x->state_error.kind != ERROR_NONE) {
-                *err = x->state_error;
-                r = -err->code;
-        }
+        if (r == 0 && x->state_error.kind != ERROR_NONE)
+                r = state_failed(x, err);
         peer_bulk_close(s);
         return r;
 }
@@ -165,10 +201,8 @@ int target_receive(struct target_side *x, struct error *err)
                 int r = session_wait(s, WAIT_INTERRUPTIBLE, something_to_do, x, 0, "waiting for the source", err);
                 if (r < 0)
                         return r;
-                if (x->state_error.kind != ERROR_NONE) {
-                        *err = x->state_error;
-                        return -err->code;
-                }
+                if (x->state_error.kind != ERROR_NONE)
+                        return state_failed(x, err);
 
                 CLEANUP(message_free_ptr) struct message *m = peer_take(s);
                 switch (m->type) {
@@ -193,7 +227,7 @@ int target_receive(struct target_side *x, struct error *err)
                 case MSG_STATE_END:
                         return close_state(x, err);
                 case MSG_ABORTED:
-                        r = error_set_kind(err, ERROR_CANCELLED, ECANCELED, "%s took it back", s->request.peer);
+                        r = took_it_back(s, err);
                         break;
                 default:
                         r = error_set(err, EPROTO, "%s sent %s out of turn", s->request.peer,

@@ -31,7 +31,7 @@ struct target_side {
 
         int images_fd;
         struct image_receiver *receiver;
-        bool state_ended;
+        bool state_ended, state_lost; /* lost: its link, before the end */
         struct error state_error;
 
         pid_t sync_pid;

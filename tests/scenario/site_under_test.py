@@ -66,6 +66,13 @@ class Site:
             host.run("kill", f"-{signal}", *map(str, pids), check=False)
         return pids
 
+    def kill_bulk(self, host):
+        """The process of a host that carries memory and state; what carries the messages lives on."""
+        pids = [p for p in self.pid_of(host, "phaul-net")
+                if "phaul-ring" in host.run("cat", f"/proc/{p}/maps", check=False).stdout]
+        assert pids, "no connection for memory"
+        host.run("kill", "-KILL", *map(str, pids))
+
     def restart(self, host):
         self.kill(host, "phauld")
         eventually(lambda: not self.pid_of(host, "phauld"), what="the end of phauld")

@@ -58,6 +58,19 @@ def test_link_cut(site, shop, phase):
     shop()
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("phase", ["freeze", "state"])
+def test_only_the_connection_for_memory_is_lost(site, shop, phase, side):
+    """Frozen it must not stay, although the other host still answers."""
+    identity = site.migrating_held("source", phase)
+    site.kill_bulk(site["alpha" if side == "source" else "beta"])
+    site.let_go()
+    result = site.result("alpha", identity, 30)
+    assert result["result"] == "failed" and result["owner"] == "source", result
+    eventually(lambda: not site.pid_of(site["beta"], "phaul-session"), 90, "the target's session")
+    shop()
+
+
 def test_a_restore_that_fails(site, shop):
     """criu on the target dies while it restores."""
     identity = site.migrating_held("target", "commit")

@@ -110,3 +110,22 @@ def test_a_session_killed_in_a_round(site, side):
     goes_on(site, "alpha", "writer")
     assert site.runs("alpha", "writer") and not tracked(site, "alpha", pid)
     site.settled_traces("beta", before)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_only_the_connection_for_memory_is_lost_in_a_round(site, side):
+    """The messages still come and go: nobody may wait for ever for what was on the other connection."""
+    in_container(site, "writer", "memwriter", "--mib", "96", "--rate", "10")
+    before = site.traces("beta")
+    pid = init_of(site, "alpha", "writer")
+    identity = site.migrating("alpha", "lxc/writer", "beta", "--bandwidth", "12M")
+    assert site.wait_phase("alpha", identity, "memory")
+    eventually(lambda: tracked(site, "alpha", pid), what="it is watched")
+    site.kill_bulk(site["alpha" if side == "source" else "beta"])
+    result = site.result("alpha", identity, 30)
+    assert result["result"] == "failed" and result["owner"] == "source", result
+    goes_on(site, "alpha", "writer")
+    eventually(lambda: not tracked(site, "alpha", pid), what="it is watched no more")
+    site.settled_traces("beta", before)
+    site.migrate("alpha", "lxc/writer", "beta")
+    goes_on(site, "beta", "writer")
