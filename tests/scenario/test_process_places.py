@@ -7,7 +7,7 @@ import pytest
 
 import test_process
 from site_under_test import FULL, PROGRAMS, eventually
-from test_process import LOG, after_pid, client, family, lines, members, nothing_left, result_of, sound, tables
+from test_process import LOG, client, family, lines, members, nothing_left, result_of, sound, tables
 
 trees, moving_address = test_process.trees, test_process.moving_address
 JAIL = "/srv/jails/one"           # on another file system than /var/lib/phaul
