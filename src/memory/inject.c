@@ -460,6 +460,18 @@ static int tracer(void *context)
         return 0;
 }
 
+/* A tracer that was killed at this address has left the shadow of its frames, which ASan would take for ours. */
+#ifdef __SANITIZE_ADDRESS__
+void __asan_unpoison_memory_region(const volatile void *memory, size_t size);
+#define unpoison __asan_unpoison_memory_region
+#else
+static void unpoison(const volatile void *memory, size_t size)
+{
+        (void)memory;
+        (void)size;
+}
+#endif
+
 /* -- the caller --------------------------------------------------------------------------------------------------- */
 
 static int start_tracer(struct job *job)
@@ -470,6 +482,7 @@ static int start_tracer(struct job *job)
         void *stack = mmap(NULL, TRACER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
         if (stack == MAP_FAILED)
                 return error_set(&job->err, ENOMEM, "out of memory");
+        unpoison(stack, TRACER_STACK);
         /* Our handlers must not run in the child. */
         (void)sigfillset(&all);
         (void)pthread_sigmask(SIG_SETMASK, &all, &old);
