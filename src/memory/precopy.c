@@ -276,7 +276,9 @@ int precopy_scan(struct precopy *precopy, struct error *err)
                 precopy->first_look = tracker_is_new(precopy->tracker, process->pid);
                 int r = tracker_scan(precopy->tracker, process->pid, on_dirty, precopy, &why);
                 if (r < 0 && is_left_to_the_dump(precopy, r)) {
+                        /* What was protected anew before it failed may never have been told. */
                         process->tracked = false;
+                        tracker_forget(precopy->tracker, process->pid);
                         continue;
                 }
                 if (r < 0) {

@@ -26,7 +26,7 @@ struct network_port {
  * type. */
 int network_ports(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err);
 
-/* The same, of a workload that may have others, too (a bridge, a dummy): they are left out. */
+/* The same, but interfaces of other types (a bridge, a dummy) are passed over. */
 int network_ports_among(pid_t pid, struct network_port **ret, size_t *ret_n, struct error *err);
 
 /*
