@@ -45,7 +45,7 @@ def test_a_container_migrates_there_and_back(system):
     system.finish(counting, SHOP)
 
 
-PROFILE = """profile counting-only flags=(attach_disconnected,mediate_deleted) {
+PROFILE = """profile lxc-counting flags=(attach_disconnected,mediate_deleted) {
   capability, network, file, mount, umount, pivot_root, signal, ptrace, unix, dbus,
 }
 """
@@ -55,14 +55,14 @@ def test_a_profile_that_the_target_lacks(system):
     """Refused by name; loaded there, it confines what arrives."""
     alpha, beta = system["alpha"], system["beta"]
     alpha.run("apparmor_parser", "-r", input=PROFILE)
-    system.lab.container("alpha", "guarded", command=["echo-server", "7007"], ip=f"{QUIET}/24", apparmor="counting-only")
+    system.lab.container("alpha", "guarded", command=["echo-server", "7007"], ip=f"{QUIET}/24", apparmor="lxc-counting")
     done = alpha.run("phaul", "migrate", "lxc/guarded", "beta", check=False, timeout=10 * MINUTE)
-    assert done.returncode == 3 and "counting-only" in done.stderr, done
+    assert done.returncode == 3 and "lxc-counting" in done.stderr, done
     assert system.state("alpha", "guarded") == "RUNNING"
     beta.run("apparmor_parser", "-r", input=PROFILE)
     system.migrate("alpha", "lxc/guarded", "beta")
     label = beta.sh("cat /proc/$(lxc-info -n guarded -p -H)/attr/current").strip()
-    assert label == "counting-only (enforce)", label
+    assert label == "lxc-counting (enforce)", label
     beta.run("lxc-destroy", "-f", "-n", "guarded")
 
 
