@@ -56,6 +56,7 @@ enum convergence_advice convergence_round(struct convergence *c, const struct co
 void convergence_slowed(struct convergence *c)
 {
         c->best_ms = -1;
+        c->rounds = 0;
 }
 
 static int64_t known(double value)

@@ -31,7 +31,7 @@ enum convergence_advice {
 
 struct convergence {
         uint64_t allowed_ms, floor_ms;
-        unsigned rounds, rounds_max;
+        unsigned rounds, rounds_max; /* at one speed of the workload */
         double bandwidth, dirty_rate; /* bytes per second; dirty rate negative while it is not known */
         double copy_ms;               /* of `left`; negative while it is not known */
         double best_ms;               /* the shortest copy since the workload was last slowed down; negative: none */
@@ -42,7 +42,7 @@ void convergence_init(struct convergence *c, uint64_t allowed_ms, uint64_t floor
 
 enum convergence_advice convergence_round(struct convergence *c, const struct convergence_round *round);
 
-/* The workload was slowed down: the rounds before say nothing any more about what another one would gain. */
+/* The workload was slowed down: the rounds before say nothing any more about what others would gain. */
 void convergence_slowed(struct convergence *c);
 
 /* Milliseconds, bytes per second; -1 while it is not known. */

@@ -102,7 +102,6 @@ static void test_slowed(void **unused)
         (void)unused;
         assert_int_equal(all_rounds(&s), CONVERGENCE_STALLED);
         s.dirty_rate = 20 * MB;
-        s.c.rounds_max += 8;
         convergence_slowed(&s.c);
         assert_int_equal(all_rounds(&s), CONVERGENCE_ENOUGH);
         assert_in_range(convergence_downtime_ms(&s.c), 100, 300);
