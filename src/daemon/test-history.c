@@ -39,12 +39,13 @@ static void put(struct history *h, const char *name, const char *target, const c
         char id[ID_LENGTH + 1];
 
         assert_int_equal(id_new(id), 0);
-        json_t *migration = json_pack(
-                "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:{s:o, s:o, s:i}}", "id", id, "side", "source", "kind",
-                "lxc", "name", name, "source", "alpha", "target", target, "result", result, "created_ms",
-                (json_int_t)++now_ms, "ended_ms", (json_int_t)now_ms, "report", "downtime_ms",
-                downtime_ms < 0 ? json_null() : json_integer(downtime_ms), "predicted_copy_ms",
-                copy_ms < 0 ? json_null() : json_integer(copy_ms), "bytes_sent", 1);
+        now_ms++;
+        json_t *migration =
+                json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:{s:o, s:o, s:i}}", "id", id, "side",
+                          "source", "kind", "lxc", "name", name, "source", "alpha", "target", target, "result", result,
+                          "created_ms", (json_int_t)now_ms, "ended_ms", (json_int_t)now_ms, "report", "downtime_ms",
+                          downtime_ms < 0 ? json_null() : json_integer(downtime_ms), "predicted_copy_ms",
+                          copy_ms < 0 ? json_null() : json_integer(copy_ms), "bytes_sent", 1);
         assert_non_null(migration);
         assert_int_equal(history_put(h, migration, "", NULL, NULL, &err), 0);
         json_decref(migration);

@@ -31,7 +31,7 @@ enum convergence_advice {
 
 struct convergence {
         uint64_t allowed_ms, floor_ms;
-        unsigned rounds, rounds_max; /* at one speed of the workload */
+        unsigned rounds, rounds_max;  /* at one speed of the workload */
         double bandwidth, dirty_rate; /* bytes per second; dirty rate negative while it is not known */
         double copy_ms;               /* of `left`; negative while it is not known */
         double best_ms;               /* the shortest copy since the workload was last slowed down; negative: none */

@@ -53,7 +53,8 @@ static enum convergence_advice all_rounds(struct story *s)
         return advice;
 }
 
-/* Of a first round nothing follows but that there has to be another; from then on the downtime is known, and is true. */
+/* Of a first round nothing follows but that there has to be another; from then on the downtime is known, and is true.
+ */
 static void test_predicts(void **unused)
 {
         struct story s = story_new(1000 * MB, 50 * MB, 500 * MB, 120);

@@ -137,11 +137,28 @@ static void test_failure(void **unused)
 /* All that the manual lists is there, and it comes back the same. */
 static void test_json(void **unused)
 {
-        static const char *const keys[] = {"id",       "kind",        "name",      "target_name", "source",
-                                           "target",   "mode",        "result",    "owner",       "reason",
-                                           "total_ms", "downtime_ms", "frozen_ms", "bytes_sent",  "rounds",
-                                           "tracker",  "phases",      "failure",   "started_ms",  "ended_ms",
-                                           "predicted_downtime_ms",   "predicted_copy_ms"};
+        static const char *const keys[] = {"id",
+                                           "kind",
+                                           "name",
+                                           "target_name",
+                                           "source",
+                                           "target",
+                                           "mode",
+                                           "result",
+                                           "owner",
+                                           "reason",
+                                           "total_ms",
+                                           "downtime_ms",
+                                           "frozen_ms",
+                                           "bytes_sent",
+                                           "rounds",
+                                           "tracker",
+                                           "phases",
+                                           "failure",
+                                           "started_ms",
+                                           "ended_ms",
+                                           "predicted_downtime_ms",
+                                           "predicted_copy_ms"};
         struct error failure = {0};
 
         (void)unused;
@@ -174,8 +191,8 @@ static void test_json(void **unused)
 static void test_bad_json(void **unused)
 {
         CLEANUP(migration_report_free_ptr) struct migration_report *r = success(), *back = NULL;
-        static const char *const may_be_null[] = {"reason",  "downtime_ms", "predicted_downtime_ms", "predicted_copy_ms",
-                                                  "tracker", "failure",     "result"};
+        static const char *const may_be_null[] = {
+                "reason", "downtime_ms", "predicted_downtime_ms", "predicted_copy_ms", "tracker", "failure", "result"};
         json_t *good = migration_report_to_json(r);
         const char *key;
         json_t *value;

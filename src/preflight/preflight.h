@@ -54,8 +54,8 @@ struct preflight_link {
 };
 
 /*
- * Item link: the downtime is at least what CRIU takes for an empty container (as it was before, else PREFLIGHT_FLOOR_MS),
- * and the memory over the link where it is moved while frozen.
+ * Item link: the downtime is at least what CRIU takes for an empty container (as it was before, else
+ * PREFLIGHT_FLOOR_MS), and the memory over the link where it is moved while frozen.
  */
 #define PREFLIGHT_FLOOR_MS 250
 void preflight_predict(const struct preflight_link *link, uint64_t memory_bytes, uint64_t file_bytes,

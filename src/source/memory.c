@@ -312,9 +312,10 @@ static int one_round(struct source_side *x, enum convergence_advice *ret, struct
         r = hand_over(x, send_more, "sending memory", err);
         if (r < 0)
                 return r;
-        *ret = convergence_round(&x->convergence,
-                                 &(struct convergence_round){
-                                         .scanned_us = scanned, .sent_us = clock_us(), .bytes = bytes, .written = written});
+        *ret = convergence_round(&x->convergence, &(struct convergence_round){.scanned_us = scanned,
+                                                                              .sent_us = clock_us(),
+                                                                              .bytes = bytes,
+                                                                              .written = written});
         predict(x);
         return 0;
 }
@@ -322,7 +323,8 @@ static int one_round(struct source_side *x, enum convergence_advice *ret, struct
 /* Durable before the first step: whoever comes after us puts the limit back. */
 static int record_throttle(struct source_side *x, struct error *err)
 {
-        json_t *fields = json_pack("{s:s, s:s}", "cpu", x->session->workload.cpu, "before", throttle_before(x->throttle));
+        json_t *fields =
+                json_pack("{s:s, s:s}", "cpu", x->session->workload.cpu, "before", throttle_before(x->throttle));
 
         if (!fields)
                 return error_set(err, ENOMEM, "out of memory");
@@ -358,8 +360,8 @@ static int slow_down(struct source_side *x, struct error *err)
         }
         if (r != 0)
                 return r;
-        session_log(s, "info", "it dirties memory faster than it is sent: slowed down to %u.%u %% of a CPU", allowed / 10,
-                    allowed % 10);
+        session_log(s, "info", "it dirties memory faster than it is sent: slowed down to %u.%u %% of a CPU",
+                    allowed / 10, allowed % 10);
         convergence_slowed(&x->convergence);
         return 0;
 }

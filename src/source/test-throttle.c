@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* A process that takes all the CPU it can get, in a real cgroup of its own, is allowed ever less and then everything. */
+/* A process that takes all the CPU it can get, in a real cgroup of its own, is allowed ever less and then everything.
+ */
 
 #include <errno.h>
 #include <fcntl.h>

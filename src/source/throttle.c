@@ -29,7 +29,7 @@ struct throttle {
         char *directory;
         bool v2, stepped;
         char before[64];
-        uint64_t quota_us;               /* of the latest step, 0 before it */
+        uint64_t quota_us;           /* of the latest step, 0 before it */
         uint64_t used_us, looked_us; /* CPU time of the cgroup when it was last looked at, and when that was */
 };
 
@@ -103,8 +103,8 @@ static int cpu_time(const char *directory, uint64_t *ret_us)
                 if (fd_read_file(AT_FDCWD, path, FILE_MAX, &text, NULL) < 0)
                         continue;
                 const char *fields = strrchr(text, ')'); /* its name may be anything */
-                if (fields && sscanf(fields + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user,
-                                     &system) == 2)
+                if (fields &&
+                    sscanf(fields + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) == 2)
                         ticks += user + system;
         }
         free(tasks.pids);
