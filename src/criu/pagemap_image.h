@@ -28,7 +28,7 @@ struct pagemap_writer;
 #define PAGEMAP_IMAGES_MAX (1U << 17)
 
 /* Rounds that bring pages which no round before them has. */
-#define PAGEMAP_ROUNDS_MAX 15U
+#define PAGEMAP_ROUNDS_MAX 31U
 
 /* `images_fd` is borrowed for the writer's life. */
 int pagemap_writer_new(int images_fd, struct pagemap_writer **ret);

@@ -212,3 +212,25 @@ int history_downtimes(struct history *h, int64_t limit_ms, uint64_t *ret_count, 
         *ret_sum_ms = sqlite3_column_double(s, 1);
         return 0;
 }
+
+#define FLOOR_SAMPLES 5
+
+int64_t history_floor(struct history *h, const char *kind, const char *name, const char *target)
+{
+        AUTO_STATEMENT sqlite3_stmt *s = NULL;
+
+        if (sqlite3_prepare_v2(h->db,
+                               "WITH floors AS (SELECT max(1, downtime_ms - copy) AS ms FROM (SELECT downtime_ms,"
+                               " json_extract(document, '$.report.predicted_copy_ms') AS copy FROM migrations"
+                               " WHERE side = 'source' AND result = 'done' AND kind = ?1 AND target = ?3"
+                               " AND downtime_ms IS NOT NULL AND copy IS NOT NULL"
+                               " ORDER BY name = ?2 DESC, created_ms DESC LIMIT ?4))"
+                               " SELECT ms FROM floors ORDER BY ms LIMIT 1 OFFSET (SELECT count(*) / 2 FROM floors)",
+                               -1, &s, NULL) != SQLITE_OK)
+                return 0;
+        (void)sqlite3_bind_text(s, 1, kind, -1, SQLITE_STATIC);
+        (void)sqlite3_bind_text(s, 2, name, -1, SQLITE_STATIC);
+        (void)sqlite3_bind_text(s, 3, target, -1, SQLITE_STATIC);
+        (void)sqlite3_bind_int(s, 4, FLOOR_SAMPLES);
+        return sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : 0;
+}

@@ -33,6 +33,12 @@ int history_get(struct history *history, const char *id, bool with_log, json_t *
 /* The youngest `limit`, youngest first, as a JSON array; the array is appended to. */
 int history_list(struct history *history, unsigned limit, json_t *array, struct error *err);
 
+/*
+ * What a downtime was without the memory that was sent in it, in milliseconds: the median of the youngest live
+ * migrations of that kind from here to that host, those of the same name before others. 0: there was none yet.
+ */
+int64_t history_floor(struct history *history, const char *kind, const char *name, const char *target);
+
 struct history_totals {
         uint64_t bytes_sent, bytes_received;
 };

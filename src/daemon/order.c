@@ -140,6 +140,9 @@ int migrations_order(struct migrations *all, const struct migration_order *order
         (void)json_object_set_new(request, "name", json_string(order->name));
         (void)json_object_set_new(request, "target_name",
                                   json_string(order->target_name ? order->target_name : order->name));
+        (void)json_object_set_new(
+                request, "floor_ms",
+                json_integer(history_floor(all->daemon->history, order->kind, order->name, peer.name)));
         if (json_object_set_new(request, "options", options) < 0) {
                 json_decref(request);
                 request = NULL;

@@ -38,7 +38,8 @@ struct workload {
         pid_t init_pid;    /* root of the task tree; 0 while it does not exist */
         char *freezer;     /* cgroup directory whose freezer holds all tasks, absolute; survives CRIU's death */
         bool freezer_v2;
-        char *addresses;       /* that it uses of the host's own network, for hooks, separated by spaces; may be NULL */
+        char *cpu;       /* cgroup directory whose CPU limit is that of its tasks and nobody else's; may be NULL */
+        char *addresses; /* that it uses of the host's own network, for hooks, separated by spaces; may be NULL */
         uint64_t memory_bytes; /* resident */
         struct hauler_tree *trees;
         size_t n_trees;

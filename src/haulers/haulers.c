@@ -51,6 +51,7 @@ void workload_done(struct workload *w)
         free(w->id);
         free(w->description);
         free(w->freezer);
+        free(w->cpu);
         free(w->addresses);
         *w = (struct workload){0};
 }

@@ -18,6 +18,8 @@ static const char *const movers[] = {[MOVE_TREE] = "tree", [MOVE_SHARED] = "shar
 static const char *const trackers[] = {
         [TRACKER_WANTED_AUTO] = "auto", [TRACKER_WANTED_UFFD_WP] = "uffd-wp", [TRACKER_WANTED_NONE] = "none", NULL};
 
+static const char *const diverge[] = {[DIVERGE_STOP] = "stop", [DIVERGE_THROTTLE] = "throttle", NULL};
+
 const struct option_info migration_option_table[] = {
         {.key = "mode",
          .argument = "MODE",
@@ -54,6 +56,12 @@ const struct option_info migration_option_table[] = {
          .min = 1,
          .max = 3600000,
          AT(max_downtime_ms)},
+        {.key = "diverge",
+         .argument = "WHAT",
+         .help = "when rounds help no more, stop: freeze it anyway; throttle: slow it down until they do",
+         .type = OPTION_WORD,
+         .words = diverge,
+         AT(diverge)},
         {.key = "images_dir",
          .argument = "DIR",
          .help = "where images go on both hosts, instead of into memory",

@@ -15,6 +15,7 @@
  */
 enum migration_mode { MODE_LIVE, MODE_RESTART };
 enum migration_files { MOVE_TREE, MOVE_SHARED };
+enum migration_diverge { DIVERGE_STOP, DIVERGE_THROTTLE };
 enum migration_tracker { TRACKER_WANTED_AUTO, TRACKER_WANTED_UFFD_WP, TRACKER_WANTED_NONE };
 
 #define MIGRATION_STOP_TIMEOUT_S 60
@@ -27,6 +28,7 @@ struct migration_options {
         enum migration_files files;
         enum migration_tracker tracker; /* live: of written memory; without one all memory goes while frozen */
         uint64_t max_downtime_ms;       /* live: rounds go on until it is predicted, 0: MIGRATION_MAX_DOWNTIME_MS */
+        enum migration_diverge diverge; /* live: what is done when rounds gain nothing and that is not reached */
         char images_dir[160];           /* instead of a private tmpfs, on both hosts; "" for that */
         bool keep_images, verbose, force, skip_cpu_check, skip_criu_check;
         uint64_t bandwidth;     /* bytes per second for memory and files together, 0: no cap */

@@ -85,7 +85,7 @@ static int allocate(const struct report_subject *subject, struct migration_repor
         if (r < 0)
                 return r;
         report->owner = owner_names[0];
-        report->downtime_ms = -1;
+        report->downtime_ms = report->predicted_ms = report->predicted_copy_ms = -1;
         report->phase = -1;
         *ret = TAKE_PTR(report);
         return 0;
@@ -225,6 +225,11 @@ static json_t *phases_json(const struct migration_report *report)
         return phases;
 }
 
+static json_t *known_json(int64_t number)
+{
+        return number < 0 ? json_null() : json_integer(number);
+}
+
 static json_t *failure_json(const struct migration_report *report)
 {
         if (report->failure.kind == ERROR_NONE)
@@ -248,8 +253,9 @@ json_t *migration_report_to_json(const struct migration_report *r)
         failed |= json_object_set_new(json, "ended_ms",
                                       r->result == REPORT_OPEN ? json_null() : json_integer(r->ended_ms));
         failed |= json_object_set_new(json, "total_ms", json_integer(r->total_ms));
-        failed |= json_object_set_new(json, "downtime_ms",
-                                      r->downtime_ms < 0 ? json_null() : json_integer(r->downtime_ms));
+        failed |= json_object_set_new(json, "downtime_ms", known_json(r->downtime_ms));
+        failed |= json_object_set_new(json, "predicted_downtime_ms", known_json(r->predicted_ms));
+        failed |= json_object_set_new(json, "predicted_copy_ms", known_json(r->predicted_copy_ms));
         failed |= json_object_set_new(json, "frozen_ms", json_integer(r->frozen_ms));
         failed |= json_object_set_new(json, "bytes_sent", number_json(r->bytes_sent));
         failed |= json_object_set_new(json, "rounds", json_integer(r->rounds));
@@ -399,6 +405,8 @@ int migration_report_from_json(const json_t *json, struct migration_report **ret
         report->ended_ms = get_number(&in, "ended_ms", INT64_MAX, report->result == REPORT_OPEN);
         report->total_ms = get_number(&in, "total_ms", INT64_MAX, false);
         report->downtime_ms = get_number(&in, "downtime_ms", INT64_MAX, true);
+        report->predicted_ms = get_number(&in, "predicted_downtime_ms", INT64_MAX, true);
+        report->predicted_copy_ms = get_number(&in, "predicted_copy_ms", INT64_MAX, true);
         report->frozen_ms = get_number(&in, "frozen_ms", INT64_MAX, false);
         report->bytes_sent = (uint64_t)get_number(&in, "bytes_sent", INT64_MAX, false);
         report->rounds = (unsigned)get_number(&in, "rounds", UINT32_MAX, false);

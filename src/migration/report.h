@@ -48,7 +48,9 @@ struct migration_report {
         int64_t started_ms, ended_ms; /* since 1970; ended_ms 0 while open (null) */
         int64_t total_ms;
         int64_t downtime_ms; /* -1: never frozen, or not known (null) */
-        int64_t frozen_ms;   /* sum of all times frozen on the source */
+        int64_t predicted_ms,
+                predicted_copy_ms; /* of downtime, and of memory in it; before the freeze; -1: not (null) */
+        int64_t frozen_ms;         /* sum of all times frozen on the source */
         uint64_t bytes_sent;
         unsigned rounds;
         struct report_phase phases[REPORT_PHASES_MAX]; /* in the order in which they first began */

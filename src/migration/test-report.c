@@ -35,6 +35,8 @@ static struct migration_report *success(void)
         assert_int_equal(migration_report_phase(r, "commit", 2640, 268000000), 0);
         assert_int_equal(migration_report_phase(r, "resume", 2645, 268000000), 0);
         r->downtime_ms = 143;
+        r->predicted_ms = 150;
+        r->predicted_copy_ms = 20;
         r->rounds = 4;
         assert_int_equal(migration_report_phase(r, "release", 2653, 268000100), 0);
         migration_report_unfrozen(r, 2660);
@@ -135,10 +137,28 @@ static void test_failure(void **unused)
 /* All that the manual lists is there, and it comes back the same. */
 static void test_json(void **unused)
 {
-        static const char *const keys[] = {"id",       "kind",        "name",      "target_name", "source",
-                                           "target",   "mode",        "result",    "owner",       "reason",
-                                           "total_ms", "downtime_ms", "frozen_ms", "bytes_sent",  "rounds",
-                                           "tracker",  "phases",      "failure",   "started_ms",  "ended_ms"};
+        static const char *const keys[] = {"id",
+                                           "kind",
+                                           "name",
+                                           "target_name",
+                                           "source",
+                                           "target",
+                                           "mode",
+                                           "result",
+                                           "owner",
+                                           "reason",
+                                           "total_ms",
+                                           "downtime_ms",
+                                           "frozen_ms",
+                                           "bytes_sent",
+                                           "rounds",
+                                           "tracker",
+                                           "phases",
+                                           "failure",
+                                           "started_ms",
+                                           "ended_ms",
+                                           "predicted_downtime_ms",
+                                           "predicted_copy_ms"};
         struct error failure = {0};
 
         (void)unused;
@@ -171,7 +191,8 @@ static void test_json(void **unused)
 static void test_bad_json(void **unused)
 {
         CLEANUP(migration_report_free_ptr) struct migration_report *r = success(), *back = NULL;
-        static const char *const may_be_null[] = {"reason", "downtime_ms", "tracker", "failure", "result"};
+        static const char *const may_be_null[] = {
+                "reason", "downtime_ms", "predicted_downtime_ms", "predicted_copy_ms", "tracker", "failure", "result"};
         json_t *good = migration_report_to_json(r);
         const char *key;
         json_t *value;

@@ -16,7 +16,8 @@ void preflight_predict(const struct preflight_link *link, uint64_t memory_bytes,
         const bool capped = link->cap && link->cap < link->bytes_per_second;
         const uint64_t rate = capped ? link->cap : link->bytes_per_second;
         const double memory = seconds(memory_bytes, rate);
-        const double downtime = PREFLIGHT_FLOOR_MS / 1000.0 + (link->tracked ? 0 : memory);
+        const double floor = (double)(link->floor_ms ? link->floor_ms : PREFLIGHT_FLOOR_MS) / 1000;
+        const double downtime = floor + (link->tracked ? 0 : memory);
         const bool is_long = downtime * 1000 > LONG_DOWNTIME_MS;
         char text[400], what[160];
 

@@ -49,12 +49,13 @@ struct preflight_link {
         uint64_t round_us;         /* there and back */
         uint64_t bytes_per_second; /* through everything: encryption, both hosts */
         uint64_t cap;              /* what the person allows, 0: all of it */
+        uint64_t floor_ms;         /* of a downtime without memory, 0: PREFLIGHT_FLOOR_MS */
         bool tracked;              /* memory goes in rounds while the workload runs */
 };
 
 /*
- * Item link: the downtime is at least what CRIU takes for an empty container (PREFLIGHT_FLOOR_MS), and the memory over
- * the link where it is moved while frozen.
+ * Item link: the downtime is at least what CRIU takes for an empty container (as it was before, else
+ * PREFLIGHT_FLOOR_MS), and the memory over the link where it is moved while frozen.
  */
 #define PREFLIGHT_FLOOR_MS 250
 void preflight_predict(const struct preflight_link *link, uint64_t memory_bytes, uint64_t file_bytes,

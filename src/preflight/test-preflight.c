@@ -534,6 +534,9 @@ static void downtime_is_predicted(void **state)
         assert_int_equal(h.worst, GRADE_OK);
         assert_non_null(strstr(h.text, "about 20 s while it runs"));
         assert_non_null(strstr(h.text, "about 0.2 s of downtime"));
+        link.floor_ms = 1500;
+        preflight_predict(&link, UINT64_C(2000000000), 0, hear, &h);
+        assert_non_null(strstr(h.text, "about 1.5 s of downtime"));
         link = (struct preflight_link){0};
         preflight_predict(&link, 1, 0, hear, &h);
 }

@@ -11,6 +11,7 @@
 
 #define REQUEST_MAX 65536
 #define ACTIONS_MAX 16
+#define FLOOR_MAX_MS (24ULL * 3600 * 1000)
 
 static int copy_text(const json_t *object, const char *key, char *ret, size_t size, const char *standard)
 {
@@ -67,8 +68,9 @@ static int parse(const json_t *o, struct session_request *r, struct session_plac
         bad |= copy_text(o, "state_dir", places->state, sizeof(places->state), "/var/lib/phaul");
         bad |= copy_text(o, "hook_directory", places->hooks, sizeof(places->hooks), "");
         bad |= copy_text(o, "libexec_dir", places->libexec, sizeof(places->libexec), PHAUL_LIBEXECDIR);
+        r->floor_ms = (uint64_t)json_integer_value(json_object_get(o, "floor_ms"));
         bad |= migration_options_parse(json_object_get(o, "options"), source ? r->kind : NULL, &r->options, NULL);
-        if (bad || !id_is_valid(r->id) || !name_is_valid(r->peer) ||
+        if (bad || r->floor_ms > FLOOR_MAX_MS || !id_is_valid(r->id) || !name_is_valid(r->peer) ||
             strlen(r->peer_fingerprint) != (unknown ? 0 : FINGERPRINT_LENGTH))
                 return -EINVAL;
         if (source && (!kind_is_valid(r->kind) || !name_is_valid(r->name) || !name_is_valid(r->target_name)))

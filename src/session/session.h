@@ -36,6 +36,7 @@ struct session_request {
         char self[NAME_MAX_LENGTH + 1];                /* this host, as the other knows it */
         char peer_fingerprint[FINGERPRINT_LENGTH + 1]; /* through a tunnel: "" until it is known */
         struct way way;
+        uint64_t floor_ms; /* source: of a downtime without memory, as measured before; 0: it was not */
         bool check_only;
         struct migration_options options; /* on the target from the offer on */
 };

@@ -64,6 +64,7 @@ int source_link_speed(struct source_side *x, struct verdict *v, struct error *er
                 .round_us = round_us,
                 /* The way of the first byte and of the answer is not the link's speed. */
                 .bytes_per_second = bytes * 1000000 / (us > round_us ? us - round_us : 1),
+                .floor_ms = s->request.floor_ms,
                 .cap = s->request.options.bandwidth,
         };
         preflight_predict(&link, s->workload.memory_bytes, s->file_bytes, verdict_report, v);

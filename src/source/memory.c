@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/proc_status.h"
+#include "preflight/preflight.h"
 #include "session/peer.h"
 #include "source/freezer.h"
 #include "source/source.h"
@@ -14,8 +15,6 @@
 #define METADATA_MAX (1ULL << 30)
 #define LAST_WORD_MS 500
 #define ROUNDS_MAX 8
-#define DOWNTIME_FLOOR_MS 250 /* of dump and restore, without memory */
-#define BRIEF_MS 20           /* a round so short leaves nothing worth another one */
 
 /* -- the way for memory and metadata ---------------------------------------------------------------------------------
  */
@@ -260,14 +259,6 @@ static int send_more(struct source_side *x, struct error *err)
         return precopy_send(x->precopy, err);
 }
 
-/* What is known of how the rounds go; times in microseconds. */
-struct pace {
-        uint64_t scanned_us; /* when the round before was looked at */
-        double bytes_per_us; /* that the link takes */
-        double dirty_per_us;
-        double predicted_ms; /* downtime, if it stopped now; negative: not known yet */
-};
-
 /* The rounds are there to save time: unless somebody insisted on them, what they meet ends them and not more. */
 static bool may_go_without(const struct source_side *x, int r)
 {
@@ -283,14 +274,25 @@ static bool has_room(const struct source_side *x)
         return x->first_bytes <= STATE_CEILING(x->memory_bytes) - x->memory_bytes - STATE_MARGIN / 2;
 }
 
+/* What it told so far is for those who watch, and for the report. */
+static void predict(struct source_side *x)
+{
+        const struct convergence *c = &x->convergence;
+        struct session *s = x->session;
+
+        s->progress.dirty_rate = convergence_dirty_rate(c);
+        s->progress.predicted_downtime_ms = s->report->predicted_ms = convergence_downtime_ms(c);
+        s->report->predicted_copy_ms = convergence_copy_ms(c);
+}
+
 /* 1: no further one is possible. */
-static int one_round(struct source_side *x, struct pace *pace, struct error *err)
+static int one_round(struct source_side *x, enum convergence_advice *ret, struct error *err)
 {
         struct session *s = x->session;
 
         x->memory_rounds++;
         int r = watch(x, err);
-        const uint64_t now = clock_us();
+        const uint64_t scanned = clock_us();
         if (r == 0)
                 r = scan(x, err);
         if (r < 0 && may_go_without(x, r)) {
@@ -300,8 +302,8 @@ static int one_round(struct source_side *x, struct pace *pace, struct error *err
         }
         if (r < 0)
                 return r;
-        const uint64_t bytes = precopy_round_bytes(x->precopy), began = clock_us();
-        x->first_bytes += bytes - precopy_written_bytes(x->precopy);
+        const uint64_t bytes = precopy_round_bytes(x->precopy), written = precopy_written_bytes(x->precopy);
+        x->first_bytes += bytes - written;
         if (!has_room(x)) {
                 session_log(s, "info", "no more memory is sent beforehand: too much of it was of processes that ended");
                 return 1;
@@ -310,39 +312,78 @@ static int one_round(struct source_side *x, struct pace *pace, struct error *err
         r = hand_over(x, send_more, "sending memory", err);
         if (r < 0)
                 return r;
-        const uint64_t took = clock_us() - began + 1;
+        *ret = convergence_round(&x->convergence, &(struct convergence_round){.scanned_us = scanned,
+                                                                              .sent_us = clock_us(),
+                                                                              .bytes = bytes,
+                                                                              .written = written});
+        predict(x);
+        return 0;
+}
 
-        pace->bytes_per_us = (double)bytes / (double)took;
-        if (x->memory_rounds > 1)
-                pace->dirty_per_us = (double)precopy_written_bytes(x->precopy) / (double)(now - pace->scanned_us + 1);
-        /* What they write while this round is sent is what is left for the freeze. */
-        if (x->memory_rounds > 1 || took < BRIEF_MS * 1000)
-                pace->predicted_ms =
-                        DOWNTIME_FLOOR_MS +
-                        (pace->bytes_per_us > 0 ? pace->dirty_per_us * (double)took / pace->bytes_per_us / 1e3 : 0);
-        pace->scanned_us = now;
-        s->progress.dirty_rate = x->memory_rounds > 1 ? (int64_t)(pace->dirty_per_us * 1e6) : -1;
-        s->progress.predicted_downtime_ms = (int64_t)pace->predicted_ms;
+/* Durable before the first step: whoever comes after us puts the limit back. */
+static int record_throttle(struct source_side *x, struct error *err)
+{
+        json_t *fields =
+                json_pack("{s:s, s:s}", "cpu", x->session->workload.cpu, "before", throttle_before(x->throttle));
+
+        if (!fields)
+                return error_set(err, ENOMEM, "out of memory");
+        int r = journal_append(x->session->journal, "THROTTLED", fields, err);
+        json_decref(fields);
+        return r;
+}
+
+static int begin_throttle(struct source_side *x, struct error *err)
+{
+        const char *cpu = x->session->workload.cpu;
+
+        int r = cpu ? throttle_new(cpu, &x->throttle, err)
+                    : error_set(err, EOPNOTSUPP, "it has no cgroup with a CPU limit of its own");
+        return r < 0 ? r : record_throttle(x, err);
+}
+
+/* The rounds gain nothing any more. 1: nor would others, as nothing is done about it. */
+static int slow_down(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        unsigned allowed = 0;
+
+        if (s->request.options.diverge != DIVERGE_THROTTLE)
+                return 1;
+        int r = x->throttle ? 0 : begin_throttle(x, err);
+        if (r == 0)
+                r = throttle_step(x->throttle, &allowed, err);
+        if (r < 0 && r != -ENOMEM) {
+                session_log(s, "warning", "it cannot be slowed down: %s", err->text);
+                error_clear(err);
+                return 1;
+        }
+        if (r != 0)
+                return r;
+        session_log(s, "info", "it dirties memory faster than it is sent: slowed down to %u.%u %% of a CPU",
+                    allowed / 10, allowed % 10);
+        convergence_slowed(&x->convergence);
         return 0;
 }
 
 /* Until stopping now costs no more than is allowed, or another round would not make it cheaper. */
 static int rounds(struct source_side *x, struct error *err)
 {
-        const double allowed = (double)x->session->request.options.max_downtime_ms;
-        struct pace pace = {.predicted_ms = -1};
+        const struct session_request *request = &x->session->request;
+        const uint64_t allowed = request->options.max_downtime_ms ?: MIGRATION_MAX_DOWNTIME_MS;
+        enum convergence_advice advice = CONVERGENCE_AGAIN;
+        int r = 0;
 
-        while (x->memory_rounds < ROUNDS_MAX) {
-                const double before = pace.predicted_ms;
-                int r = one_round(x, &pace, err);
-                if (r != 0)
-                        return r < 0 ? r : 0;
-                if (pace.predicted_ms >= 0 && pace.predicted_ms <= (allowed > 0 ? allowed : MIGRATION_MAX_DOWNTIME_MS))
-                        break;
-                if (before >= 0 && pace.predicted_ms > 0.9 * before)
-                        break;
+        convergence_init(&x->convergence, allowed, request->floor_ms ?: PREFLIGHT_FLOOR_MS, ROUNDS_MAX);
+        while (r == 0 && advice != CONVERGENCE_ENOUGH && x->memory_rounds < PAGEMAP_ROUNDS_MAX) {
+                r = advice == CONVERGENCE_STALLED ? slow_down(x, err) : 0;
+                if (r == 0)
+                        r = one_round(x, &advice, err);
         }
-        return 0;
+        /* A task that may hardly run is slow to stop, too. */
+        if (x->throttle && throttle_lift(x->throttle, err) < 0)
+                return -err->code;
+        return r < 0 ? r : 0;
 }
 
 static int say_last(struct source_side *x, struct error *err)

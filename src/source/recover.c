@@ -33,6 +33,20 @@ static int replay_rounds(struct source_side *x, const json_t *entry)
         return w->freezer ? 0 : -ENOMEM;
 }
 
+/* It does not matter whether it was put back already: until then nobody else has been told to change it. */
+static int replay_throttled(struct source_side *x, const json_t *entry)
+{
+        const char *cpu = json_string_value(json_object_get(entry, "cpu"));
+        const char *before = json_string_value(json_object_get(entry, "before"));
+        struct error err = {0};
+
+        if (!cpu || cpu[0] != '/' || !before)
+                return -EBADMSG;
+        if (throttle_restore(cpu, before, &err) < 0)
+                session_log(x->session, "error", "%s", err.text);
+        return 0;
+}
+
 static int replay_freezing(struct source_side *x, const json_t *entry)
 {
         struct workload *w = &x->session->workload;
@@ -71,6 +85,8 @@ static int replay(const char *record, const json_t *entry, void *context)
 
         if (strcmp(record, "ROUNDS") == 0)
                 return replay_rounds(x, entry);
+        if (strcmp(record, "THROTTLED") == 0)
+                return replay_throttled(x, entry);
         if (strcmp(record, "FREEZING") == 0)
                 return replay_freezing(x, entry);
         x->stopping |= strcmp(record, "STOPPING") == 0;

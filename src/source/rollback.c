@@ -92,6 +92,8 @@ void source_rollback(struct source_side *x)
                 files_job_free(TAKE_PTR(x->trees[i].job));
         if (x->in_rounds && !x->frozen_since_us && freezer_thaw(s->workload.freezer, s->workload.freezer_v2, &err) < 0)
                 session_log(s, "error", "%s", err.text);
+        if (x->throttle && throttle_lift(x->throttle, &err) < 0)
+                session_log(s, "error", "%s", err.text);
         if (x->frozen_since_us) {
                 end_dump(x);
                 repair_off(s);

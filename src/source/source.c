@@ -15,6 +15,7 @@ static void side_done(struct source_side *x)
         criu_free(x->criu);
         page_server_free(x->pages);
         precopy_free(x->precopy);
+        throttle_free(x->throttle);
         clean_pages_free(x->clean_pages);
         image_sender_free(x->sender);
         if (x->images_fd >= 0)

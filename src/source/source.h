@@ -6,8 +6,10 @@
 #include "files/files.h"
 #include "memory/image_stream.h"
 #include "memory/precopy.h"
+#include "migration/convergence.h"
 #include "network/network.h"
 #include "session/session.h"
+#include "source/throttle.h"
 
 /*
  * The sending side of a migration, one file per phase, in the order in which they happen:
@@ -33,6 +35,8 @@ struct source_side {
         uint32_t next_stream;
         uint32_t file_rounds;
         uint32_t memory_rounds;
+        struct convergence convergence;
+        struct throttle *throttle; /* NULL: it was not slowed down */
 
         struct network_port *ports;
         size_t n_ports;

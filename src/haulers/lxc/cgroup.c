@@ -56,7 +56,8 @@ static bool find_mount(const char *mounts, bool v2, const char *controller, char
         return found;
 }
 
-int lxc_freezer_find(const char *mounts, const json_t *cgroups, char **ret, bool *ret_v2, struct error *err)
+/* Of each kind a task has one: on a hybrid host that of v1, which liblxc uses, and so must we. */
+static int find(const char *mounts, const json_t *cgroups, const char *controller, char **ret, bool *ret_v2)
 {
         const char *v1 = NULL, *v2 = NULL;
         const json_t *entry;
@@ -68,20 +69,35 @@ int lxc_freezer_find(const char *mounts, const json_t *cgroups, char **ret, bool
                 const char *controllers = json_text(entry, "controllers");
                 if (controllers[0] == '\0')
                         v2 = json_text(entry, "path");
-                else if (lists_controller(controllers, "freezer"))
+                else if (lists_controller(controllers, controller))
                         v1 = json_text(entry, "path");
         }
-        /* On a hybrid host liblxc freezes by v1, and so must we: a task has one freezer of each kind. */
-        bool use_v2 = !(v1 && v1[0] == '/' && find_mount(mounts, false, "freezer", mount, sizeof(mount)));
+        bool use_v2 = !(v1 && v1[0] == '/' && find_mount(mounts, false, controller, mount, sizeof(mount)));
         if (use_v2 && !(v2 && v2[0] == '/' && find_mount(mounts, true, "", mount, sizeof(mount))))
-                return error_set_kind(err, ERROR_REFUSED, ENOENT,
-                                      "the container has no cgroup whose freezer can be used");
+                return -ENOENT;
         char *path = format_new("%s%s", mount, use_v2 ? v2 : v1);
         if (!path)
-                return error_set(err, ENOMEM, "out of memory");
+                return -ENOMEM;
         *ret = path;
         *ret_v2 = use_v2;
         return 0;
+}
+
+int lxc_freezer_find(const char *mounts, const json_t *cgroups, char **ret, bool *ret_v2, struct error *err)
+{
+        int r = find(mounts, cgroups, "freezer", ret, ret_v2);
+
+        if (r == -ENOENT)
+                return error_set_kind(err, ERROR_REFUSED, ENOENT,
+                                      "the container has no cgroup whose freezer can be used");
+        return r < 0 ? error_set(err, -r, "out of memory") : 0;
+}
+
+int lxc_cpu_find(const char *mounts, const json_t *cgroups, char **ret)
+{
+        bool v2;
+
+        return find(mounts, cgroups, "cpu", ret, &v2);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ tasks */

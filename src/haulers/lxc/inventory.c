@@ -298,6 +298,8 @@ static int fill_freezer(struct workload *w, const struct lxc_private *p, struct 
         r = lxc_freezer_find(mounts, json_object_get(p->info, "cgroups"), &w->freezer, &w->freezer_v2, err);
         if (r < 0)
                 return r;
+        if (lxc_cpu_find(mounts, json_object_get(p->info, "cgroups"), &w->cpu) == -ENOMEM)
+                return error_set(err, ENOMEM, "out of memory");
         w->memory_bytes = lxc_cgroup_memory(w->freezer);
         return 0;
 }

@@ -83,6 +83,9 @@ bool lxc_idmap_allowed(const json_t *info, char *text, size_t size);
 /* The freezer of a container from the text of /proc/mounts and inspect's "cgroups"; caller frees *ret. */
 int lxc_freezer_find(const char *mounts, const json_t *cgroups, char **ret, bool *ret_v2, struct error *err);
 
+/* The same for the one whose CPU limit is the container's; 0 or a negative errno. */
+int lxc_cpu_find(const char *mounts, const json_t *cgroups, char **ret);
+
 /* Let it run, if it exists. */
 int lxc_cgroup_thaw(const char *directory, bool v2);
 

@@ -98,6 +98,17 @@ static void expect_freezer(const char *mounts, const char *cgroups, const char *
         assert_int_equal(is_v2, v2);
 }
 
+static void expect_cpu(const char *mounts, const char *cgroups, const char *path)
+{
+        AUTO_FREE char *found = NULL;
+        json_t *list = json_loads(cgroups, 0, NULL);
+
+        assert_int_equal(lxc_cpu_find(mounts, list, &found), path ? 0 : -ENOENT);
+        json_decref(list);
+        if (path)
+                assert_string_equal(found, path);
+}
+
 /* The freezer is found on the three kinds of host there are, and nowhere else. */
 static void freezer_is_found(void **state)
 {
@@ -122,6 +133,12 @@ static void freezer_is_found(void **state)
                        "/sys/fs/cgroup/unified/lxc.payload.web", true);
         expect_freezer(two, "[{\"controllers\":\"memory\",\"path\":\"/lxc.payload.web\"}]", NULL, false);
         expect_freezer("", "[]", NULL, false);
+
+        static const char cgroups[] = "[{\"controllers\":\"cpu,cpuacct\",\"path\":\"/lxc.payload.web\"},"
+                                      "{\"controllers\":\"\",\"path\":\"/lxc.payload.web\"}]";
+        expect_cpu(legacy, cgroups, "/sys/fs/cgroup/cpu,cpuacct/lxc.payload.web");
+        expect_cpu(unified, cgroups, "/sys/fs/cgroup/lxc.payload.web");
+        expect_cpu(two, "[{\"controllers\":\"cpuset\",\"path\":\"/lxc.payload.web\"}]", NULL);
 }
 
 static void networks_are_named_as_liblxc_does(void **state)

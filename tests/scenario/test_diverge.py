@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A workload that dirties its memory faster than the link takes it: what is done about that, and that it is undone."""
+
+import pytest
+from test_memory import goes_on, in_container
+from test_process import after_pid
+
+from site_under_test import PROGRAMS, eventually
+
+CPU = "/sys/fs/cgroup/cpu/lxc.payload.{0}", "/sys/fs/cgroup/lxc.payload.{0}"
+RESTLESS = ["memwriter", "--mib", "32", "--rate", "200"]
+
+
+def limit(site, host, name):
+    """Of its CPU time, as the kernel has it: quota and period."""
+    return site[host].run("sh", "-c", " || ".join(
+        f"cat {d}/cpu.max {d}/cpu.cfs_quota_us {d}/cpu.cfs_period_us 2>/dev/null | grep ." for d in map(lambda c: c.format(name), CPU)
+    ) + " || true").stdout.split()
+
+
+def set_limit(site, host, name, quota):
+    v1, v2 = (c.format(name) for c in CPU)
+    site[host].run("sh", "-c", f"if test -e {v1}; then echo {quota} > {v1}/cpu.cfs_quota_us; else echo {quota} > {v2}/cpu.max; fi")
+
+
+def log_of(site, host, identity):
+    return site[host].run("cat", f"/var/lib/phaul/migrations/{identity}/log", check=False).stdout
+
+
+def test_slowed_down_it_converges(site):
+    """Without that it is stopped although the downtime will be long; both say so beforehand, and are right."""
+    in_container(site, "restless", *RESTLESS)
+    free = limit(site, "alpha", "restless")
+    assert len(free) == 2 and free[0] in ("-1", "max"), free
+    options = "--bandwidth", "20M", "--max-downtime", "800"
+    stopped = site.migrate("alpha", "lxc/restless", "beta", *options)
+    goes_on(site, "beta", "restless")
+    assert "slowed down" not in log_of(site, "alpha", stopped["id"])
+    assert stopped["predicted_downtime_ms"] > 800 < stopped["downtime_ms"], stopped
+
+    slowed = site.migrate("beta", "lxc/restless", "alpha", *options, "--diverge", "throttle")
+    goes_on(site, "alpha", "restless")
+    assert "slowed down" in log_of(site, "beta", slowed["id"])
+    assert slowed["predicted_downtime_ms"] < stopped["predicted_downtime_ms"], (slowed, stopped)
+    assert slowed["downtime_ms"] < stopped["downtime_ms"], (slowed, stopped)
+    assert limit(site, "alpha", "restless") == free
+
+
+@pytest.mark.parametrize("end", ["cancelled", "killed"])
+def test_the_limit_is_what_it_was(site, end):
+    """One that somebody has set, too; also when the session dies with the workload slowed down."""
+    in_container(site, "restless", *RESTLESS)
+    set_limit(site, "alpha", "restless", 90000)
+    before = limit(site, "alpha", "restless")
+    assert before == ["90000", "100000"]
+    identity = site.migrating("alpha", "lxc/restless", "beta", "--bandwidth", "8M", "--max-downtime", "1", "--diverge", "throttle")
+    eventually(lambda: "slowed down" in log_of(site, "alpha", identity), 60, "it is slowed down")
+    assert limit(site, "alpha", "restless") != before
+    if end == "killed":
+        assert site.kill(site["alpha"], "phaul-session")
+    else:
+        site["alpha"].run("phaul", "cancel", identity)
+    assert site.result("alpha", identity)["owner"] == "source"
+    eventually(lambda: limit(site, "alpha", "restless") == before, what="the limit that was there before")
+    goes_on(site, "alpha", "restless")
+
+
+def test_a_tree_of_processes_has_no_limit_of_its_own(site):
+    """It is stopped, and that is said."""
+    for name, number in (("alpha", 20000), ("beta", 40000)):
+        after_pid(site, name, number)
+    pid = site["alpha"].spawn("/dev/null", f"{PROGRAMS}/{RESTLESS[0]}", *RESTLESS[1:], "--status", "/tmp/restless")
+    eventually(lambda: site["alpha"].run("cat", "/tmp/restless", check=False).stdout, 60, "its first line")
+    report = site.migrate("alpha", f"pid/{pid}", "beta", "--copy-files", "--bandwidth", "20M", "--max-downtime", "1", "--diverge",
+                          "throttle")
+    assert "cannot be slowed down" in log_of(site, "alpha", report["id"])
+    site["beta"].run("kill", str(pid))
