@@ -98,7 +98,7 @@ int source_open_state(struct source_side *x, struct error *err)
                 r = peer_bulk(s, number, &handlers, x, &x->bulk, err);
         if (r < 0)
                 return r;
-        r = image_sender_new(x->bulk, &x->sender);
+        r = image_sender_new(x->bulk, peer_version(s) >= VERSION_DIGESTS, &x->sender);
         if (r < 0)
                 return error_errno(err, -r, "cannot send memory");
 

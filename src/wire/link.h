@@ -154,6 +154,7 @@ DEFINE_CLEANUP(struct link, link_free)
 #define WIRE_VERSION_MAX 2
 /* From which on a version has: */
 #define VERSION_PACKED 2U       /* bulk frames that are compressed */
+#define VERSION_DIGESTS 2U      /* of pages, in their frames (memory/image_stream.h) */
 #define VERSION_MEMORY_BYTES 2U /* that field of STATE_OPEN */
 
 /* The highest common version, or a REFUSED error whose text names both ranges. */
