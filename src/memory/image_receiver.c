@@ -100,14 +100,27 @@ static int get_run(const uint8_t *table, uint64_t i, struct page_span *ret, stru
         return page_span_get(copy, ret) ? 0 : error_set(err, EBADMSG, "a run of pages that is none");
 }
 
+static bool is_unchanged(const struct bulk_frame *f, const uint8_t *data)
+{
+        uint8_t digest[DIGEST_BYTES];
+
+        if (!(f->flags & BULK_CHECKED))
+                return true;
+        page_digest(data, (uint32_t)f->count, digest);
+        return memcmp(digest, data + DIGEST_AT, sizeof(digest)) == 0;
+}
+
 static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data, struct error *err)
 {
+        const uint32_t flags = f->flags & ~BULK_CHECKED;
         uint64_t done = 0;
 
         if (f->count == 0 || f->count > PAGE_BATCH_MAX || f->offset == 0 || f->offset > RUNS_PER_TABLE ||
-            f->size != RUN_TABLE_BYTES + f->count * PAGE_BYTES || !(f->flags & PE_PRESENT))
+            f->size != RUN_TABLE_BYTES + f->count * PAGE_BYTES || !(flags & PE_PRESENT))
                 return error_set(err, EBADMSG, "%" PRIu64 " pages in %" PRIu64 " runs and %" PRIu32 " bytes", f->count,
                                  f->offset, f->size);
+        if (!is_unchanged(f, data))
+                return error_set(err, EBADMSG, "pages were changed on their way: their digest is another one");
         /* What is there already takes no room when it comes again. */
         if (f->count * PAGE_BYTES > room(r) + pagemap_writer_stored(r->writer) * PAGE_BYTES)
                 return error_set(err, EFBIG, "the state is larger than the %" PRIu64 " bytes allowed", r->max_bytes);
@@ -119,7 +132,7 @@ static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const 
                 if (span.n_pages > f->count - done)
                         return error_set(err, EBADMSG, "runs of more pages than came");
                 const struct page_batch batch = {
-                        .image = f->object, .vaddr = span.vaddr, .n_pages = span.n_pages, .flags = f->flags};
+                        .image = f->object, .vaddr = span.vaddr, .n_pages = span.n_pages, .flags = flags};
                 result = pagemap_writer_add(r->writer, &batch, data + RUN_TABLE_BYTES + done * PAGE_BYTES, err);
                 if (result < 0)
                         return result;

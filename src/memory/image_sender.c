@@ -21,6 +21,7 @@ enum phase { PHASE_PAGES, PHASE_FILES, PHASE_END, PHASE_DRAINING, PHASE_OVER };
 
 struct image_sender {
         struct link *link;
+        bool checked;
         void *slot; /* reserved, not yet committed */
         struct {
                 uint64_t image;
@@ -38,13 +39,13 @@ struct image_sender {
         void *on_sent_context;
 };
 
-int image_sender_new(struct link *link, struct image_sender **ret)
+int image_sender_new(struct link *link, bool checked, struct image_sender **ret)
 {
         struct image_sender *s = calloc(1, sizeof(*s));
 
         if (!s)
                 return -ENOMEM;
-        *s = (struct image_sender){.link = link, .images_fd = -1, .file = -1};
+        *s = (struct image_sender){.link = link, .checked = checked, .images_fd = -1, .file = -1};
         *ret = s;
         return 0;
 }
@@ -83,7 +84,7 @@ static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, ui
 {
         const struct bulk_frame frame = {
                 .type = BULK_PAGES,
-                .flags = (uint16_t)flags,
+                .flags = (uint16_t)(flags | (s->checked ? BULK_CHECKED : 0)),
                 .size = RUN_TABLE_BYTES + n_pages * PAGE_BYTES,
                 .object = image,
                 .offset = n_runs,
@@ -95,6 +96,8 @@ static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, ui
         if (!s->slot || n_pages == 0 || n_pages > PAGE_BATCH_MAX || n_runs == 0 || n_runs > RUNS_PER_TABLE)
                 return -EINVAL;
         memset((uint8_t *)s->slot + (size_t)n_runs * RUN_BYTES, 0, RUN_TABLE_BYTES - (size_t)n_runs * RUN_BYTES);
+        if (s->checked)
+                page_digest(s->slot, n_pages, (uint8_t *)s->slot + DIGEST_AT);
         int r = send_slot(s, &frame);
         if (r == 0)
                 s->pages += n_pages;

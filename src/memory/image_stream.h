@@ -15,7 +15,10 @@
  *   BULK_LAST        the rounds are over
  *   BULK_PAGES_OPEN  object = page image (criu/page_server.h)
  *   BULK_PAGES       object = page image, offset = number of runs, count = pages, flags = PE_* of all of them; data =
- *                    the runs, in a table of RUN_TABLE_BYTES, then the pages
+ *                    the runs, in a table of RUN_TABLE_BYTES, then the pages. With BULK_CHECKED among the flags the
+ *                    last DIGEST_BYTES of the table are the XXH3-128 (canonical form) of what is before them, with
+ *                    both halves of that of the pages (low ^ high) as the seed. It is made where they were read, so
+ *                    that what the memory of either host changed on the way is noticed
  *   BULK_PAGES_KEPT  object = page image, offset = number of runs; data = the runs: pages that were left out of the
  *                    dump, as the rounds brought them
  *   BULK_FILE_NAME   object = number of the file, from 1 without gaps; count = its bytes; data = its name. A file is
@@ -37,6 +40,8 @@ enum bulk_type {
         BULK_PAGES_KEPT,
 };
 
+#define BULK_CHECKED 0x8000U /* flag; version 2 of the protocol */
+
 /* Ceilings of one stream; the first of what the receiver stores, for so much memory as STATE_OPEN tells. */
 #define STATE_MARGIN (UINT64_C(1) << 30)
 #define STATE_CEILING(memory) ((memory) > UINT64_MAX / 4 ? UINT64_MAX / 2 : 2 * (memory) + STATE_MARGIN)
@@ -52,7 +57,8 @@ bool image_name_is_pages(const char *name);
 
 /* Sender: a page sink on a link, and image files after it. One link, one sender. One thread, that of the link. */
 struct image_sender;
-int image_sender_new(struct link *link, struct image_sender **ret);
+/* `checked`: pages bear a digest. */
+int image_sender_new(struct link *link, bool checked, struct image_sender **ret);
 /* Before the link is freed or after, it does not matter: nothing is sent. */
 void image_sender_free(struct image_sender *sender);
 /* The link was lost and is freed: from now on all that would be sent is -ENOTCONN. on_sent does not come any more. */
@@ -76,12 +82,16 @@ struct page_span {
 };
 #define RUN_BYTES 16U
 #define RUN_TABLE_BYTES PAGE_BYTES
-#define RUNS_PER_TABLE (RUN_TABLE_BYTES / RUN_BYTES)
+#define DIGEST_BYTES 16U
+#define DIGEST_AT (RUN_TABLE_BYTES - DIGEST_BYTES)
+#define RUNS_PER_TABLE (DIGEST_AT / RUN_BYTES)
 /* What fits into a frame without pages. */
 #define RUNS_PER_FRAME (BULK_MAX / RUN_BYTES)
 void page_span_put(uint8_t to[static RUN_BYTES], const struct page_span *span);
 /* False: not a run. */
 bool page_span_get(const uint8_t from[static RUN_BYTES], struct page_span *ret);
+/* Of a table and the pages behind it, as BULK_CHECKED says. */
+void page_digest(const uint8_t *data, uint32_t n_pages, uint8_t ret[static DIGEST_BYTES]);
 
 /*
  * Rounds, and what was kept. Each call is one frame, or -EAGAIN when the link has no room: its owner hears when it has.

@@ -94,7 +94,7 @@ static int setup(void **state)
         s->from_fd = open(s->from, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         s->to_fd = open(s->to, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         *state = s;
-        if (image_sender_new(&s->link, &s->sender) < 0)
+        if (image_sender_new(&s->link, true, &s->sender) < 0)
                 return -1;
         return image_receiver_new(s->to_fd, 64U << 20, &s->receiver);
 }

@@ -193,7 +193,7 @@ static int setup(void **state)
         s->image = PAGE_IMAGE(PAGE_IMAGE_TASK, (uint64_t)getpid());
         *state = s;
         fill(s, 0, PAGES, 1);
-        if (image_sender_new(&s->link, &s->sender) < 0 || clean_pages_new(&s->clean) < 0 ||
+        if (image_sender_new(&s->link, true, &s->sender) < 0 || clean_pages_new(&s->clean) < 0 ||
             image_receiver_new(s->to_fd, 64U << 20, &s->link.receiver) < 0)
                 return -1;
         return precopy_new(s->sender, TRACKER_UFFD_WP, PRECOPY_TRY, getpid(), &s->precopy, &s->err);

@@ -43,7 +43,11 @@ static void enter_open(struct net *net)
                 int none = 0;
                 (void)setsockopt(net->tcp_fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &none, sizeof(none));
         }
-        if (net->purpose == PURPOSE_BULK)
+        if (net->purpose != PURPOSE_BULK)
+                return;
+        if (net->version >= VERSION_PACKED && packer_new(&net->packer) < 0)
+                fail(net, ERROR_FAILED, ENOMEM, "out of memory");
+        else
                 owner_send(net, &wanted, sizeof(wanted));
 }
 
@@ -91,7 +95,7 @@ static void refuse(struct net *net, const struct error *err)
 static void on_hello(struct net *net, const struct message *m)
 {
         struct error err = {0};
-        uint32_t purpose = 0, version;
+        uint32_t purpose = 0;
 
         if (net->welcome_due) {
                 fail(net, ERROR_FAILED, EPROTO, "the peer greeted twice");
@@ -100,7 +104,7 @@ static void on_hello(struct net *net, const struct message *m)
         (void)message_get_u32(m, FIELD_VERSION_MIN, &net->version_min);
         (void)message_get_u32(m, FIELD_VERSION_MAX, &net->version_max);
         (void)message_get_u32(m, FIELD_PURPOSE, &purpose);
-        int r = wire_negotiate(net->version_min, net->version_max, &version, &err);
+        int r = wire_negotiate(net->version_min, net->version_max, &net->version, &err);
         if (r == 0 && (purpose < PURPOSE_CONTROL || purpose > PURPOSE_PAIR))
                 r = error_set_kind(&err, ERROR_REFUSED, EPROTO, "unknown purpose of a connection: %u", purpose);
         if (r == 0 && net->stranger && purpose != PURPOSE_PAIR)
@@ -151,14 +155,34 @@ void greeting_from_peer(struct net *net, const struct message *m)
                 on_refuse(net, m);
 }
 
+/* The owner says how far it is ready to go; what the peer offered is known here. */
+static int send_welcome(struct net *net, const struct message *from_owner)
+{
+        CLEANUP(message_free_ptr) struct message *m = message_new(MSG_WELCOME);
+        char software[256] = "";
+        uint32_t version = 0;
+
+        (void)message_get_u32(from_owner, FIELD_VERSION, &version);
+        (void)message_get_text(from_owner, FIELD_SOFTWARE, software, sizeof(software));
+        if (version < net->version)
+                net->version = version;
+        message_put_u32(m, FIELD_VERSION, net->version);
+        if (software[0])
+                message_put_text(m, FIELD_SOFTWARE, software);
+        return transmit_message(net, m);
+}
+
 void greeting_from_owner(struct net *net, const struct message *m)
 {
-        if (net->phase != PHASE_GREETING || !net->welcome_due || transmit_message(net, m) < 0) {
+        const bool welcome = m->type == MSG_WELCOME;
+
+        if (net->phase != PHASE_GREETING || !net->welcome_due ||
+            (welcome ? send_welcome(net, m) : transmit_message(net, m)) < 0) {
                 fail(net, ERROR_FAILED, EPROTO, "an answer to a greeting that was not made");
                 return;
         }
         net->welcome_due = false;
-        if (m->type == MSG_WELCOME) {
+        if (welcome) {
                 enter_open(net);
         } else {
                 struct error none = {0};

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "net/pack.h"
 #include "wire/message.h"
 #include "wire/record.h"
 
@@ -20,10 +21,11 @@
 
 /* Wire format of a frame: u32 size of the body, u8 kind, three zero bytes; then the body. PROTOCOL.md "Frames". */
 #define FRAME_HEADER 8
-enum frame_kind { FRAME_MESSAGE = 1, FRAME_BULK = 2, FRAME_STREAM = 3 };
-#define BULK_HEADER 28              /* u16 type, u16 flags, u64 object, u64 offset, u64 count */
-#define STREAM_CHUNK (64U * 1024)   /* bytes in one stream frame, at most; none: that direction has ended */
-#define TRANSMIT_HIGH (256U * 1024) /* above this, no more messages are taken from the owner */
+enum frame_kind { FRAME_MESSAGE = 1, FRAME_BULK = 2, FRAME_STREAM = 3, FRAME_PACKED = 4 };
+#define BULK_HEADER 28                  /* u16 type, u16 flags, u64 object, u64 offset, u64 count */
+#define PACKED_HEADER (BULK_HEADER + 8) /* and u8 method, three zero bytes, u32 size of the original */
+#define STREAM_CHUNK (64U * 1024)       /* bytes in one stream frame, at most; none: that direction has ended */
+#define TRANSMIT_HIGH (256U * 1024)     /* above this, no more messages are taken from the owner */
 #define HEARTBEAT_MS 1000
 #define LINGER_MS 2000
 #define TURN_BYTES (4U * 1024 * 1024) /* in one direction before the others get their turn */
@@ -49,7 +51,11 @@ struct transmit {
         uint8_t slots[BULK_SLOTS]; /* committed by the owner, oldest first */
         struct bulk_frame frames[BULK_SLOTS];
         size_t n_slots;
-        uint8_t bulk_header[FRAME_HEADER + BULK_HEADER];
+        uint8_t bulk_header[FRAME_HEADER + PACKED_HEADER];
+        const uint8_t *bulk_data; /* of the frame being sent: its slot, or packed */
+        size_t bulk_size;
+        uint64_t bulk_began_us;
+        bool bulk_waited; /* the socket was full, or the cap reached, since then */
         uint8_t stream[FRAME_HEADER + STREAM_CHUNK];
         size_t stream_size; /* 0: room for another chunk */
         enum { SENDING_NOTHING, SENDING_QUEUE, SENDING_BULK_HEADER, SENDING_BULK_DATA, SENDING_STREAM } sending;
@@ -62,9 +68,17 @@ struct transmit {
 };
 
 struct receive {
-        enum { RECEIVING_HEADER, RECEIVING_MESSAGE, RECEIVING_BULK_HEADER, RECEIVING_BULK, RECEIVING_STREAM } state;
+        enum {
+                RECEIVING_HEADER,
+                RECEIVING_MESSAGE,
+                RECEIVING_BULK_HEADER,
+                RECEIVING_BULK,
+                RECEIVING_PACKED,
+                RECEIVING_STREAM
+        } state;
         uint8_t header[FRAME_HEADER];
-        uint8_t bulk_header[BULK_HEADER];
+        uint8_t bulk_header[PACKED_HEADER];
+        uint8_t *packed; /* of a bulk connection: BULK_MAX bytes, when the first packed frame comes */
         uint8_t message[MESSAGE_MAX];
         uint8_t stream[STREAM_CHUNK];
         size_t have, want;
@@ -112,6 +126,7 @@ struct net {
 
         struct transmit tx;
         struct receive rx;
+        struct packer *packer; /* of a bulk connection that is open */
         uint8_t *ring;
         bool stream_in_end;   /* the stream socket said end of file */
         bool stream_end_sent; /* and the peer was told */

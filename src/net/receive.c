@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
 #include <openssl/err.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -73,6 +74,11 @@ static void header_done(struct net *net)
                         broken(net, "a bulk frame of an impossible size");
                 else
                         begin_body(rx, RECEIVING_BULK_HEADER, BULK_HEADER);
+        } else if (rx->header[4] == FRAME_PACKED && net->packer && net->phase == PHASE_OPEN) {
+                if (size <= PACKED_HEADER || size > PACKED_HEADER + BULK_MAX)
+                        broken(net, "a packed frame of an impossible size");
+                else
+                        begin_body(rx, RECEIVING_BULK_HEADER, PACKED_HEADER);
         } else if (rx->header[4] == FRAME_STREAM && net->purpose == PURPOSE_STREAM && net->phase == PHASE_OPEN) {
                 if (size > STREAM_CHUNK || rx->stream_end)
                         broken(net, rx->stream_end ? "bytes after the end" : "a stream frame of an impossible size");
@@ -111,22 +117,49 @@ static void message_done(struct net *net)
         }
 }
 
+static bool begin_packed(struct net *net)
+{
+        struct receive *rx = &net->rx;
+        const uint8_t *p = rx->bulk_header + BULK_HEADER;
+        const uint32_t size = get_be32(p + 4);
+
+        if (p[1] || p[2] || p[3] || size == 0 || size > BULK_MAX) {
+                broken(net, "a packed frame with an impossible header");
+                return false;
+        }
+        if (!rx->packed)
+                rx->packed = malloc(BULK_MAX);
+        if (!rx->packed) {
+                struct error err = {0};
+                (void)error_set(&err, ENOMEM, "out of memory");
+                net_down(net, &err, false);
+                return false;
+        }
+        rx->frame.size = size;
+        begin_body(rx, RECEIVING_PACKED, rx->body - PACKED_HEADER);
+        return true;
+}
+
 static void bulk_header_done(struct net *net)
 {
         struct receive *rx = &net->rx;
         const uint8_t *p = rx->bulk_header;
+        const bool packed = rx->header[4] == FRAME_PACKED;
 
         rx->frame = (struct bulk_frame){
                 .type = get_be16(p),
                 .flags = get_be16(p + 2),
-                .size = (uint32_t)(rx->body - BULK_HEADER),
+                .size = packed ? 0 : (uint32_t)(rx->body - BULK_HEADER),
                 .object = get_be64(p + 4),
                 .offset = get_be64(p + 12),
                 .count = get_be64(p + 20),
         };
+        if (packed && !begin_packed(net))
+                return;
         rx->slot = free_slot(net); /* there is one, or reading would be paused */
         rx->slot_used[rx->slot] = true;
-        begin_body(rx, RECEIVING_BULK, rx->frame.size);
+        if (!packed)
+                begin_body(rx, RECEIVING_BULK, rx->frame.size);
 }
 
 static void bulk_done(struct net *net)
@@ -137,6 +170,23 @@ static void bulk_done(struct net *net)
         rx->slot = -1;
         begin_header(rx);
         owner_send(net, &record, sizeof(record));
+}
+
+static void packed_done(struct net *net)
+{
+        struct receive *rx = &net->rx;
+        int r = unpack(net->packer, rx->bulk_header[BULK_HEADER], rx->packed, rx->have,
+                       net->ring + RING_RECEIVE(rx->slot), rx->frame.size);
+
+        if (r == 0) {
+                bulk_done(net);
+        } else if (r == -ENOMEM) {
+                struct error err = {0};
+                (void)error_set(&err, ENOMEM, "out of memory");
+                net_down(net, &err, false);
+        } else {
+                broken(net, "a packed frame that cannot be unpacked");
+        }
 }
 
 void receive_stream_out(struct net *net)
@@ -189,6 +239,8 @@ static uint8_t *target(struct net *net)
                 return rx->bulk_header;
         case RECEIVING_BULK:
                 return net->ring + RING_RECEIVE(rx->slot);
+        case RECEIVING_PACKED:
+                return rx->packed;
         case RECEIVING_STREAM:
                 return rx->stream;
         case RECEIVING_HEADER:
@@ -212,6 +264,9 @@ static void part_done(struct net *net)
                 break;
         case RECEIVING_BULK:
                 bulk_done(net);
+                break;
+        case RECEIVING_PACKED:
+                packed_done(net);
                 break;
         case RECEIVING_STREAM:
                 stream_done(net);

@@ -210,7 +210,7 @@ void fixture_greet(struct fixture *f, enum purpose purpose)
 void fixture_open(struct fixture *f, enum purpose purpose)
 {
         fixture_greet(f, purpose);
-        assert_int_equal(link_welcome(f->server.link, 1), 0);
+        assert_int_equal(link_welcome(f->server.link, WIRE_VERSION_MAX), 0);
         fixture_until(f, &f->client.up);
 }
 

@@ -86,14 +86,19 @@ static void raw_message(struct raw *r, struct message *m)
         message_free(m);
 }
 
-static void raw_hello(struct raw *r, enum purpose purpose)
+static void raw_hello_up_to(struct raw *r, enum purpose purpose, uint32_t version)
 {
         struct message *m = message_new(MSG_HELLO);
 
         message_put_u32(m, FIELD_VERSION_MIN, 1);
-        message_put_u32(m, FIELD_VERSION_MAX, 1);
+        message_put_u32(m, FIELD_VERSION_MAX, version);
         message_put_u32(m, FIELD_PURPOSE, purpose);
         raw_message(r, m);
+}
+
+static void raw_hello(struct raw *r, enum purpose purpose)
+{
+        raw_hello_up_to(r, purpose, 1);
 }
 
 static void raw_read(struct raw *r, uint8_t *data, size_t size)
@@ -182,6 +187,7 @@ static void oversized_frames_are_refused(void **state)
                 {28 + BULK_MAX + 1, 2, "a bulk frame of an impossible size"},
                 {27, 2, "a bulk frame of an impossible size"},
                 {1, 3, "does not belong there"},
+                {100, 4, "does not belong there"}, /* not in the first version */
                 {8, 77, "does not belong there"},
         };
         struct fixture *f = *state;
@@ -194,6 +200,48 @@ static void oversized_frames_are_refused(void **state)
                 assert_int_equal(link_welcome(f->server.link, 1), 0);
                 raw_wait_for_welcome(&r);
                 raw_frame(&r, lies[i].size, lies[i].kind, NULL, 0);
+                expect_down(f, lies[i].text);
+                raw_done(&r);
+                link_free(f->server.link);
+                f->server = (struct side){0};
+        }
+}
+
+/* Sizes that do not fit, methods nobody knows, originals of another size, and noise. */
+static void packed_frames_that_lie_are_refused(void **state)
+{
+        static const struct {
+                uint32_t announced, original;
+                uint8_t method, reserved;
+                const char *text;
+        } lies[] = {
+                {36, 4096, 1, 0, "a packed frame of an impossible size"},
+                {36 + BULK_MAX + 1, 4096, 1, 0, "a packed frame of an impossible size"},
+                {UINT32_MAX, 4096, 1, 0, "a packed frame of an impossible size"},
+                {100, 0, 1, 0, "a packed frame with an impossible header"},
+                {100, BULK_MAX + 1, 1, 0, "a packed frame with an impossible header"},
+                {100, UINT32_MAX, 2, 0, "a packed frame with an impossible header"},
+                {100, 4096, 1, 1, "a packed frame with an impossible header"},
+                {100, 4096, 0, 0, "a packed frame that cannot be unpacked"},
+                {100, 4096, 1, 0, "a packed frame that cannot be unpacked"},
+                {100, 4096, 2, 0, "a packed frame that cannot be unpacked"},
+                {100, 4096, 3, 0, "a packed frame that cannot be unpacked"},
+        };
+        struct fixture *f = *state;
+        uint8_t body[100] = {0};
+
+        memset(body + 36, 0xA5, sizeof(body) - 36);
+        for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+                struct raw r = raw_tls(f, true, TLS1_3_VERSION);
+                raw_hello_up_to(&r, PURPOSE_BULK, WIRE_VERSION_MAX);
+                while (f->server.last != MSG_HELLO && !f->server.down)
+                        fixture_run(f, 5);
+                assert_int_equal(link_welcome(f->server.link, WIRE_VERSION_MAX), 0);
+                raw_wait_for_welcome(&r);
+                body[28] = lies[i].method;
+                body[29] = lies[i].reserved;
+                put_be32(body + 32, lies[i].original);
+                raw_frame(&r, lies[i].announced, 4, body, lies[i].announced == sizeof(body) ? sizeof(body) : 0);
                 expect_down(f, lies[i].text);
                 raw_done(&r);
                 link_free(f->server.link);
@@ -287,10 +335,15 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
         const struct CMUnitTest tests[] = {
-                T(garbage_is_no_handshake),       T(who_says_nothing_is_cut),
-                T(who_greets_not_is_cut),         T(old_tls_and_no_certificate_are_refused),
-                T(oversized_frames_are_refused),  T(messages_out_of_turn_are_refused),
-                T(a_flood_of_pings_does_no_harm), T(noise_from_a_paired_host_does_no_harm),
+                T(garbage_is_no_handshake),
+                T(who_says_nothing_is_cut),
+                T(who_greets_not_is_cut),
+                T(old_tls_and_no_certificate_are_refused),
+                T(oversized_frames_are_refused),
+                T(messages_out_of_turn_are_refused),
+                T(packed_frames_that_lie_are_refused),
+                T(a_flood_of_pings_does_no_harm),
+                T(noise_from_a_paired_host_does_no_harm),
         };
 
         (void)signal(SIGPIPE, SIG_IGN);

@@ -46,7 +46,7 @@ static void messages_go_both_ways(void **state)
         uint64_t sent, received;
 
         fixture_open(f, PURPOSE_CONTROL);
-        assert_int_equal(f->client.version, 1);
+        assert_int_equal(f->client.version, WIRE_VERSION_MAX);
         assert_int_equal(f->server.version, 0);
         assert_string_equal(f->client.peer.fingerprint, f->b.fingerprint);
         assert_string_equal(f->server.peer.fingerprint, f->a.fingerprint);
@@ -293,29 +293,42 @@ static void versions_without_overlap_are_refused_with_both_ranges(void **state)
         struct fixture *f = *state;
         struct link_connect_options o = to_b(f, PURPOSE_CONTROL);
 
-        o.version_min = 2;
+        char ranges[64];
+
+        o.version_min = WIRE_VERSION_MAX + 1;
         o.version_max = 7;
         fixture_connect(f, &f->a, &o);
         fixture_accept(f, &f->b, false);
         both_down(f);
         assert_int_equal(f->client.err.kind, ERROR_REFUSED);
-        expect_text(&f->client.err, "speaks 1 to 1, the peer 2 to 7");
+        (void)snprintf(ranges, sizeof(ranges), "speaks %d to %d, the peer %d to 7", WIRE_VERSION_MIN, WIRE_VERSION_MAX,
+                       WIRE_VERSION_MAX + 1);
+        expect_text(&f->client.err, ranges);
         assert_int_equal(f->server.n_messages, 0);
 }
 
+/* The highest that both have, and no higher than the accepting owner is ready for. */
 static void versions_with_overlap_agree(void **state)
 {
+        static const struct {
+                uint32_t offered, welcome, agreed;
+        } cases[] = {{7, WIRE_VERSION_MAX, WIRE_VERSION_MAX}, {7, 1, 1}, {1, WIRE_VERSION_MAX, 1}};
         struct fixture *f = *state;
         struct link_connect_options o = to_b(f, PURPOSE_QUERY);
 
-        o.version_max = 7;
-        fixture_connect(f, &f->a, &o);
-        fixture_accept(f, &f->b, false);
-        while (f->server.last != MSG_HELLO && !f->server.down)
-                fixture_run(f, 10);
-        assert_int_equal(link_welcome(f->server.link, 1), 0);
-        fixture_until(f, &f->client.up);
-        assert_int_equal(f->client.version, 1);
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+                o.version_max = cases[i].offered;
+                fixture_connect(f, &f->a, &o);
+                fixture_accept(f, &f->b, false);
+                while (f->server.last != MSG_HELLO && !f->server.down)
+                        fixture_run(f, 10);
+                assert_int_equal(link_welcome(f->server.link, cases[i].welcome), 0);
+                fixture_until(f, &f->client.up);
+                assert_int_equal(f->client.version, cases[i].agreed);
+                link_free(f->client.link);
+                link_free(f->server.link);
+                f->client = f->server = (struct side){0};
+        }
 }
 
 static void nobody_listens_and_nobody_is_called_that(void **state)

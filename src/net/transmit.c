@@ -109,18 +109,31 @@ static void begin(struct transmit *tx, int what, const uint8_t *at, size_t size)
         tx->left = size;
 }
 
-static void begin_bulk(struct transmit *tx)
+static void begin_bulk(struct net *net)
 {
+        struct transmit *tx = &net->tx;
         const struct bulk_frame *f = &tx->frames[0];
+        enum pack_method method = PACK_NONE;
         uint8_t *p = tx->bulk_header;
 
-        put_frame_header(p, BULK_HEADER + (size_t)f->size, FRAME_BULK);
+        tx->bulk_began_us = clock_us();
+        tx->bulk_waited = false;
+        tx->bulk_data = net->ring + RING_SEND(tx->slots[0]);
+        tx->bulk_size = f->size;
+        if (net->packer)
+                method = pack(net->packer, tx->bulk_data, f->size, &tx->bulk_data, &tx->bulk_size);
+        const size_t header = method == PACK_NONE ? BULK_HEADER : PACKED_HEADER;
+
+        put_frame_header(p, header + tx->bulk_size, method == PACK_NONE ? FRAME_BULK : FRAME_PACKED);
         put_be16(p + 8, f->type);
         put_be16(p + 10, f->flags);
         put_be64(p + 12, f->object);
         put_be64(p + 20, f->offset);
         put_be64(p + 28, f->count);
-        begin(tx, SENDING_BULK_HEADER, p, sizeof(tx->bulk_header));
+        p[36] = (uint8_t)method;
+        p[37] = p[38] = p[39] = 0;
+        put_be32(p + 40, f->size);
+        begin(tx, SENDING_BULK_HEADER, p, FRAME_HEADER + header);
 }
 
 static void slot_sent(struct net *net)
@@ -128,6 +141,8 @@ static void slot_sent(struct net *net)
         struct transmit *tx = &net->tx;
         struct record_slot record = {.header.type = RECORD_SENT, .slot = tx->slots[0]};
 
+        if (net->packer && tx->bulk_size)
+                pack_sent(net->packer, tx->bulk_size, clock_us() - tx->bulk_began_us, tx->bulk_waited);
         tx->n_slots--;
         memmove(tx->slots, tx->slots + 1, tx->n_slots * sizeof(tx->slots[0]));
         memmove(tx->frames, tx->frames + 1, tx->n_slots * sizeof(tx->frames[0]));
@@ -148,8 +163,8 @@ static void piece_sent(struct net *net)
                 tx->sending = SENDING_NOTHING;
                 break;
         case SENDING_BULK_HEADER:
-                if (tx->frames[0].size)
-                        begin(tx, SENDING_BULK_DATA, net->ring + RING_SEND(tx->slots[0]), tx->frames[0].size);
+                if (tx->bulk_size)
+                        begin(tx, SENDING_BULK_DATA, tx->bulk_data, tx->bulk_size);
                 else
                         slot_sent(net);
                 break;
@@ -178,7 +193,7 @@ static bool next_piece(struct net *net)
         if (tx->end > tx->start)
                 begin(tx, SENDING_QUEUE, tx->queue + tx->start, tx->end - tx->start);
         else if (tx->n_slots)
-                begin_bulk(tx);
+                begin_bulk(net);
         else if (tx->stream_size)
                 begin(tx, SENDING_STREAM, tx->stream, tx->stream_size);
         return tx->sending != SENDING_NOTHING;
@@ -244,7 +259,7 @@ static void write_failed(struct net *net, int ssl_error, int saved_errno)
         struct error err = {0};
 
         if (ssl_error == SSL_ERROR_WANT_WRITE) {
-                net->tx.blocked = true;
+                net->tx.blocked = net->tx.bulk_waited = true;
                 return;
         }
         if (ssl_error == SSL_ERROR_WANT_READ)
@@ -270,8 +285,10 @@ void transmit_all(struct net *net)
         while (turn < TURN_BYTES && !net->tls_dead && !tx->blocked && net->phase != PHASE_HANDSHAKE &&
                net->phase <= PHASE_FLUSHING && next_piece(net)) {
                 size_t n = tx->retry ?: allowance(net, tx->left), written = 0;
-                if (n == 0)
+                if (n == 0) {
+                        tx->bulk_waited = true;
                         return;
+                }
                 ERR_clear_error();
                 errno = 0;
                 if (SSL_write_ex(net->ssl, tx->at, n, &written) != 1) {

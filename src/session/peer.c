@@ -30,6 +30,7 @@ struct session_peer {
         struct session *session;
         struct link *control;
         bool control_open;
+        uint32_t version; /* that a control link of ours agreed on; 0: none yet */
         struct error loss;
         struct message *inbox[INBOX_MAX];
         size_t inbox_first, inbox_count;
@@ -98,7 +99,7 @@ static void control_up(struct link *link, const struct link_peer *who, uint32_t 
 
         (void)link;
         (void)who;
-        (void)version;
+        p->version = version;
         p->control_open = true;
 }
 
@@ -220,6 +221,11 @@ int peer_connect(struct session *s, enum session_wait_mode mode, struct error *e
 bool peer_can_connect(const struct session *s)
 {
         return s->request.way.kind == WAY_DIAL || session_tunnel_can_begin(s);
+}
+
+uint32_t peer_version(const struct session *s)
+{
+        return s->peer->version;
 }
 
 bool peer_is_up(const struct session *s)

@@ -25,6 +25,8 @@ void peer_attach(struct session *s, const char *fingerprint, enum purpose purpos
                  const char *token_hex, int record_fd);
 
 bool peer_is_up(const struct session *s);
+/* Source: the version of the protocol that both speak. */
+uint32_t peer_version(const struct session *s);
 /* Text of the last loss. */
 const struct error *peer_loss(const struct session *s);
 /* Drop the control link. */

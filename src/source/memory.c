@@ -91,13 +91,14 @@ int source_open_state(struct source_side *x, struct error *err)
 
         x->memory_bytes = memory_of_all(s);
         message_put_u32(m, FIELD_STREAM, number);
-        message_put_u64(m, FIELD_MEMORY_BYTES, x->memory_bytes);
+        if (peer_version(s) >= VERSION_MEMORY_BYTES)
+                message_put_u64(m, FIELD_MEMORY_BYTES, x->memory_bytes);
         int r = peer_send(s, m, err);
         if (r == 0)
                 r = peer_bulk(s, number, &handlers, x, &x->bulk, err);
         if (r < 0)
                 return r;
-        r = image_sender_new(x->bulk, &x->sender);
+        r = image_sender_new(x->bulk, peer_version(s) >= VERSION_DIGESTS, &x->sender);
         if (r < 0)
                 return error_errno(err, -r, "cannot send memory");
 

@@ -114,7 +114,8 @@ int link_release(struct link *link);
 int link_adopt(struct loop *loop, int record_fd, const struct link_handlers *handlers, void *context,
                struct link **ret);
 
-/* The accepting side's answer to HELLO. After a refusal the link goes down by itself. */
+/* The accepting side's answer to HELLO: no version higher than this one, of those that the peer offered. After a
+ * refusal the link goes down by itself. */
 int link_welcome(struct link *link, uint32_t version);
 int link_refuse(struct link *link, enum error_kind kind, const char *text);
 
@@ -150,7 +151,11 @@ DEFINE_CLEANUP(struct link, link_free)
 
 /* Versions of the wire this build speaks. */
 #define WIRE_VERSION_MIN 1
-#define WIRE_VERSION_MAX 1
+#define WIRE_VERSION_MAX 2
+/* From which on a version has: */
+#define VERSION_PACKED 2U       /* bulk frames that are compressed */
+#define VERSION_DIGESTS 2U      /* of pages, in their frames (memory/image_stream.h) */
+#define VERSION_MEMORY_BYTES 2U /* that field of STATE_OPEN */
 
 /* The highest common version, or a REFUSED error whose text names both ranges. */
 int wire_negotiate(uint32_t peer_min, uint32_t peer_max, uint32_t *ret, struct error *err);
