@@ -96,6 +96,10 @@ void criu_cancel(struct criu *criu);
 void criu_free(struct criu *criu);
 DEFINE_CLEANUP(struct criu, criu_free)
 
+/* Where CRIU looks for whoever gives restored tasks their memory later: a listening stream socket in the directory of
+ * the images, its working directory. When it is there, memory is restored lazily. */
+#define CRIU_LAZY_SOCKET "lazy-pages.socket"
+
 /*
  * Become `criu restore`: for a small program of its own, since what is restored inherits from it. When criu ends, its
  * exit status says whether the tree runs; the root of the tree is then an orphan of criu's parent's reaper. Returns
