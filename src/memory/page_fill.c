@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/sysinfo.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "criu/page_server.h"
+#include "memory/page_service.h"
 #include "memory/page_worker.h"
 
 /*
@@ -17,6 +20,10 @@
 #define RUN_PAGES 32U /* as one: who waits for the lock waits for as much */
 #define AGAIN_US 50U
 #define SHORT_US 10000U
+
+/* Pages that may be in the store and with the tasks: a part of all, and some more. */
+#define TWICE_PART 16U
+#define TWICE_PAGES 2048U
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* Linux 5.14 */
@@ -52,19 +59,32 @@ static bool find_next(struct page_worker *w, struct worker_fault *ret)
         return false;
 }
 
-/* A piece to be filled; false: leave. */
-static bool next_piece(struct page_worker *w, struct worker_fault *ret)
+/* For tests: faults alone are answered while RUNTIME/faults/target-pages exists, seen from RUNTIME/images/ID-target. */
+static bool is_held(void)
+{
+#ifdef PHAUL_FAULT_POINTS
+        return faccessat(PAGE_SERVICE_IMAGES, "../../faults/target-pages", F_OK, 0) == 0;
+#else
+        return false;
+#endif
+}
+
+/* What to do next: a piece of the store, or without an end of it one of the address space. False: leave. */
+static bool next_piece(struct page_worker *w, struct worker_piece *ret)
 {
         bool found = false;
 
         (void)pthread_mutex_lock(&w->mutex);
         while (!w->leave && !found) {
-                if (w->n_urgent) {
+                if (is_held()) {
+                        found = false;
+                } else if (w->n_urgent) {
                         *ret = w->urgent[--w->n_urgent];
                         found = true;
                 } else if (page_worker_is_filling(w)) {
+                        *ret = (struct worker_piece){0};
                         (void)pthread_rwlock_rdlock(&w->lock);
-                        found = find_next(w, ret);
+                        found = find_next(w, &ret->at);
                         (void)pthread_rwlock_unlock(&w->lock);
                 }
                 if (!found)
@@ -75,13 +95,18 @@ static bool next_piece(struct page_worker *w, struct worker_fault *ret)
 }
 
 /* False: nothing is left of the piece. */
-static bool fill_some(struct page_worker *w, uint32_t space, uint64_t *from, uint64_t end, int *ret)
+static bool fill_some(struct page_worker *w, const struct worker_piece *p, uint64_t *from, int *ret)
 {
+        const uint64_t end = p->at.vaddr / PIECE_BYTES * PIECE_BYTES + PIECE_BYTES;
+        const uint32_t space = p->at.space;
         struct ledger_run run;
 
         (void)pthread_rwlock_rdlock(&w->lock);
-        const bool some = w->ledger->spaces[space].state == SPACE_LIVE && !w->dead[space] &&
-                          page_ledger_next(w->ledger, space, *from, end, RUN_PAGES, &run);
+        bool some = w->ledger->spaces[space].state == SPACE_LIVE && !w->dead[space];
+        if (some && p->part.end)
+                some = page_ledger_next_of(w->ledger, space, &p->part, *from, RUN_PAGES, &run);
+        else if (some)
+                some = page_ledger_next(w->ledger, space, *from, end, RUN_PAGES, &run);
         if (some) {
                 *ret = page_place_run(w, space, &run);
                 *from = run.vaddr;
@@ -90,17 +115,26 @@ static bool fill_some(struct page_worker *w, uint32_t space, uint64_t *from, uin
         return some;
 }
 
-static void fill_piece(struct page_worker *w, const struct worker_fault *at)
+static uint64_t begin_of(struct page_worker *w, const struct worker_piece *p)
 {
-        uint64_t from = at->vaddr / PIECE_BYTES * PIECE_BYTES;
-        const uint64_t end = from + PIECE_BYTES;
+        if (!p->part.end)
+                return p->at.vaddr / PIECE_BYTES * PIECE_BYTES;
+        (void)pthread_rwlock_rdlock(&w->lock);
+        const uint64_t begin = page_ledger_begin_of(w->ledger, p->at.space, &p->part, p->at.vaddr);
+        (void)pthread_rwlock_unlock(&w->lock);
+        return begin;
+}
+
+static void fill_piece(struct page_worker *w, const struct worker_piece *p)
+{
+        uint64_t from = begin_of(w, p);
         int r = 0;
 
-        while (!__atomic_load_n(&w->leave, __ATOMIC_ACQUIRE) && fill_some(w, at->space, &from, end, &r)) {
+        while (!__atomic_load_n(&w->leave, __ATOMIC_ACQUIRE) && fill_some(w, p, &from, &r)) {
                 if (r == -EAGAIN)
                         pause_for(AGAIN_US); /* the first thread takes what there is to take */
                 else if (r == -ESRCH)
-                        __atomic_store_n(&w->dead[at->space], true, __ATOMIC_RELEASE);
+                        __atomic_store_n(&w->dead[p->at.space], true, __ATOMIC_RELEASE);
                 else if (r < 0)
                         pause_for(SHORT_US); /* memory is short */
         }
@@ -109,7 +143,7 @@ static void fill_piece(struct page_worker *w, const struct worker_fault *at)
 static void *filler(void *context)
 {
         struct page_worker *w = context;
-        struct worker_fault piece;
+        struct worker_piece piece;
 
         while (next_piece(w, &piece))
                 fill_piece(w, &piece);
@@ -152,17 +186,49 @@ void page_fill_begin(struct page_worker *w)
         page_fill_nudge(w);
 }
 
-void page_fill_around(struct page_worker *w, uint32_t space, uint64_t vaddr)
+static bool find_piece(struct page_worker *w, const struct worker_fault *fault, struct worker_piece *ret)
 {
-        const uint64_t piece = vaddr / PIECE_BYTES * PIECE_BYTES;
-        bool known = !page_worker_is_filling(w) || __atomic_load_n(&w->owed[space], __ATOMIC_ACQUIRE) == 0;
+        uint64_t position = 0;
+        uint32_t file = 0;
 
+        (void)pthread_rwlock_rdlock(&w->lock);
+        const bool found = w->ledger->spaces[fault->space].state == SPACE_LIVE &&
+                           page_ledger_where(w->ledger, fault->space, fault->vaddr, &file, &position);
+        (void)pthread_rwlock_unlock(&w->lock);
+        *ret = (struct worker_piece){.at = *fault, .part = page_store_piece(file, position)};
+        return found;
+}
+
+/* Its own thread does some of the work when others do not keep up with faults: who faults on waits for it then. */
+static void hold_back(struct page_worker *w, const struct worker_piece *piece)
+{
+        const uint64_t allowed = w->ledger->head->total / TWICE_PART + TWICE_PAGES;
+        uint64_t from;
+        int r = 0;
+
+        if (page_store_twice(w->store) <= allowed || is_held())
+                return;
+        from = begin_of(w, piece);
+        while (r == 0 && fill_some(w, piece, &from, &r))
+                ;
+}
+
+void page_fill_around(struct page_worker *w, const struct worker_fault *fault)
+{
+        struct worker_piece piece;
+
+        if (!page_worker_is_filling(w) || __atomic_load_n(&w->owed[fault->space], __ATOMIC_ACQUIRE) == 0 ||
+            !find_piece(w, fault, &piece))
+                return;
+        bool known = false;
         (void)pthread_mutex_lock(&w->mutex);
-        for (size_t i = 0; i < w->n_urgent; i++)
-                known |= w->urgent[i].space == space && w->urgent[i].vaddr == piece;
+        for (size_t i = 0; i < w->n_urgent && !known; i++)
+                known = w->urgent[i].at.space == fault->space && w->urgent[i].part.file == piece.part.file &&
+                        w->urgent[i].part.first == piece.part.first;
         if (!known && w->n_urgent < WORKER_URGENT_MAX) {
-                w->urgent[w->n_urgent++] = (struct worker_fault){.space = space, .vaddr = piece};
+                w->urgent[w->n_urgent++] = piece;
                 (void)pthread_cond_signal(&w->more);
         }
         (void)pthread_mutex_unlock(&w->mutex);
+        hold_back(w, &piece);
 }

@@ -35,6 +35,16 @@ static void raise_limit(void)
         }
 }
 
+/* Who stops a unit or a host asks kindly first. The workload is to end before we do, or it sees memory that is empty.
+ */
+static void ignore_kind_words(void)
+{
+        const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGPIPE};
+
+        for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+                (void)signal(signals[i], SIG_IGN);
+}
+
 /* fork(), but for the table of descriptors. Only while there is one thread. */
 static pid_t fork_sharing(void)
 {
@@ -66,7 +76,7 @@ int page_service_run(struct error *err)
         CLEANUP(page_ledger_free_ptr) struct page_ledger *ledger = NULL;
 
         raise_limit();
-        (void)signal(SIGPIPE, SIG_IGN);
+        ignore_kind_words();
         int r = page_ledger_open(PAGE_SERVICE_LEDGER, &ledger, err);
         if (r < 0)
                 return r;

@@ -236,13 +236,32 @@ static uint64_t find(const struct ledger_run *list, uint64_t n, uint64_t vaddr)
         return low;
 }
 
+/* The first owed pages of a run at or behind `from` and before `end`, bits of the space. */
+static bool owed_of(const struct page_ledger *l, const struct ledger_space *s, const struct ledger_run *r,
+                    uint64_t from, uint64_t end, uint64_t max, struct ledger_run *ret)
+{
+        const uint64_t *bits = bits_of(l, s);
+        const uint64_t first = next_set(bits, from, end);
+        uint64_t n = 1;
+
+        if (first >= end)
+                return false;
+        while (n < max && first + n < end && is_set(bits, first + n))
+                n++;
+        *ret = (struct ledger_run){.vaddr = r->vaddr + (first - r->bit) * PAGE_BYTES,
+                                   .n_pages = n,
+                                   .position = r->position + (first - r->bit),
+                                   .bit = first,
+                                   .file = r->file};
+        return true;
+}
+
 bool page_ledger_next(const struct page_ledger *ledger, uint32_t space, uint64_t from, uint64_t end, uint64_t max,
                       struct ledger_run *ret)
 {
         const struct ledger_space *s = &ledger->spaces[space];
         const struct ledger_runs *runs = &s->runs[s->current];
         const struct ledger_run *list = runs_of(ledger, runs);
-        const uint64_t *bits = bits_of(ledger, s);
 
         for (uint64_t i = find(list, runs->n, from); i < runs->n && list[i].vaddr < end; i++) {
                 const struct ledger_run *r = &list[i];
@@ -250,20 +269,68 @@ bool page_ledger_next(const struct page_ledger *ledger, uint32_t space, uint64_t
                 uint64_t limit = r->bit + r->n_pages;
                 if (run_end(r) > end)
                         limit = r->bit + (end - r->vaddr) / PAGE_BYTES;
-                const uint64_t first = next_set(bits, r->bit + skip, limit);
-                if (first == limit)
-                        continue;
-                uint64_t n = 1;
-                while (n < max && first + n < limit && is_set(bits, first + n))
-                        n++;
-                *ret = (struct ledger_run){.vaddr = r->vaddr + (first - r->bit) * PAGE_BYTES,
-                                           .n_pages = n,
-                                           .position = r->position + (first - r->bit),
-                                           .bit = first,
-                                           .file = r->file};
-                return true;
+                if (owed_of(ledger, s, r, r->bit + skip, limit, max, ret))
+                        return true;
         }
         return false;
+}
+
+bool page_ledger_where(const struct page_ledger *ledger, uint32_t space, uint64_t vaddr, uint32_t *ret_file,
+                       uint64_t *ret_position)
+{
+        const struct ledger_space *s = &ledger->spaces[space];
+        const struct ledger_runs *runs = &s->runs[s->current];
+        const struct ledger_run *list = runs_of(ledger, runs);
+        const uint64_t i = find(list, runs->n, vaddr);
+
+        if (i == runs->n || list[i].vaddr > vaddr)
+                return false;
+        *ret_file = list[i].file;
+        *ret_position = list[i].position + (vaddr - list[i].vaddr) / PAGE_BYTES;
+        return true;
+}
+
+bool page_ledger_next_of(const struct page_ledger *ledger, uint32_t space, const struct ledger_part *part,
+                         uint64_t from, uint64_t max, struct ledger_run *ret)
+{
+        const struct ledger_space *s = &ledger->spaces[space];
+        const struct ledger_runs *runs = &s->runs[s->current];
+        const struct ledger_run *list = runs_of(ledger, runs);
+
+        for (uint64_t i = find(list, runs->n, from); i < runs->n; i++) {
+                const struct ledger_run *r = &list[i];
+                if (r->file != part->file)
+                        continue;
+                if (r->position >= part->end)
+                        break;
+                uint64_t first = from > r->vaddr ? (from - r->vaddr) / PAGE_BYTES : 0, end = r->n_pages;
+                if (r->position + first < part->first)
+                        first = part->first - r->position;
+                if (r->position + end > part->end)
+                        end = part->end - r->position;
+                if (first < end && owed_of(ledger, s, r, r->bit + first, r->bit + end, max, ret))
+                        return true;
+        }
+        return false;
+}
+
+uint64_t page_ledger_begin_of(const struct page_ledger *ledger, uint32_t space, const struct ledger_part *part,
+                              uint64_t vaddr)
+{
+        const struct ledger_space *s = &ledger->spaces[space];
+        const struct ledger_runs *runs = &s->runs[s->current];
+        const struct ledger_run *list = runs_of(ledger, runs);
+        uint64_t i = find(list, runs->n, vaddr), begin = vaddr;
+
+        for (i = i < runs->n ? i + 1 : i; i > 0; i--) {
+                const struct ledger_run *r = &list[i - 1];
+                if (r->file != part->file)
+                        continue;
+                if (r->position + r->n_pages <= part->first)
+                        break;
+                begin = r->vaddr < begin ? r->vaddr : begin;
+        }
+        return begin;
 }
 
 uint64_t page_ledger_settle(struct page_ledger *ledger, uint32_t space, uint64_t from, uint64_t end,

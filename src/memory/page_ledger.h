@@ -124,6 +124,24 @@ int page_ledger_owe(struct page_ledger *ledger, uint32_t space);
 bool page_ledger_next(const struct page_ledger *ledger, uint32_t space, uint64_t from, uint64_t end, uint64_t max,
                       struct ledger_run *ret);
 
+/* A part of a file, in pages. */
+struct ledger_part {
+        uint32_t file;
+        uint64_t first, end;
+};
+
+/* Where a page of the space lies or lay, owed or not. False: it never came. */
+bool page_ledger_where(const struct page_ledger *ledger, uint32_t space, uint64_t vaddr, uint32_t *ret_file,
+                       uint64_t *ret_position);
+/*
+ * As page_ledger_next(), of that part alone; and where in the space it begins, seen from a page that is in it. A file
+ * holds pages by rising address, so what lies together is found together; after a move some of it may be missed.
+ */
+bool page_ledger_next_of(const struct page_ledger *ledger, uint32_t space, const struct ledger_part *part,
+                         uint64_t from, uint64_t max, struct ledger_run *ret);
+uint64_t page_ledger_begin_of(const struct page_ledger *ledger, uint32_t space, const struct ledger_part *part,
+                              uint64_t vaddr);
+
 /* Pages of a file that one space less waits for. */
 typedef void (*ledger_settled_fn)(uint32_t file, uint64_t position, uint64_t n_pages, void *context);
 /* Nothing in that range is owed any more. `settled` hears of each page that was. Returns their number. */

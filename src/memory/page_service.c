@@ -35,11 +35,14 @@
         (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |   \
          UFFD_FEATURE_EXACT_ADDRESS)
 
+/* By the system's settings, or by the device that criu/lazy-within.c opens for them (Linux 6.1). */
 static bool anybody_may(void)
 {
         AUTO_FREE char *text = NULL;
 
-        return fd_read_file(AT_FDCWD, "/proc/sys/vm/unprivileged_userfaultfd", 16, &text, NULL) == 0 && text[0] == '1';
+        return access("/dev/userfaultfd", R_OK | W_OK) == 0 ||
+               (fd_read_file(AT_FDCWD, "/proc/sys/vm/unprivileged_userfaultfd", 16, &text, NULL) == 0 &&
+                text[0] == '1');
 }
 
 int page_service_possible(int images_fd, struct error *err)
@@ -55,8 +58,8 @@ int page_service_possible(int images_fd, struct error *err)
                 return error_set(err, EOPNOTSUPP, "the kernel's userfaultfd is too old (Linux 5.18)");
         if (lazy_areas_need_permission(images_fd) && !anybody_may())
                 return error_set(err, EOPNOTSUPP,
-                                 "a container with mapped ids may make no userfaultfd "
-                                 "(sysctl vm.unprivileged_userfaultfd is 0)");
+                                 "tasks in a user namespace may make no userfaultfd here: vm.unprivileged_userfaultfd "
+                                 "is 0, and there is no /dev/userfaultfd");
         return 0;
 }
 

@@ -18,6 +18,7 @@
 struct store_file {
         uint8_t *base;
         uint32_t *owed; /* pages, by piece */
+        uint32_t *kept; /* those that are given and still here */
         uint64_t n_pieces;
 };
 
@@ -26,6 +27,7 @@ struct page_store {
         struct store_file *files;
         uint32_t n_files;
         bool releasing;
+        uint64_t twice; /* sum of kept */
 };
 
 void page_store_free(struct page_store *store)
@@ -36,6 +38,7 @@ void page_store_free(struct page_store *store)
                 if (store->files[i].base)
                         (void)munmap(store->files[i].base, store->ledger->files[i].n_pages * PAGE_BYTES);
                 free(store->files[i].owed);
+                free(store->files[i].kept);
         }
         free(store->files);
         free(store);
@@ -61,7 +64,8 @@ static int open_file(struct page_store *s, uint32_t i, int images_fd, struct err
         mapped->base = base;
         mapped->n_pieces = (f->n_pages + PIECE_PAGES - 1) / PIECE_PAGES;
         mapped->owed = calloc(mapped->n_pieces, sizeof(*mapped->owed));
-        return mapped->owed ? 0 : error_set(err, ENOMEM, "out of memory");
+        mapped->kept = calloc(mapped->n_pieces, sizeof(*mapped->kept));
+        return mapped->owed && mapped->kept ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
 int page_store_new(struct page_ledger *ledger, int images_fd, struct page_store **ret, struct error *err)
@@ -106,8 +110,11 @@ static void owe(struct page_store *s, uint32_t file, uint64_t piece, uint32_t n)
 }
 
 /* A file system that cannot do it keeps the file until it is removed. */
-static void give_back(const struct page_store *s, uint32_t file, uint64_t piece)
+static void give_back(struct page_store *s, uint32_t file, uint64_t piece)
 {
+        const uint32_t kept = __atomic_exchange_n(&s->files[file].kept[piece], 0, __ATOMIC_ACQ_REL);
+
+        (void)__atomic_sub_fetch(&s->twice, kept, __ATOMIC_RELAXED);
         if (!s->ledger->head->keep)
                 (void)fallocate(s->ledger->files[file].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                 (off_t)(piece * PIECE_BYTES), (off_t)PIECE_BYTES);
@@ -115,6 +122,8 @@ static void give_back(const struct page_store *s, uint32_t file, uint64_t piece)
 
 static void settle(struct page_store *s, uint32_t file, uint64_t piece, uint32_t n)
 {
+        (void)__atomic_add_fetch(&s->files[file].kept[piece], n, __ATOMIC_RELAXED);
+        (void)__atomic_add_fetch(&s->twice, n, __ATOMIC_RELAXED);
         if (__atomic_sub_fetch(&s->files[file].owed[piece], n, __ATOMIC_ACQ_REL) == 0 &&
             __atomic_load_n(&s->releasing, __ATOMIC_ACQUIRE))
                 give_back(s, file, piece);
@@ -128,6 +137,18 @@ void page_store_owe(struct page_store *store, uint32_t file, uint64_t position, 
 void page_store_settled(uint32_t file, uint64_t position, uint64_t n_pages, void *store)
 {
         each_piece(store, file, position, n_pages, settle);
+}
+
+struct ledger_part page_store_piece(uint32_t file, uint64_t position)
+{
+        const uint64_t first = position / PIECE_PAGES * PIECE_PAGES;
+
+        return (struct ledger_part){.file = file, .first = first, .end = first + PIECE_PAGES};
+}
+
+uint64_t page_store_twice(const struct page_store *store)
+{
+        return store->ledger->head->keep ? 0 : __atomic_load_n(&store->twice, __ATOMIC_RELAXED);
 }
 
 /* A piece that comes to nothing meanwhile is given back by one of the two, or by both. */

@@ -24,5 +24,10 @@ void *page_store_at(const struct page_store *store, uint32_t file, uint64_t posi
 void page_store_owe(struct page_store *store, uint32_t file, uint64_t position, uint64_t n_pages);
 void page_store_settled(uint32_t file, uint64_t position, uint64_t n_pages, void *store);
 
+/* The piece that a page lies in. */
+struct ledger_part page_store_piece(uint32_t file, uint64_t position);
+/* Pages that were given, and are still in the store because others of their piece are wanted. */
+uint64_t page_store_twice(const struct page_store *store);
+
 /* From now on pieces are given back; at once those in which nobody is owed anything. CRIU must have read its own. */
 void page_store_release(struct page_store *store);

@@ -53,7 +53,7 @@ static bool answer(struct page_worker *w, const struct worker_fault *f)
                 r = page_place_fault(w, f->space, f->vaddr);
         (void)pthread_rwlock_unlock(&w->lock);
         if (r == 0)
-                page_fill_around(w, f->space, f->vaddr);
+                page_fill_around(w, f);
         if (r == -ESRCH) {
                 let_go(w, f->space);
                 r = 0;

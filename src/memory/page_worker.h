@@ -29,6 +29,12 @@ struct worker_fault {
         uint64_t vaddr;
 };
 
+/* A piece of the store that somebody faulted in. */
+struct worker_piece {
+        struct worker_fault at;
+        struct ledger_part part;
+};
+
 struct page_worker {
         struct page_ledger *ledger;
         struct page_store *store;
@@ -50,7 +56,7 @@ struct page_worker {
         pthread_mutex_t mutex; /* of what follows */
         pthread_cond_t more;
         bool leave;
-        struct worker_fault urgent[WORKER_URGENT_MAX]; /* surroundings of faults */
+        struct worker_piece urgent[WORKER_URGENT_MAX]; /* surroundings of faults */
         size_t n_urgent;
         uint32_t cursor_space;
         uint64_t cursor;
@@ -102,7 +108,7 @@ int page_fill_start(struct page_worker *w);
 void page_fill_stop(struct page_worker *w);
 /* The tasks run: from now on everything is given, and what lies around a fault first. */
 void page_fill_begin(struct page_worker *w);
-void page_fill_around(struct page_worker *w, uint32_t space, uint64_t vaddr);
+void page_fill_around(struct page_worker *w, const struct worker_fault *fault);
 /* There may be more to do; the lock is not held. */
 void page_fill_nudge(struct page_worker *w);
 

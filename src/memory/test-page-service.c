@@ -7,6 +7,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -97,6 +98,55 @@ static void test_what_nobody_touches_comes_by_itself_and_is_given_back(void **st
         lazy_story_end(&story);
 }
 
+#define MANY 49152U /* 192 MiB */
+
+/* Here and there, as a program does that uses all of its memory. */
+static void touch_at_random(int out)
+{
+        int connection = become_lazy(&story);
+        uint64_t n = 1;
+
+        say(out, "+");
+        finish_restore(connection);
+        for (unsigned i = 0; i < MANY; i++) {
+                n = (n * 5 + 12345) % MANY;
+                if (*(volatile uint64_t *)page_at(n) != (was_sent(n) ? (n + 1) * UINT64_C(0x9e3779b97f4a7c15) : 0))
+                        _exit(1);
+        }
+        (void)pause();
+}
+
+static uint64_t bytes_resident(pid_t pid)
+{
+        unsigned long all = 0, resident = 0;
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
+        AUTO_FILE FILE *f = fopen(path, "re");
+        return f && fscanf(f, "%lu %lu", &all, &resident) == 2 ? resident * (uint64_t)PAGE_BYTES : 0;
+}
+
+static void test_memory_is_not_there_twice(void **state)
+{
+        const uint64_t size = (uint64_t)MANY * PAGE_BYTES;
+        struct child child;
+        uint64_t most = 0;
+
+        (void)state;
+        lazy_story_begin(&story, MANY, false);
+        start(&child, touch_at_random);
+        const uint64_t own = bytes_resident(child.pid);
+        while (look(&story).running) {
+                /* In this order what moves in between counts twice rather than not at all. */
+                const uint64_t stored = bytes_stored(&story), all = stored + bytes_resident(child.pid) - own;
+                most = all > most ? all : most;
+        }
+        kill_child(&child);
+        print_message("at most %llu %% of it\n", (unsigned long long)(most * 100 / size));
+        assert_true(most >= size / 2 && most <= size + size * 15 / 100);
+        lazy_story_end(&story);
+}
+
 static void test_images_that_are_wanted_stay_whole(void **state)
 {
         struct child child;
@@ -184,6 +234,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_each_page_is_there_when_it_is_touched),
                 cmocka_unit_test(test_what_nobody_touches_comes_by_itself_and_is_given_back),
+                cmocka_unit_test(test_memory_is_not_there_twice),
                 cmocka_unit_test(test_images_that_are_wanted_stay_whole),
                 cmocka_unit_test(test_tasks_that_die_end_it),
                 cmocka_unit_test(test_it_ends_when_it_is_told_to),
