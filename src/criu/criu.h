@@ -96,6 +96,13 @@ void criu_cancel(struct criu *criu);
 void criu_free(struct criu *criu);
 DEFINE_CLEANUP(struct criu, criu_free)
 
+/* Where CRIU looks for whoever gives restored tasks their memory later: a listening stream socket in the directory of
+ * the images, its working directory. When it is there, memory is restored lazily. */
+#define CRIU_LAZY_SOCKET "lazy-pages.socket"
+
+/* To be loaded into CRIU then, where the tasks get a user namespace of their own: in PHAUL_LIBEXECDIR. */
+#define CRIU_LAZY_LIBRARY "lazy-within.so"
+
 /*
  * Become `criu restore`: for a small program of its own, since what is restored inherits from it. When criu ends, its
  * exit status says whether the tree runs; the root of the tree is then an orphan of criu's parent's reaper. Returns

@@ -13,60 +13,12 @@
 
 #include "base/fd.h"
 #include "criu/page_index.h"
-#include "criu/pagemap_file.h"
+#include "criu/pagemap_writer.h"
 
 #define GROWTH_BYTES ((off_t)64 << 20)
 
 /* End of user space with five-level page tables; offsets in shared memory are below as well. */
 #define ADDRESS_END (UINT64_C(1) << 56)
-
-#define LEVELS_MAX (PAGEMAP_ROUNDS_MAX + 1) /* the last one is the image directory itself */
-
-/* A line of the pagemap that CRIU reads first. */
-struct map_entry {
-        uint64_t vaddr, n_pages;
-        uint32_t flags;
-};
-
-struct map_entries {
-        struct map_entry *list;
-        size_t n, room;
-};
-
-struct image {
-        uint64_t image;
-        uint32_t pages_id;
-        bool opened;                   /* the frozen task has it */
-        uint64_t end;                  /* first address this round has not covered yet */
-        uint64_t kept_end;             /* the same of what is kept */
-        struct page_index index;       /* of what the rounds brought */
-        uint64_t stored[LEVELS_MAX];   /* pages in the file of each level */
-        struct map_entries last, kept; /* of the frozen task: what was dumped, what was left out */
-        struct image *next;
-};
-
-struct level {
-        int dir_fd;
-        unsigned round; /* 0: the image directory */
-};
-
-struct pagemap_writer {
-        int images_fd;
-        void *tree;          /* struct image by number */
-        struct image *first; /* list of all of them */
-        uint32_t n_images;
-        struct level levels[LEVELS_MAX];
-        uint32_t n_levels;
-        bool level_open;       /* this round has brought something new: the last level is its own */
-        unsigned round;        /* 0: there was none yet */
-        bool last;             /* after the rounds */
-        struct image *current; /* whose files are open, as far as they were needed: */
-        int files[LEVELS_MAX];
-        off_t room; /* size of the last level's file, when it is ahead of what is in it; else 0 */
-        uint64_t pages, stored;
-        bool finished;
-        int failed; /* sticky: negative errno of a write that failed */
-};
 
 /* -- small parts -----------------------------------------------------------------------------------------------------
  */
@@ -148,7 +100,7 @@ uint64_t pagemap_writer_stored(const struct pagemap_writer *writer)
         return writer->stored;
 }
 
-static int check_state(const struct pagemap_writer *w, struct error *err)
+int pagemap_writer_check(const struct pagemap_writer *w, struct error *err)
 {
         if (w->failed)
                 return error_errno(err, -w->failed, "cannot write page images");
@@ -157,7 +109,7 @@ static int check_state(const struct pagemap_writer *w, struct error *err)
         return 0;
 }
 
-static int write_failed(struct pagemap_writer *w, int r, struct error *err)
+int pagemap_writer_failed(struct pagemap_writer *w, int r, struct error *err)
 {
         w->failed = r;
         return error_errno(err, -r, "cannot write page images");
@@ -166,7 +118,7 @@ static int write_failed(struct pagemap_writer *w, int r, struct error *err)
 /* -- levels: the image directory, and before it one for each round that brought something new ------------------------
  */
 
-static int level_new(struct pagemap_writer *w)
+int pagemap_writer_level(struct pagemap_writer *w)
 {
         const unsigned before = w->n_levels ? w->levels[w->n_levels - 1].round : 0;
         struct level level = {.dir_fd = w->images_fd, .round = w->last ? 0 : w->round};
@@ -207,7 +159,7 @@ static int begin_round(struct pagemap_writer *w)
 
 int pagemap_writer_round(struct pagemap_writer *writer, struct error *err)
 {
-        int r = check_state(writer, err);
+        int r = pagemap_writer_check(writer, err);
 
         if (r < 0)
                 return r;
@@ -215,12 +167,12 @@ int pagemap_writer_round(struct pagemap_writer *writer, struct error *err)
                 return error_set(err, EBADMSG, "a round of pages after the rounds");
         writer->round++;
         r = begin_round(writer);
-        return r < 0 ? write_failed(writer, r, err) : 0;
+        return r < 0 ? pagemap_writer_failed(writer, r, err) : 0;
 }
 
 int pagemap_writer_last(struct pagemap_writer *writer, struct error *err)
 {
-        int r = check_state(writer, err);
+        int r = pagemap_writer_check(writer, err);
 
         if (r < 0)
                 return r;
@@ -228,19 +180,13 @@ int pagemap_writer_last(struct pagemap_writer *writer, struct error *err)
                 return error_set(err, EBADMSG, "the rounds of pages end twice");
         r = begin_round(writer);
         writer->last = true;
-        return r < 0 ? write_failed(writer, r, err) : 0;
+        return r < 0 ? pagemap_writer_failed(writer, r, err) : 0;
 }
 
 /* -- files -----------------------------------------------------------------------------------------------------------
  */
 
-static void pagemap_name(const struct image *image, char *ret, size_t size)
-{
-        (void)snprintf(ret, size, "pagemap-%s%" PRIu64 ".img",
-                       (image->image & 0xff) == PAGE_IMAGE_SHMEM ? "shmem-" : "", image->image >> 8);
-}
-
-static int open_pages(const struct pagemap_writer *w, const struct image *image, uint32_t level, int flags)
+int pagemap_writer_open_pages(const struct pagemap_writer *w, const struct image *image, uint32_t level, int flags)
 {
         char name[32];
 
@@ -249,7 +195,7 @@ static int open_pages(const struct pagemap_writer *w, const struct image *image,
         return fd < 0 ? -errno : fd;
 }
 
-static int leave_current(struct pagemap_writer *w)
+int pagemap_writer_leave(struct pagemap_writer *w)
 {
         const uint32_t level = w->n_levels - 1;
         int r = 0;
@@ -263,7 +209,7 @@ static int leave_current(struct pagemap_writer *w)
 
 static int make_current(struct pagemap_writer *w, struct image *image)
 {
-        int r = w->current == image ? 0 : leave_current(w);
+        int r = w->current == image ? 0 : pagemap_writer_leave(w);
 
         w->current = image;
         return r;
@@ -273,7 +219,8 @@ static int make_current(struct pagemap_writer *w, struct image *image)
 static int file_of(struct pagemap_writer *w, uint32_t level)
 {
         if (w->files[level] < 0) {
-                int r = open_pages(w, w->current, level, w->current->stored[level] ? 0 : O_CREAT | O_EXCL);
+                int r = pagemap_writer_open_pages(w, w->current, level,
+                                                  w->current->stored[level] ? 0 : O_CREAT | O_EXCL);
                 if (r < 0)
                         return r;
                 w->files[level] = r;
@@ -309,7 +256,7 @@ static int overwrite(struct pagemap_writer *w, const struct page_run *run, uint6
 
 static int append(struct pagemap_writer *w, uint64_t vaddr, const uint8_t *pages, uint64_t n)
 {
-        int r = w->level_open ? 0 : level_new(w);
+        int r = w->level_open ? 0 : pagemap_writer_level(w);
         if (r < 0)
                 return r;
         const uint32_t level = w->n_levels - 1;
@@ -401,14 +348,14 @@ static int image_get(struct pagemap_writer *w, uint64_t number, struct image **r
         if (w->n_images >= PAGEMAP_IMAGES_MAX)
                 return error_set(err, EBADMSG, "more than %u page images", PAGEMAP_IMAGES_MAX);
         int r = image_new(w, number, ret);
-        return r < 0 ? write_failed(w, r, err) : 0;
+        return r < 0 ? pagemap_writer_failed(w, r, err) : 0;
 }
 
 int pagemap_writer_open(struct pagemap_writer *writer, uint64_t image, struct error *err)
 {
         struct image *found;
 
-        int r = check_state(writer, err);
+        int r = pagemap_writer_check(writer, err);
         if (r < 0)
                 return r;
         if (writer->round && !writer->last)
@@ -451,7 +398,7 @@ int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *b
 {
         const struct page_batch b = *batch;
         struct image *image = writer->current;
-        int r = check_state(writer, err);
+        int r = pagemap_writer_check(writer, err);
 
         if (r < 0)
                 return r;
@@ -467,7 +414,7 @@ int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *b
         if (r == 0)
                 r = pages ? store(writer, &b, pages) : entries_add(&image->last, b.vaddr, b.n_pages, b.flags);
         if (r < 0)
-                return write_failed(writer, r, err);
+                return pagemap_writer_failed(writer, r, err);
         image->end = b.vaddr + (uint64_t)b.n_pages * PAGE_BYTES;
         return 0;
 }
@@ -487,7 +434,7 @@ static bool is_known(const struct image *image, uint64_t vaddr, uint64_t end)
 int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
                         struct error *err)
 {
-        int r = check_state(writer, err);
+        int r = pagemap_writer_check(writer, err);
 
         if (r < 0)
                 return r;
@@ -503,112 +450,7 @@ int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t 
                 return error_set(err, EBADMSG, "pages to be kept at 0x%" PRIx64 " never came", vaddr);
         r = entries_add(&found->kept, vaddr, n_pages, PE_PARENT);
         if (r < 0)
-                return write_failed(writer, r, err);
+                return pagemap_writer_failed(writer, r, err);
         found->kept_end = end;
-        return 0;
-}
-
-/* -- the end ---------------------------------------------------------------------------------------------------------
- */
-
-static int make_pagemap(struct pagemap_writer *w, const struct image *image, uint32_t level, struct pagemap_file **ret)
-{
-        char name[64];
-
-        if (image->stored[level] == 0) {
-                AUTO_FD int fd = open_pages(w, image, level, O_CREAT | O_EXCL);
-                if (fd < 0)
-                        return fd;
-        }
-        pagemap_name(image, name, sizeof(name));
-        return pagemap_file_new(w->levels[level].dir_fd, name, image->pages_id, ret);
-}
-
-/* What a level has, and what it leaves to those before it. */
-static int write_level(struct pagemap_writer *w, const struct image *image, uint32_t level)
-{
-        struct pagemap_file *file;
-        int r = make_pagemap(w, image, level, &file);
-
-        if (r < 0)
-                return r;
-        for (size_t i = 0; r == 0 && i < image->index.n_known; i++) {
-                const struct page_run *run = &image->index.known[i];
-                if (run->level <= level)
-                        r = pagemap_file_add(file, run->vaddr, run->n_pages,
-                                             run->level == level ? PE_PRESENT : PE_PARENT);
-        }
-        int closed = pagemap_file_close(file);
-        return r < 0 ? r : closed;
-}
-
-/* What was dumped and what was left out, in order of addresses; -EBADMSG when they overlap. */
-static int write_last(struct pagemap_writer *w, const struct image *image)
-{
-        const struct map_entries *a = &image->last, *b = &image->kept;
-        struct pagemap_file *file;
-        uint64_t end = 0;
-
-        int r = make_pagemap(w, image, w->n_levels - 1, &file);
-        if (r < 0)
-                return r;
-        for (size_t i = 0, j = 0; r == 0 && (i < a->n || j < b->n);) {
-                const bool dumped = j == b->n || (i < a->n && a->list[i].vaddr < b->list[j].vaddr);
-                const struct map_entry *e = dumped ? &a->list[i++] : &b->list[j++];
-                r = e->vaddr < end ? -EBADMSG : pagemap_file_add(file, e->vaddr, e->n_pages, e->flags);
-                end = e->vaddr + e->n_pages * PAGE_BYTES;
-        }
-        int closed = pagemap_file_close(file);
-        return r < 0 ? r : closed;
-}
-
-/* The levels from the first that has something of it. */
-static int finish_image(struct pagemap_writer *w, const struct image *image)
-{
-        bool begun = false;
-        int r = 0;
-
-        for (uint32_t level = 0; r == 0 && level + 1 < w->n_levels; level++) {
-                begun |= image->stored[level] != 0;
-                if (begun)
-                        r = write_level(w, image, level);
-        }
-        return r < 0 ? r : write_last(w, image);
-}
-
-/* Of a task that was gone before the others were frozen: nobody will look for it. */
-static int drop_image(struct pagemap_writer *w, struct image *image)
-{
-        char name[32];
-
-        (void)snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", image->pages_id);
-        for (uint32_t level = 0; level < w->n_levels; level++) {
-                if (image->stored[level] && unlinkat(w->levels[level].dir_fd, name, 0) < 0)
-                        return -errno;
-                w->stored -= image->stored[level];
-                image->stored[level] = 0;
-        }
-        return 0;
-}
-
-int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, struct error *err)
-{
-        int r = check_state(writer, err);
-
-        if (r < 0)
-                return r;
-        if (writer->round && !writer->last)
-                return error_set(err, EBADMSG, "the pages end within a round");
-        r = leave_current(writer);
-        if (r == 0 && !writer->level_open) {
-                writer->last = true; /* also when there were no rounds */
-                r = level_new(writer);
-        }
-        for (struct image *i = writer->first; r == 0 && i; i = i->next)
-                r = i->opened ? finish_image(writer, i) : drop_image(writer, i);
-        if (r < 0)
-                return write_failed(writer, r, err);
-        writer->finished = true;
-        *ret_pages = writer->pages;
         return 0;
 }

@@ -4,6 +4,8 @@
 #include "base/cleanup.h"
 #include "criu/page_server.h"
 
+struct lazy_areas;
+
 /*
  * Writes pagemap-PID.img / pagemap-shmem-ID.img with their pages-N.img into an image directory from batches, in the
  * format CRIU 3.x and 4.x read. Batches of one image come with rising addresses within a round; images may interleave,
@@ -52,5 +54,30 @@ uint64_t pagemap_writer_stored(const struct pagemap_writer *writer);
 /* Completes the files, and removes those of images that only rounds knew. *ret_pages: pages that came with contents,
  * rounds included. After a failure, or without this call, the files are of no use. */
 int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, struct error *err);
+
+/*
+ * Before finish(): what of the tasks' memory may come late (criu/lazy_areas.h; borrowed for the writer's life, NULL:
+ * nothing). CRIU finds it marked in the pagemaps, leaves it out when it restores lazily, and reads it all the same when
+ * it does not.
+ */
+void pagemap_writer_lazy(struct pagemap_writer *writer, const struct lazy_areas *areas);
+
+/* A run of pages that a lazily restored task has to be given, and where it lies. */
+struct page_owed {
+        uint32_t pid;   /* as the images have it */
+        unsigned round; /* directory and number of the file: page_owed_file() */
+        uint32_t pages_id;
+        uint64_t file_pages; /* in the whole file */
+        uint64_t vaddr;      /* bytes */
+        uint64_t n_pages;
+        uint64_t position; /* of the first page in the file, in pages */
+};
+#define PAGE_OWED_FILE 48 /* bytes of a name, "round-3/pages-1.img" */
+const char *page_owed_file(const struct page_owed *owed, char ret[static PAGE_OWED_FILE]);
+
+/* After finish(): all of them, task by task, by rising address. What `each` returns below 0 ends it. */
+int pagemap_writer_owed(const struct pagemap_writer *writer, int (*each)(const struct page_owed *owed, void *context),
+                        void *context);
+
 void pagemap_writer_free(struct pagemap_writer *writer);
 DEFINE_CLEANUP(struct pagemap_writer, pagemap_writer_free)

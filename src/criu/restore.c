@@ -1,11 +1,27 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "criu/criu.h"
 
 #define ARGUMENTS_MAX 32
+
+/*
+ * Does somebody serve pages there? liblxc's CRIU is asked by haulers/lxc/verb-restore.c in the same way: what is in
+ * the directory decides, so that nobody on the way has to know.
+ */
+static bool is_served(const char *images)
+{
+        char path[PATH_MAX];
+        struct stat st;
+
+        return snprintf(path, sizeof(path), "%s/" CRIU_LAZY_SOCKET, images) < (int)sizeof(path) &&
+               stat(path, &st) == 0 && S_ISSOCK(st.st_mode);
+}
 
 /*
  * The command line and not the RPC: a restore needs no words of ours on its way but the one at post-restore, and that
@@ -31,6 +47,8 @@ int criu_restore_exec(const struct criu_restore_options *o, struct error *err)
 
         argv[n++] = "--network-lock";
         argv[n++] = "skip";
+        if (is_served(o->images))
+                argv[n++] = "--lazy-pages";
         if (o->tcp_established)
                 argv[n++] = "--tcp-established";
         if (o->tcp_close)

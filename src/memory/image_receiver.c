@@ -8,11 +8,15 @@
 
 #include "base/fd.h"
 #include "base/name.h"
+#include "criu/lazy_areas.h"
 #include "memory/image_stream.h"
 
 struct image_receiver {
         int images_fd;
         struct pagemap_writer *writer;
+        struct lazy_areas *areas;
+        struct error lazy_failure;
+        bool lazy, unshare;        /* memory may come late; also what tasks share by copy on write */
         uint64_t max_bytes, bytes; /* the limit on what is stored; all that came */
         uint64_t file_bytes;
         uint64_t rounds;
@@ -45,7 +49,24 @@ void image_receiver_free(struct image_receiver *receiver)
         if (receiver->file >= 0)
                 (void)close(receiver->file);
         pagemap_writer_free(receiver->writer);
+        lazy_areas_free(receiver->areas);
         free(receiver);
+}
+
+void image_receiver_lazy(struct image_receiver *receiver, bool unshare)
+{
+        receiver->lazy = true;
+        receiver->unshare = unshare;
+}
+
+const struct error *image_receiver_lazy_failure(const struct image_receiver *receiver)
+{
+        return &receiver->lazy_failure;
+}
+
+const struct pagemap_writer *image_receiver_writer(const struct image_receiver *receiver)
+{
+        return receiver->writer;
 }
 
 uint64_t image_receiver_pages(const struct image_receiver *receiver)
@@ -240,6 +261,8 @@ static int on_end(struct image_receiver *r, const struct bulk_frame *f, struct e
                 return error_set(err, EBADMSG,
                                  "%" PRIu64 " frames and %" PRIu64 " pages came, %" PRIu64 " and %" PRIu64 " were sent",
                                  r->frames, r->pages, f->offset, f->count);
+        if (r->lazy && lazy_areas_read(r->images_fd, r->unshare, &r->areas, &r->lazy_failure) == 0)
+                pagemap_writer_lazy(r->writer, r->areas);
         result = pagemap_writer_finish(r->writer, &written, err);
         if (result < 0)
                 return result;

@@ -127,6 +127,14 @@ struct image_receiver;
 int image_receiver_new(int images_fd, uint64_t max_bytes, struct image_receiver **ret);
 int image_receiver_frame(struct image_receiver *receiver, const struct bulk_frame *frame, const void *data,
                          struct error *err);
+/*
+ * Before the end: memory of the tasks may come late, if the images that came say so (criu/lazy_areas.h has `unshare`).
+ * Images that cannot be understood make nothing late; then image_receiver_lazy_failure() has the reason.
+ */
+void image_receiver_lazy(struct image_receiver *receiver, bool unshare);
+const struct error *image_receiver_lazy_failure(const struct image_receiver *receiver);
+/* What the pages were written with; borrowed. */
+const struct pagemap_writer *image_receiver_writer(const struct image_receiver *receiver);
 uint64_t image_receiver_pages(const struct image_receiver *receiver);
 uint64_t image_receiver_bytes(const struct image_receiver *receiver);
 void image_receiver_free(struct image_receiver *receiver);

@@ -39,6 +39,7 @@ struct migration_options {
         bool copy_files;        /* files that are missing or different on the target are brought there */
         char dst_pidfile[1024]; /* file on the target for the pid, "" for none */
         char pid_root[1024];    /* root directory of the tree's processes, whose files travel; "" for the host's own */
+        bool unshare; /* memory shared by copy on write comes late on the target, too, and is shared no more */
         bool new_pid_namespace; /* on the target the tree gets a pid namespace, where its pids are free */
 };
 

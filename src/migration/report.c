@@ -6,8 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const phase_names[REPORT_PHASES_MAX] = {"examine", "files",  "memory", "freeze",  "stop",    "state",
-                                                           "restore", "commit", "resume", "release", "rollback"};
+static const char *const phase_names[REPORT_PHASES_MAX] = {"examine", "files",   "memory",  "freeze",
+                                                           "stop",    "state",   "restore", "commit",
+                                                           "resume",  "release", "fill",    "rollback"};
 static const char *const owner_names[] = {"source", "target", "unknown"};
 static const char *const result_names[] = {
         [REPORT_DONE] = "done",
@@ -124,6 +125,12 @@ static void phase_end(struct migration_report *report, uint64_t now_ms, uint64_t
         phase->ms += elapsed(report->phase_ms, now_ms);
         phase->bytes += bytes_sent > report->phase_bytes ? bytes_sent - report->phase_bytes : 0;
         report->phase = -1;
+}
+
+void migration_report_bytes(struct migration_report *report, uint64_t bytes)
+{
+        if (report->phase >= 0)
+                report->phases[report->phase].bytes += bytes;
 }
 
 int migration_report_phase(struct migration_report *report, const char *name, uint64_t now_ms, uint64_t bytes_sent)

@@ -23,14 +23,15 @@ enum report_result {
         REPORT_UNKNOWN, /* ownership unknown, an operator is needed */
 };
 
-/* "examine", "files", "memory", "freeze", "stop", "state", "restore", "commit", "resume", "release", "rollback". */
-#define REPORT_PHASES_MAX 11
+/* "examine", "files", "memory", "freeze", "stop", "state", "restore", "commit", "resume", "release", "fill",
+ * "rollback". */
+#define REPORT_PHASES_MAX 12
 #define REPORT_WORD_MAX 31
 
 struct report_phase {
         const char *name; /* static */
         int64_t ms;
-        uint64_t bytes; /* sent in it */
+        uint64_t bytes; /* sent in it; in "fill": given to the running tasks */
 };
 
 struct migration_report {
@@ -83,6 +84,9 @@ DEFINE_CLEANUP(struct migration_report, migration_report_free)
  * time and bytes add up. NULL ends the current one. -EINVAL for a name that is none of the above.
  */
 int migration_report_phase(struct migration_report *report, const char *name, uint64_t now_ms, uint64_t bytes_sent);
+
+/* The current phase has done so many bytes beside what was sent in it. */
+void migration_report_bytes(struct migration_report *report, uint64_t bytes);
 
 /* The source froze it, or let it go again (thawed or released). Repeated calls change nothing. */
 void migration_report_frozen(struct migration_report *report, uint64_t now_ms);

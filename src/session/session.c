@@ -31,6 +31,9 @@ static int fill_paths(struct session *s, const char *directory, const struct ses
         n |= snprintf(p->control, sizeof(p->control), "%s/sessions/%s.sock", places->runtime, id) >=
              (int)sizeof(p->control);
         n |= snprintf(p->hold, sizeof(p->hold), "%s/sessions/%s.hold", places->runtime, id) >= (int)sizeof(p->hold);
+        n |= snprintf(p->ledger, sizeof(p->ledger), "%s/sessions/%s.pages", places->runtime, id) >=
+             (int)sizeof(p->ledger);
+        n |= snprintf(p->pages, sizeof(p->pages), "%s/phaul-pages", places->libexec) >= (int)sizeof(p->pages);
         n |= snprintf(p->trust, sizeof(p->trust), "%s", places->configuration) >= (int)sizeof(p->trust);
         n |= snprintf(p->hooks, sizeof(p->hooks), "%s%s", places->hooks[0] ? places->hooks : places->configuration,
                       places->hooks[0] ? "" : "/hooks.d") >= (int)sizeof(p->hooks);

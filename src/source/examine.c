@@ -67,6 +67,8 @@ static int examine_here(struct session *s, struct verdict *v, char criu[static 3
                                       s->request.kind);
         s->workload.options = &s->request.options;
         int r = s->hauler->examine(s->request.name, &s->workload, verdict_report, v, err);
+        if (r == 0 && !s->request.check_only)
+                r = source_await_memory(s, err);
         if (r < 0)
                 return r;
         const bool restart = s->request.options.mode == MODE_RESTART;

@@ -86,6 +86,8 @@ void source_probes_end(struct source_side *x, hauler_report_fn report, void *con
 /* What it has written is where the other host sees it. */
 int source_shared_sync(struct source_side *x, struct error *err);
 /* Measure the link and predict the downtime (item link). After the target's verdict, which must be no error. */
+/* It may have come here a moment ago: until its memory is in place. */
+int source_await_memory(struct session *s, struct error *err);
 struct verdict;
 int source_link_speed(struct source_side *x, struct verdict *v, struct error *err);
 /* File rounds while the workload runs, until another one would not pay. */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "memory/page_service.h"
 #include "session/hooks.h"
 #include "session/peer.h"
 #include "target/target.h"
@@ -55,6 +56,7 @@ static int discard_one(const char *record, const json_t *entry, void *context)
         if (strcmp(record, "LEFTOVER") != 0)
                 return 0;
         int r = strcmp(what, "images") == 0  ? session_images_remove(s, d->err)
+                : strcmp(what, "pages") == 0 ? page_service_stop(name, d->err)
                 : strcmp(what, "hooks") == 0 ? (session_hooks(s, NETWORK_DISCARDED), 0)
                 : s->hauler                  ? s->hauler->discard(what, name, d->err)
                                              : 0;

@@ -125,6 +125,7 @@ static int open_state(struct target_side *x, const struct message *m, struct err
         r = image_receiver_new(x->images_fd, ceiling, &x->receiver);
         if (r < 0)
                 return error_errno(err, -r, "cannot receive memory");
+        image_receiver_lazy(x->receiver, s->request.options.unshare);
         return peer_bulk(s, number, &handlers, x, &link, err);
 }
 

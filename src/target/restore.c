@@ -139,6 +139,8 @@ int target_restore(struct target_side *x, struct error *err)
         if (r >= 0)
                 r = expect_network(x, err);
         if (r >= 0)
+                r = target_lazy(x, err);
+        if (r >= 0)
                 r = s->hauler->restore(s->loop, &s->workload, s->paths.images, s->paths.hold, s->paths.record,
                                        &handlers, x, &x->restore, err);
         if (r == 0)
@@ -151,6 +153,7 @@ int target_restore(struct target_side *x, struct error *err)
                                   s->request.self);
         }
 
+        target_lazy_held(x);
         r = target_find_ports(x, err);
         if (r == 0)
                 r = record_held(s, err);

@@ -18,6 +18,7 @@ static void side_done(struct target_side *x)
                 x->session->hauler->restore_free(x->restore);
         image_receiver_free(x->receiver);
         source_free(x->sync_source);
+        source_free(x->on_pages);
         if (x->images_fd >= 0)
                 (void)close(x->images_fd);
         json_decref(x->probes);
@@ -76,10 +77,12 @@ static void running(struct target_side *x)
         image_receiver_free(TAKE_PTR(x->receiver));
         if (x->images_fd >= 0)
                 (void)close(TAKE_FD(x->images_fd));
+        target_fill(x);
         if (session_images_remove(s, &err) < 0)
                 session_log(s, "warning", "%s", err.text);
         (void)session_finish(s, NULL, NULL);
-        target_linger(x, NULL);
+        if (!x->heard)
+                target_linger(x, NULL);
 }
 
 static bool connected(void *context)

@@ -24,6 +24,7 @@ struct target_side {
         struct session *session;
         bool offered, prepared; /* what the source has asked for so far */
         bool told;              /* the source was told how it ends, before everything was removed */
+        bool heard;             /* it has said that it needs us no more */
         uint64_t memory_bytes, file_bytes, file_count;
         json_t *probes;    /* of shared directories, as offered */
         char *description; /* the source's, as offered */
@@ -38,6 +39,7 @@ struct target_side {
         struct source *sync_source;
         int sync_status; /* -1 while it runs */
 
+        struct source *on_pages; /* the page service's first process, while it is our child */
         struct hauler_restore *restore;
         struct hauler_port ports[TARGET_PORTS_MAX]; /* of the held copy, found before they are needed */
         int n_ports;
@@ -56,6 +58,12 @@ int target_examine(struct target_side *x, const struct message *offer, struct er
 int target_receive(struct target_side *x, struct error *err);
 /* Restore and hold; make files durable; PREPARED. */
 int target_restore(struct target_side *x, struct error *err);
+/* Before the restore: let the memory come after the tasks run, where that can be done. It is no failure when not. */
+int target_lazy(struct target_side *x, struct error *err);
+/* The copy is held: who may look for it by its root. */
+void target_lazy_held(struct target_side *x);
+/* RUNNING is told: until the memory is in place, and nothing is left of who brought it. */
+void target_fill(struct target_side *x);
 /* From PREPARED on: wait for the source's decision, start, tell. */
 int target_handover(struct target_side *x, struct error *err);
 /* STARTING is durable (also: a crash after it left us to look): start what is there and see what becomes of it. */

@@ -10,6 +10,8 @@
  * namespace no index but 1 is taken. The engine brings the outer ends over while the copy is held
  * (network_bring_over()).
  *
+ * PHAUL_CRIU_WITHIN: memory comes after the tasks run, and they have mapped ids. CRIU runs with criu/lazy-within.c.
+ *
  * PHAUL_CRIU_LSM: the AppArmor profile of a container that is to have a generated one. liblxc (6.0.4, criu.c,
  * exec_criu()) hands on what the configuration says, "generated", which is no profile; each task fails when it takes
  * it on, too late for CRIU to notice.
@@ -21,7 +23,23 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/spawn.h"
+
+/* Beside us, where the others of ours are. */
+static int load_library(void)
+{
+        const char *directory = secure_getenv("PHAUL_LIBEXECDIR");
+        const char *before = getenv("LD_PRELOAD");
+        AUTO_FREE char *libraries = NULL;
+
+        if (asprintf(&libraries, "%s/lazy-within.so%s%s", directory ? directory : PHAUL_LIBEXECDIR, before ? " " : "",
+                     before ? before : "") < 0) {
+                libraries = NULL;
+                return -1;
+        }
+        return setenv("LD_PRELOAD", libraries, 1);
+}
 
 int main(int argc, char **argv)
 {
@@ -31,6 +49,10 @@ int main(int argc, char **argv)
         if (argc > 1 && strcmp(argv[1], "restore") == 0) {
                 if (apart && unshare(CLONE_NEWNET) < 0) {
                         (void)fprintf(stderr, "cannot make a network namespace: %s\n", strerror(errno));
+                        return 127;
+                }
+                if (getenv("PHAUL_CRIU_WITHIN") && load_library() < 0) {
+                        (void)fprintf(stderr, "out of memory\n");
                         return 127;
                 }
                 for (int i = 2; profile && i + 1 < argc; i++)

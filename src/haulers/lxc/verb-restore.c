@@ -34,10 +34,11 @@ struct restore {
         char *log;
         char **changes; /* veth:N=NAME */
         bool apart;     /* CRIU gets a network namespace of its own */
+        bool lazy;      /* memory comes after the tasks run */
         int n_changes;
 };
 
-static int write_criu_options(const struct restore *r, char **ret_path, struct error *err)
+static int write_criu_options(struct restore *r, char **ret_path, struct error *err)
 {
         static const char options[] = "network-lock skip\n";
         char text[256];
@@ -52,8 +53,8 @@ static int write_criu_options(const struct restore *r, char **ret_path, struct e
         if (!socket || !path)
                 return error_set(err, ENOMEM, "out of memory");
         /* Somebody serves pages there: memory comes through it. */
-        bool lazy = stat(socket, &st) == 0 && S_ISSOCK(st.st_mode);
-        (void)snprintf(text, sizeof(text), "%s%s", options, lazy ? "lazy-pages\n" : "");
+        r->lazy = stat(socket, &st) == 0 && S_ISSOCK(st.st_mode);
+        (void)snprintf(text, sizeof(text), "%s%s", options, r->lazy ? "lazy-pages\n" : "");
         int result = fd_write_file(AT_FDCWD, path, text, strlen(text), 0600);
         if (result < 0)
                 return error_errno(err, -result, "cannot write %s", path);
@@ -103,6 +104,12 @@ static bool name_profile(struct lxc_container *c, const struct restore *r)
         return n > 0 && n < (int)sizeof(label) && setenv("PHAUL_CRIU_LSM", label, 1) == 0;
 }
 
+/* Lazily, and with ids of its own: CRIU needs help with that. */
+static bool help_within(struct lxc_container *c, const struct restore *r)
+{
+        return !r->lazy || c->get_config_item(c, "lxc.idmap", NULL, 0) <= 0 || setenv("PHAUL_CRIU_WITHIN", "1", 1) == 0;
+}
+
 static bool change_config(struct lxc_container *c, const struct restore *r)
 {
         char key[64];
@@ -148,7 +155,7 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
                               .quiet = true};
         (void)lxc_log_init(&log);
         struct lxc_container *c = lxc_container_new(r->name, r->lxcpath);
-        if (!c || !c->load_config(c, r->config) || !change_config(c, r) || !name_profile(c, r))
+        if (!c || !c->load_config(c, r->config) || !change_config(c, r) || !name_profile(c, r) || !help_within(c, r))
                 _exit(WORKER_BAD_CONFIG);
 
         struct migrate_opts options = {
@@ -160,7 +167,7 @@ static _Noreturn void worker(const struct restore *r, const char *criu_options)
         _exit(result == 0 ? WORKER_DONE : WORKER_FAILED);
 }
 
-static int run_worker(const struct restore *r, struct error *err)
+static int run_worker(struct restore *r, struct error *err)
 {
         AUTO_FREE char *criu_options = NULL;
         char complaint[1024];

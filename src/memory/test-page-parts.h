@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "memory/page_ledger.h"
+#include "memory/page_service.h"
+
+/*
+ * An image directory with the memory of one task, the page service on it, and the other ends: CRIU's, and a process
+ * whose memory is served. Page `n` of the task holds numbers that follow from n; some were never sent.
+ */
+#define BASE UINT64_C(0x200000000000)
+#define TASK_PID 4242
+
+struct lazy_story {
+        char directory[64], ledger[96];
+        int images_fd;
+        uint64_t n_pages;
+        pid_t service;
+        struct page_ledger *view; /* of the ledger, to look at */
+};
+
+/* Images of a task with one area of that many pages at BASE, and the service on it. */
+void lazy_story_begin(struct lazy_story *s, uint64_t n_pages, bool keep);
+void lazy_story_end(struct lazy_story *s);
+
+/* Whether the page was sent. */
+bool was_sent(uint64_t page);
+/* Numbers that follow from `seed`; 0: zeros. */
+void write_page(void *page, uint64_t seed);
+bool check_page(const void *page, uint64_t seed);
+static inline uint64_t seed_of(uint64_t page)
+{
+        return was_sent(page) ? page + 1 : 0;
+}
+
+/* In the process: the area, registered and handed to the service. The connection, for finish(). */
+int become_lazy(const struct lazy_story *s);
+void finish_restore(int connection);
+
+/* Until no process of the service is left; false when that takes a minute. */
+bool wait_for_end(const struct lazy_story *s);
+struct page_service_status look(const struct lazy_story *s);
+/* Bytes that the files of pages take. */
+uint64_t bytes_stored(const struct lazy_story *s);

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The workload runs on the target before its memory is there; not one byte of it is wrong, whoever dies meanwhile."""
+
+import json
+import re
+import time
+
+import pytest
+
+from site_under_test import FULL, PROGRAMS, eventually
+
+LOG = "/var/log/family.log"
+STATUS = "/var/lib/lxc/writer/rootfs/root/status"
+BASE = {"alpha": 20000, "beta": 40000}
+
+
+class Workload:
+    """A container or a process tree that checks its own memory all the time."""
+
+    def __init__(self, site, kind, mebibytes):
+        self.site, self.kind = site, kind
+        if kind != "pid":
+            self.what, self.options = "lxc/writer", ()
+            site["alpha"].container("writer", ["memwriter", "--mib", str(mebibytes), "--rate", "20", "--status", "/root/status"],
+                                    ip="10.77.0.61/24", **({"idmap": 100000} if kind == "mapped" else {}))
+        else:
+            for name, number in BASE.items():
+                site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
+            pid = site["alpha"].spawn(LOG, f"{PROGRAMS}/family", "--children", "2", "--threads", "2", "--mib",
+                                      str(mebibytes // 4))
+            self.what, self.options = f"pid/{pid}", ("--copy-files",)
+        eventually(lambda: self.lines("alpha"), 60, "its first line")
+
+    def lines(self, host):
+        return self.site[host].run("cat", LOG if self.kind == "pid" else STATUS, check=False).stdout.splitlines()
+
+    def goes_on(self, host, count=2):
+        before = len(self.lines(host))
+        eventually(lambda: len(self.lines(host)) >= before + count, 60, f"{self.what} on {host}")
+        text = "\n".join(self.lines(host)[-40:])
+        assert "error:" not in text and "wrong" not in text, text[-600:]
+
+    def migrating(self):
+        return self.site.migrating("alpha", self.what, "beta", *self.options)
+
+    def migrate(self, source, target, *options):
+        return self.site.migrate(source, self.what, target, *self.options, *options)
+
+
+def said(site, host, identity):
+    return site[host].run("cat", f"/var/lib/phaul/migrations/{identity}/log").stdout
+
+
+def services(site, host="beta"):
+    return site.pid_of(site[host], "phaul-pages")
+
+
+def nothing_of_it(site, host, before):
+    """No process, no socket, no ledger, no images; and nobody's memory is watched."""
+    eventually(lambda: not services(site, host), 60, "the end of the fill")
+    site.settled_traces(host, before, 60)
+
+
+def unlike_before(site, host):
+    """What a migration adds to a host for good."""
+    traces = site.traces(host)
+    return {k: traces[k] for k in ("mounts", "programs")}
+
+
+@pytest.fixture(params=["lxc", "pid"])
+def workload(site, request):
+    return Workload(site, request.param, 256 if FULL else 96)
+
+
+@pytest.mark.parametrize("kind", ["lxc", "mapped", "pid"])
+def test_it_runs_before_its_memory_is_there(site, kind):
+    workload = Workload(site, kind, 256 if FULL else 96)
+    site.hold("beta", "target-pages")
+    identity = workload.migrating()
+    assert site.result("alpha", identity)["result"] == "done"      # the source need not wait
+    assert site.wait_phase("beta", identity, "fill") and len(services(site)) == 2
+    workload.goes_on("beta")
+    site.let_go()
+    assert site.result("beta", identity)["result"] == "done"
+    report = json.loads(site["beta"].run("cat", f"/var/lib/phaul/migrations/{identity}/report.json").stdout)
+    filled = {phase["name"]: phase for phase in report["phases"]}["fill"]
+    assert filled["bytes"] > 32 << 20, filled
+    assert "memory is in place" in said(site, "beta", identity)
+    eventually(lambda: not services(site), what="the end of the service")
+    left = site["beta"].run("sh", "-c", "ls /run/phaul/images; ls /run/phaul/sessions | grep -v sock; "
+                            "grep '^phaul ' /proc/self/mounts", check=False).stdout
+    assert left == "", left
+    workload.goes_on("beta")
+    tasks = site["beta"].run("sh", "-c", "grep -l '^VmFlags:.* um' /proc/[0-9]*/smaps", check=False).stdout
+    assert tasks == "", f"still watched: {tasks}"
+    fds = site["beta"].run("sh", "-c", "readlink /proc/[0-9]*/fd/* | grep userfaultfd", check=False).stdout
+    assert fds == "", f"somebody has kept one: {fds}"
+
+
+def test_a_service_that_is_killed_all_the_time(site, workload):
+    site.hold("beta", "target-pages")
+    identity = workload.migrating()
+    assert site.wait_phase("beta", identity, "fill")
+    for turn in range(30):
+        pids = services(site)
+        if not pids:
+            break
+        site["beta"].run("kill", "-KILL", str(pids[turn % len(pids)]), check=False)
+        if turn == 10:
+            site.let_go()
+        eventually(lambda: len(services(site)) != 1, what="another process of the service")
+        time.sleep(0.05)
+    site.let_go()
+    assert site.result("beta", identity)["result"] == "done"
+    assert "died" not in said(site, "beta", identity)
+    workload.goes_on("beta", 4)
+
+
+def test_a_session_that_is_killed_meanwhile(site, workload):
+    before = unlike_before(site, "beta")
+    site.hold("beta", "target-pages")
+    identity = workload.migrating()
+    assert site.wait_phase("beta", identity, "fill")
+    assert site.kill(site["beta"], "phaul-session")
+    workload.goes_on("beta")
+    site.let_go()
+    assert site.result("beta", identity)["owner"] == "target"
+    workload.goes_on("beta")
+    eventually(lambda: not services(site) and unlike_before(site, "beta")["mounts"] == before["mounts"], 30,
+               "nothing of the fill")
+
+
+def test_a_held_copy_that_is_given_up(site, workload):
+    """The service has answered what CRIU asked, and goes with the tasks."""
+    before = site.traces("beta")
+    site.hold("beta", "target-commit")
+    identity = workload.migrating()
+    assert site.wait_phase("beta", identity, "commit") and services(site)
+    site["alpha"].run("phaul", "cancel", identity, check=False)
+    site.kill(site["alpha"], "phaul-session")
+    site.let_go()
+    assert site.result("alpha", identity)["owner"] == "source"
+    workload.goes_on("alpha")
+    nothing_of_it(site, "beta", before)
+
+
+def test_it_is_not_moved_on_before_that_is_over(site, workload):
+    site.hold("beta", "target-pages")
+    identity = workload.migrating()
+    assert site.wait_phase("beta", identity, "fill")
+    on = site.migrating("beta", workload.what, "alpha", *workload.options)
+    eventually(lambda: "waiting until its memory is in place" in said(site, "beta", on), what="that it waits")
+    site.let_go()
+    assert site.result("beta", on)["result"] == "done"
+    workload.goes_on("alpha", 3)
+
+
+def test_whatever_a_program_does_meanwhile(site):
+    """Maps, unmaps, moves, gives back, forks: with faults alone, and while it is filled."""
+    status = "/var/lib/lxc/restless/rootfs/root/status"
+    site["alpha"].container("restless", ["restless", "--mib", "24", "--status", "/root/status"], ip="10.77.0.61/24")
+    eventually(lambda: site["alpha"].run("cat", status, check=False).stdout, 60, "its first line")
+    site.hold("beta", "target-pages")
+    identity = site.migrating("alpha", "lxc/restless", "beta")
+    assert site.wait_phase("beta", identity, "fill")
+    lines = lambda: site["beta"].run("cat", status, check=False).stdout.splitlines()  # noqa: E731
+    for held in (True, False):
+        before = len(lines())
+        eventually(lambda: len(lines()) >= before + 3, 60, f"held {held}")  # noqa: B023
+        site.let_go()
+    assert "error:" not in "\n".join(lines()), lines()[-3:]
+    assert site.result("beta", identity)["result"] == "done"
+
+
+def test_without_userfaultfd_all_of_it_is_there_before(site):
+    workload = Workload(site, "lxc", 64)
+    site["beta"].run("mv", "/usr/libexec/phaul/phaul-pages", "/root/phaul-pages.kept", check=False)
+    where = site["beta"].run("sh", "-c", "find / -xdev -name 'phaul-pages*' -type f").stdout.split()
+    assert where == ["/root/phaul-pages.kept"], where
+    try:
+        report = workload.migrate("alpha", "beta")
+    finally:
+        site["beta"].run("mv", "/root/phaul-pages.kept", "/usr/libexec/phaul/phaul-pages")
+    assert report["result"] == "done"
+    found = re.search(r"all memory is put in place before it runs: (.*)", said(site, "beta", report["id"]))
+    assert found and "phaul-pages" in found[1], said(site, "beta", report["id"])
+    workload.goes_on("beta")
