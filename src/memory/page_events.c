@@ -39,8 +39,9 @@ void page_events_let_go(struct page_worker *w, uint32_t space)
         struct ledger_space *s = &w->ledger->spaces[space];
 
         page_place_settle(w, space, 0, UINT64_MAX);
-        const int uffd = TAKE_FD(s->uffd);
+        /* Free first: what is left open of one that is free is closed by the next worker. */
         __atomic_store_n(&s->state, SPACE_FREE, __ATOMIC_RELEASE);
+        const int uffd = TAKE_FD(s->uffd);
         /* The last descriptor of it: what was registered is ordinary memory again, and who waits looks again. */
         if (uffd >= 0) {
                 (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, uffd, NULL);

@@ -17,24 +17,46 @@
  */
 #define RESTORE_FINISHED 0x52535446
 
-void page_intake_accept(struct page_worker *w)
+static bool is_criu(int fd)
 {
-        struct ledger_head *h = w->ledger->head;
         struct ucred peer = {0};
         socklen_t size = sizeof(peer);
 
-        int fd = accept4(w->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0)
-                return;
         /* In the directory of the images, to which only root gets; asked all the same, as for one that is none. */
-        if (h->connection >= 0 || h->phase != LEDGER_WAITING ||
-            getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != 0) {
+        return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && size == sizeof(peer) && peer.uid == 0;
+}
+
+static void connected(struct page_worker *w, int fd)
+{
+        int r;
+
+        w->ledger->head->connection = fd;
+        r = page_worker_watch(w, fd, WATCH_CONNECTION);
+        if (r < 0)
+                page_worker_trouble(w, -r, 0);
+}
+
+static bool is_expected(const struct ledger_head *h)
+{
+        return h->connection < 0 && h->phase == LEDGER_WAITING;
+}
+
+void page_intake_accept(struct page_worker *w)
+{
+        int fd = accept4(w->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+        if (fd >= 0 && is_expected(w->ledger->head) && is_criu(fd))
+                connected(w, fd);
+        else if (fd >= 0)
                 (void)close(fd);
-                return;
-        }
-        h->connection = fd;
-        if (page_worker_watch(w, fd, WATCH_CONNECTION) < 0)
-                page_worker_trouble(w, errno, 0);
+}
+
+bool page_intake_adopt(struct page_worker *w, int fd)
+{
+        if (!is_expected(w->ledger->head) || !is_criu(fd))
+                return false;
+        connected(w, fd);
+        return true;
 }
 
 static void hang_up(struct page_worker *w, enum ledger_phase phase)
@@ -124,8 +146,10 @@ static int take(struct page_worker *w)
 /* A CRIU that goes away without the word has failed, and kills what it made. Until the last one is dead we answer. */
 void page_intake_read(struct page_worker *w)
 {
-        if (w->ledger->head->connection >= 0 && take(w) < 0)
-                hang_up(w, LEDGER_ENDING);
+        const struct ledger_head *h = w->ledger->head;
+
+        if (h->connection >= 0 && take(w) < 0)
+                hang_up(w, h->phase == LEDGER_WAITING ? LEDGER_ENDING : (enum ledger_phase)h->phase);
 }
 
 int page_intake_recover(struct page_worker *w)

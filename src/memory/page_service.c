@@ -97,7 +97,7 @@ static int find_file(struct filling_in *f, const struct page_owed *o, uint32_t *
 static int owe(const struct page_owed *o, void *context)
 {
         struct filling_in *f = context;
-        uint32_t file;
+        uint32_t file = 0;
         int r = 0;
 
         if (f->pid != o->pid) {

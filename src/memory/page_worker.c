@@ -127,7 +127,7 @@ static bool is_over(const struct page_worker *w)
 /* -- the beginning ------------------------------------------------------------------------------------------------ */
 
 /* Of the table of descriptors, what the ledger does not know was some earlier worker's own. */
-static void close_strays(const struct page_worker *w, int images_fd)
+static void close_strays(struct page_worker *w, int images_fd)
 {
         const struct ledger_head *h = w->ledger->head;
         AUTO_DIR DIR *dir = opendir("/proc/self/fd");
@@ -139,8 +139,8 @@ static void close_strays(const struct page_worker *w, int images_fd)
                 for (uint32_t i = 0; !known && i < h->n_files; i++)
                         known = w->ledger->files[i].fd == fd;
                 for (uint32_t i = 0; !known && i < h->n_spaces; i++)
-                        known = w->ledger->spaces[i].uffd == fd;
-                if (!known && e->d_name[0] != '.')
+                        known = w->ledger->spaces[i].state == SPACE_LIVE && w->ledger->spaces[i].uffd == fd;
+                if (!known && e->d_name[0] != '.' && !page_intake_adopt(w, fd))
                         (void)close(fd);
         }
 }

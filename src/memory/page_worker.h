@@ -100,6 +100,8 @@ int page_events_watch(struct page_worker *w, uint32_t space);
 /* -- page_intake.c */
 void page_intake_accept(struct page_worker *w);
 void page_intake_read(struct page_worker *w);
+/* A descriptor that nobody knows may be CRIU's connection, of a worker that was killed when it had accepted it. */
+bool page_intake_adopt(struct page_worker *w, int fd);
 /* What an earlier worker was about to take. */
 int page_intake_recover(struct page_worker *w);
 
