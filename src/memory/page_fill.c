@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,10 +23,6 @@
 #define TWICE_PART 16U
 #define TWICE_PAGES 2048U
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14 */
-#endif
-
 static void pause_for(unsigned us)
 {
         const struct timespec t = {.tv_nsec = (long)us * 1000};
@@ -43,8 +37,10 @@ static bool find_next(struct page_worker *w, struct worker_fault *ret)
         struct ledger_run run;
 
         for (uint32_t i = 0; i <= n; i++) {
-                if (w->cursor_space >= n)
-                        w->cursor_space = 0, w->cursor = 0;
+                if (w->cursor_space >= n) {
+                        w->cursor_space = 0;
+                        w->cursor = 0;
+                }
                 const uint32_t space = w->cursor_space;
                 if (w->ledger->spaces[space].state == SPACE_LIVE && !w->dead[space] &&
                     __atomic_load_n(&w->owed[space], __ATOMIC_ACQUIRE) &&

@@ -207,7 +207,7 @@ int become_lazy(const struct lazy_story *s)
         memcpy(CMSG_DATA(c), &uffd, sizeof(uffd));
         if (sendmsg(connection, &message, 0) != 1)
                 _exit(91);
-        if (mmap((void *)(uintptr_t)BASE, size, PROT_READ | PROT_WRITE,
+        if (mmap(at_address(BASE), size, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE, -1, 0) == MAP_FAILED ||
             ioctl(uffd, UFFDIO_REGISTER, &area) < 0)
                 _exit(92);

@@ -26,6 +26,11 @@ struct lazy_story {
 void lazy_story_begin(struct lazy_story *s, uint64_t n_pages, bool keep);
 void lazy_story_end(struct lazy_story *s);
 
+static inline void *at_address(uint64_t address)
+{
+        return (void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr): addresses are numbers to the service */
+}
+
 /* Whether the page was sent. */
 bool was_sent(uint64_t page);
 /* Numbers that follow from `seed`; 0: zeros. */

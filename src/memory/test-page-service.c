@@ -25,7 +25,7 @@ static struct lazy_story story;
 
 static void *page_at(uint64_t n)
 {
-        return (void *)(uintptr_t)(BASE + n * PAGE_BYTES);
+        return at_address(BASE + n * PAGE_BYTES);
 }
 
 static void check_all(void)

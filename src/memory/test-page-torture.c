@@ -45,7 +45,7 @@ static uint64_t any(uint64_t below)
 
 static void *at(uint64_t n)
 {
-        return (void *)(uintptr_t)where[n];
+        return at_address(where[n]);
 }
 
 static void check(uint64_t n)
@@ -121,7 +121,7 @@ static void move(uint64_t n)
 
         if (!count)
                 return;
-        void *to = (void *)(uintptr_t)next_place;
+        void *to = at_address(next_place);
         if (mremap(at(n), size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
                 _exit(4);
         for (unsigned i = 0; i < count; i++)
