@@ -11,8 +11,8 @@ import time
 import pytest
 
 from site_under_test import eventually
-from wire import (BULK, BULK_FRAME, CONTROL, PAIR, QUERY, STREAM, STREAM_FRAME, Acceptor, Identity, Wire, context, encode,
-                  frame, inside, pair)
+from wire import (BULK, BULK_FRAME, CONTROL, NEWEST, PAIR, QUERY, STREAM, STREAM_FRAME, Acceptor, Identity, Wire, context,
+                  encode, frame, inside, pair)
 
 IP = "10.77.0.20"
 
@@ -128,17 +128,17 @@ def test_a_question_is_answered(beta, alpha):
 def test_a_newer_program_is_met_half_way(beta, alpha):
     wire = beta.connect(alpha)
     wire.hello(QUERY, low=1, high=7)
-    assert wire.expect("WELCOME")["version"] == 1
+    assert wire.expect("WELCOME")["version"] == NEWEST
     wire.close()
 
 
 @pytest.mark.parametrize("purpose", [QUERY, CONTROL])
-@pytest.mark.parametrize("low, high", [(2, 3), (0, 0), (3, 1)])
+@pytest.mark.parametrize("low, high", [(NEWEST + 1, NEWEST + 2), (0, 0), (3, 1)])
 def test_no_common_version(beta, alpha, low, high, purpose):
     wire = beta.connect(alpha)
     wire.hello(purpose, low, high, **({"migration": secrets.token_hex(16)} if purpose == CONTROL else {}))
     refusal = wire.expect("REFUSE")
-    assert refusal["kind"] == "refused" and "1 to 1" in refusal["text"] and f"{low} to {high}" in refusal["text"], refusal
+    assert refusal["kind"] == "refused" and f"1 to {NEWEST}" in refusal["text"] and f"{low} to {high}" in refusal["text"], refusal
     assert wire.last_words() == []
     beta.says(f"the peer {low} to {high}")
 
