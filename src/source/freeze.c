@@ -96,11 +96,17 @@ static int all_stand_still(struct source_side *x)
         return r < 0 ? r : source_memory_clean(x, &x->lock_error);
 }
 
+/* Not earlier: it would dirty again what rounds have sent. Not later: what may hardly run is slow to stop. */
+static int about_to_stop(struct source_side *x)
+{
+        return x->throttle ? throttle_lift(x->throttle, &x->lock_error) : 0;
+}
+
 /*
- * CRIU waits in each point for our answer. At network-lock and query-ext-files all tasks stand still and no socket has
- * been touched: our own lock goes on. CRIU says the first only of a network namespace that it dumps, the second always.
- * At post-dump only ptrace holds the tasks: our freezer takes over before anything else happens, so that neither CRIU's
- * death nor ours lets them run.
+ * CRIU waits in each point for our answer. Right after pre-dump it stops the tasks. At network-lock and query-ext-files
+ * all tasks stand still and no socket has been touched: our own lock goes on. CRIU says the first only of a network
+ * namespace that it dumps, the second always. At post-dump only ptrace holds the tasks: our freezer takes over before
+ * anything else happens, so that neither CRIU's death nor ours lets them run.
  */
 static void on_notify(struct criu *criu, const char *point, void *context)
 {
@@ -109,6 +115,8 @@ static void on_notify(struct criu *criu, const char *point, void *context)
 
         if (x->aborting) {
                 r = -ECANCELED;
+        } else if (strcmp(point, "pre-dump") == 0) {
+                r = about_to_stop(x);
         } else if (strcmp(point, "network-lock") == 0) {
                 r = lock_ports(x, &x->lock_error);
         } else if (strcmp(point, "query-ext-files") == 0) {

@@ -381,9 +381,6 @@ static int rounds(struct source_side *x, struct error *err)
                 if (r == 0)
                         r = one_round(x, &advice, err);
         }
-        /* A task that may hardly run is slow to stop, too. */
-        if (x->throttle && throttle_lift(x->throttle, err) < 0)
-                return -err->code;
         return r < 0 ? r : 0;
 }
 
