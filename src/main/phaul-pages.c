@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * phaul-pages: gives restored tasks their memory while they run (memory/page_service.h). Started by the session on the
+ * phaul-pages: gives restored tasks their memory while they run (pages/service.h). Started by the session on the
  * target, which it outlives; its descriptors are all that it is told.
  */
 #include <stdio.h>
 
 #include "base/log.h"
-#include "memory/page_service.h"
+#include "pages/service.h"
 
 int main(int argc, char *argv[])
 {

@@ -37,7 +37,7 @@
 #include "memory/address_space.h"
 #include "memory/inject.h"
 #include "memory/inject_steps.h"
-#include "memory/test-process.h"
+#include "base/test-process.h"
 
 static const struct inject_call make_eventfd = {.number = SYS_eventfd2, .arguments = {7, EFD_CLOEXEC}};
 

@@ -13,7 +13,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "memory/test-process.h"
+#include "base/test-process.h"
 #include "memory/tracker.h"
 
 #define MANY 24

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "memory/test-process.h"
+#include "base/test-process.h"
 #include "memory/test-tracker.h"
 #include "memory/tracker.h"
 

@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "memory/test-process.h"
+#include "base/test-process.h"
 #include "memory/test-tracker.h"
 #include "memory/tracker.h"
 

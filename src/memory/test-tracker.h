@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "memory/test-process.h"
+#include "base/test-process.h"
 
 #define PAGE UINT64_C(4096)
 

@@ -47,7 +47,7 @@ struct session_paths {
         char control[256]; /* socket for phauld */
         char images[256];  /* mount point of the private tmpfs that images pass through */
         char hold[256];    /* socket the hold program of a restore finds us at */
-        char ledger[256];  /* of pages that come after the tasks run (memory/page_service.h) */
+        char ledger[256];  /* of pages that come after the tasks run (pages/service.h) */
         char pages[256];   /* the program that brings them */
         char trust[256];
         char hooks[256];

@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "memory/page_service.h"
+#include "pages/service.h"
 #include "source/source.h"
 
 /*

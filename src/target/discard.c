@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "memory/page_service.h"
+#include "pages/service.h"
 #include "session/hooks.h"
 #include "session/peer.h"
 #include "target/target.h"

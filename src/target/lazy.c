@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "memory/page_service.h"
+#include "pages/service.h"
 #include "session/peer.h"
 #include "target/target.h"
 

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "criu/criu.h"
-#include "memory/page_service.h"
-#include "memory/page_worker.h"
+#include "pages/service.h"
+#include "pages/worker.h"
 
 /*
  * Two processes with one table of descriptors. A userfaultfd that lies in it, also one that the kernel puts there when

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "memory/page_ledger.h"
+#include "pages/ledger.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "memory/test-page-parts.h"
+#include "pages/test-parts.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>

@@ -6,7 +6,7 @@
 
 #include "base/cleanup.h"
 #include "criu/page_server.h"
-#include "memory/page_worker.h"
+#include "pages/worker.h"
 
 /*
  * What userfaultfds say (ioctl_userfaultfd(2), fs/userfaultfd.c). A message is read straight into the ledger, whose

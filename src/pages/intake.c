@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "memory/page_worker.h"
+#include "pages/worker.h"
 
 /*
  * CRIU's side of it (criu/uffd.c): one connection, on which each task sends its pid, as an int, and its userfaultfd

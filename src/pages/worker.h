@@ -6,13 +6,13 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "memory/page_ledger.h"
-#include "memory/page_store.h"
+#include "pages/ledger.h"
+#include "pages/store.h"
 
 /*
- * One worker of the page service: the inside of page_service.h. The first thread takes what userfaultfds say and
- * answers faults; the others fill. Files: page_worker.c its life, page_intake.c CRIU's connection, page_events.c what
- * userfaultfds say, page_place.c giving pages, page_fill.c the other threads.
+ * One worker of the page service: the inside of service.h. The first thread takes what userfaultfds say and
+ * answers faults; the others fill. Files: worker.c its life, intake.c CRIU's connection, events.c what
+ * userfaultfds say, place.c giving pages, fill.c the other threads.
  *
  * `lock` is held for reading by whoever gives a page, from looking whether it is owed until that is settled; and for
  * writing by whoever takes messages, until what they say is in the ledger. So no page is given on the ground of an

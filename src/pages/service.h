@@ -16,7 +16,7 @@
  *
  * The service outlives the session, and the death of each of its processes (phaul-pages, main/phaul-pages.c): a keeper
  * and a worker share one table of descriptors, so that userfaultfds stay open, and a ledger of what is still owed
- * (page_ledger.h). The keeper starts another worker when one dies; a worker whose keeper dies becomes one. It ends when
+ * (ledger.h). The keeper starts another worker when one dies; a worker whose keeper dies becomes one. It ends when
  * nothing is owed any more, or nobody lives who could want it, or when it is told to.
  *
  * All it leaves behind is the ledger, a file at `path` (in a tmpfs, in a directory of root). One thread at a time.

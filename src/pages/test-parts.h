@@ -4,8 +4,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "memory/page_ledger.h"
-#include "memory/page_service.h"
+#include "pages/ledger.h"
+#include "pages/service.h"
 
 /*
  * An image directory with the memory of one task, the page service on it, and the other ends: CRIU's, and a process

@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #include "criu/page_server.h"
-#include "memory/page_ledger.h"
+#include "pages/ledger.h"
 
 #define AT(page) (UINT64_C(0x10000000) + (uint64_t)(page)*PAGE_BYTES)
 

@@ -11,7 +11,7 @@
 
 /*
  * Which pages restored tasks are still owed, and where they lie: a file in memory that the session writes before the
- * restore and the page service (page_service.h) works off. It is all the service knows, so that another process goes on
+ * restore and the page service (service.h) works off. It is all the service knows, so that another process goes on
  * where one was killed: whatever is done here is either not done or done, and may be done again.
  *
  * An address space is a list of runs and a bit for each page. Placing a page clears its bit. What moves runs (mremap,

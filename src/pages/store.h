@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-#include "memory/page_ledger.h"
+#include "pages/ledger.h"
 
 /*
  * The files of the images that owed pages lie in, mapped; and how many of the pages in each piece of them somebody

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "memory/page_service.h"
+#include "pages/service.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -20,7 +20,7 @@
 #include "base/spawn.h"
 #include "criu/criu.h"
 #include "criu/lazy_areas.h"
-#include "memory/page_ledger.h"
+#include "pages/ledger.h"
 
 /* The session's side. Whether the service lives is told by a lock on the ledger, which it inherits. */
 

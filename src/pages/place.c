@@ -4,7 +4,7 @@
 #include <sys/ioctl.h>
 
 #include "criu/page_server.h"
-#include "memory/page_worker.h"
+#include "pages/worker.h"
 
 /* Putting pages into address spaces. fs/userfaultfd.c and mm/userfaultfd.c of Linux say what answers mean. */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "memory/test-process.h"
+#include "base/test-process.h"
 
 #include <dirent.h>
 #include <fcntl.h>

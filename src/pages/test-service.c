@@ -16,8 +16,8 @@
 
 #include <cmocka.h>
 
-#include "memory/test-page-parts.h"
-#include "memory/test-process.h"
+#include "pages/test-parts.h"
+#include "base/test-process.h"
 
 #define PAGES 8192U /* 32 MiB */
 

@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 #include "criu/page_server.h"
-#include "memory/page_service.h"
-#include "memory/page_worker.h"
+#include "pages/service.h"
+#include "pages/worker.h"
 
 /*
  * The fill: what nobody has asked for yet, by address, in pieces of the size in which the store is given back. Where

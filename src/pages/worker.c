@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "memory/page_worker.h"
+#include "pages/worker.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "memory/page_service.h"
+#include "pages/service.h"
 
 #define EVENTS_MAX 64
 #define TICK_MS 50   /* the session's wish to end it is seen then */

@@ -20,8 +20,8 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
-#include "memory/test-page-parts.h"
-#include "memory/test-process.h"
+#include "pages/test-parts.h"
+#include "base/test-process.h"
 
 #define PAGES 24576U /* 96 MiB */
 #define CHUNK 32U    /* pages that are moved as one */

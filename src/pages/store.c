@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "memory/page_store.h"
+#include "pages/store.h"
 
 #include <errno.h>
 #include <fcntl.h>
