@@ -144,6 +144,8 @@ int image_receiver_frame(struct image_receiver *receiver, const struct bulk_fram
  * Images that cannot be understood make nothing late; then image_receiver_lazy_failure() has the reason.
  */
 void image_receiver_lazy(struct image_receiver *receiver, bool unshare);
+/* Post-copy: pages may be left on the source; before the rounds end. */
+void image_receiver_expect_left(struct image_receiver *receiver);
 const struct error *image_receiver_lazy_failure(const struct image_receiver *receiver);
 /* What the pages were written with; borrowed. */
 const struct pagemap_writer *image_receiver_writer(const struct image_receiver *receiver);
