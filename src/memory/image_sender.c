@@ -28,6 +28,7 @@ struct image_sender {
                 uint32_t flags, n_runs, n_pages;
         } filling; /* pages in the slot that are not sent yet, as long as more of their kind come */
         uint64_t frames, pages;
+        unsigned rounds;
 
         enum phase phase;
         int images_fd;
@@ -178,7 +179,15 @@ int image_sender_open(uint64_t image, void *sender)
 
 int image_sender_round(struct image_sender *sender, unsigned number)
 {
-        return send_mark(sender, &(struct bulk_frame){.type = BULK_ROUND, .object = number});
+        int r = send_mark(sender, &(struct bulk_frame){.type = BULK_ROUND, .object = number});
+
+        sender->rounds += r == 0;
+        return r;
+}
+
+unsigned image_sender_rounds(const struct image_sender *sender)
+{
+        return sender->rounds;
 }
 
 int image_sender_last(struct image_sender *sender)

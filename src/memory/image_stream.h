@@ -110,6 +110,7 @@ void page_digest(const uint8_t *data, uint32_t n_pages, uint8_t ret[static DIGES
  * caller.
  */
 int image_sender_round(struct image_sender *sender, unsigned number);
+unsigned image_sender_rounds(const struct image_sender *sender); /* begun so far */
 int image_sender_reserve(struct image_sender *sender, uint8_t **ret);
 int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_runs, uint32_t n_pages);
 int image_sender_last(struct image_sender *sender);

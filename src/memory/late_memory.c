@@ -69,6 +69,23 @@ int late_memory_new(pid_t root, struct late_memory **ret, struct error *err)
         return 0;
 }
 
+int late_memory_possible(struct error *err)
+{
+        struct scan_region region;
+        struct scan_request q = {.size = sizeof(q),
+                                 .start = (uintptr_t)&q / PAGE_BYTES * PAGE_BYTES,
+                                 .regions = (uintptr_t)&region,
+                                 .regions_size = 1,
+                                 .any_of = PAGE_PRESENT,
+                                 .returned = PAGE_PRESENT};
+
+        q.end = q.start + PAGE_BYTES;
+        AUTO_FD int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+        if (pagemap < 0 || ioctl(pagemap, SCAN_IOCTL, &q) < 0)
+                return error_set(err, EOPNOTSUPP, "this kernel has no PAGEMAP_SCAN (Linux 6.7)");
+        return 0;
+}
+
 uint64_t late_memory_left_bytes(const struct late_memory *late)
 {
         return late->left_pages * PAGE_BYTES;

@@ -29,6 +29,9 @@
  */
 struct late_memory;
 
+/* Can this kernel tell which pages a process has, as CRIU asks for them? -EOPNOTSUPP with the reason. */
+int late_memory_possible(struct error *err);
+
 /* `root`: the workload's first process. -ESRCH when it is gone. */
 int late_memory_new(pid_t root, struct late_memory **ret, struct error *err);
 void late_memory_free(struct late_memory *late);

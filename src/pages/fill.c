@@ -30,11 +30,25 @@ static void pause_for(unsigned us)
         (void)nanosleep(&t, NULL);
 }
 
-/* The next owed page of anybody behind the cursor; round to the first once. */
+/* The next owed page of the space at or behind `from` that is not on another host. */
+static bool find_here(const struct page_worker *w, uint32_t space, uint64_t from, uint64_t *ret)
+{
+        struct ledger_run run;
+
+        while (page_ledger_next(w->ledger, space, from, UINT64_MAX, UINT64_MAX, &run)) {
+                const uint64_t away = page_ledger_missing(w->ledger, run.file, run.position, run.n_pages);
+                *ret = from = run.vaddr + away * PAGE_BYTES;
+                if (away < run.n_pages)
+                        return true;
+        }
+        return false;
+}
+
+/* The next of anybody behind the cursor; round to the first once. */
 static bool find_next(struct page_worker *w, struct worker_fault *ret)
 {
         const uint32_t n = w->ledger->head->n_spaces;
-        struct ledger_run run;
+        uint64_t vaddr;
 
         for (uint32_t i = 0; i <= n; i++) {
                 if (w->cursor_space >= n) {
@@ -44,9 +58,9 @@ static bool find_next(struct page_worker *w, struct worker_fault *ret)
                 const uint32_t space = w->cursor_space;
                 if (w->ledger->spaces[space].state == SPACE_LIVE && !w->dead[space] &&
                     __atomic_load_n(&w->owed[space], __ATOMIC_ACQUIRE) &&
-                    page_ledger_next(w->ledger, space, w->cursor, UINT64_MAX, 1, &run)) {
-                        *ret = (struct worker_fault){.space = space, .vaddr = run.vaddr};
-                        w->cursor = run.vaddr / PIECE_BYTES * PIECE_BYTES + PIECE_BYTES;
+                    find_here(w, space, w->cursor, &vaddr)) {
+                        *ret = (struct worker_fault){.space = space, .vaddr = vaddr};
+                        w->cursor = vaddr / PIECE_BYTES * PIECE_BYTES + PIECE_BYTES;
                         return true;
                 }
                 w->cursor_space++;
@@ -106,6 +120,10 @@ static bool fill_some(struct page_worker *w, const struct worker_piece *p, uint6
         if (some) {
                 *ret = page_place_run(w, space, &run);
                 *from = run.vaddr;
+                if (*ret == -EBUSY) {
+                        *from += page_ledger_missing(w->ledger, run.file, run.position, run.n_pages) * PAGE_BYTES;
+                        *ret = 0;
+                }
         }
         (void)pthread_rwlock_unlock(&w->lock);
         return some;

@@ -10,6 +10,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
@@ -20,6 +21,7 @@
 #include "base/spawn.h"
 #include "criu/criu.h"
 #include "criu/lazy_areas.h"
+#include "criu/page_server.h"
 #include "pages/ledger.h"
 
 /* The session's side. Whether the service lives is told by a lock on the ledger, which it inherits. */
@@ -71,7 +73,7 @@ struct filling_in {
         struct {
                 unsigned round;
                 uint32_t number;
-        } files[PAGEMAP_ROUNDS_MAX + 1]; /* of this task */
+        } files[PAGEMAP_ROUNDS_MAX + 2]; /* of this task */
         size_t n_files;
 };
 
@@ -110,7 +112,12 @@ static int owe(const struct page_owed *o, void *context)
         }
         if (r == 0)
                 r = find_file(f, o, &file);
-        return r < 0 ? r : page_ledger_add_run(f->ledger, f->space, o->vaddr, o->n_pages, file, o->position);
+        if (r == 0)
+                r = page_ledger_add_run(f->ledger, f->space, o->vaddr, o->n_pages, file, o->position);
+        if (r == 0 && o->left)
+                r = page_ledger_add_away(f->ledger, PAGE_IMAGE(PAGE_IMAGE_TASK, o->pid), o->vaddr, o->n_pages, file,
+                                         o->position);
+        return r;
 }
 
 static int fill_in(struct page_ledger *ledger, const struct page_service_options *o, struct error *err)
@@ -160,6 +167,13 @@ static int run_program(const struct page_service_options *o, int ledger_fd, pid_
         return r;
 }
 
+static int make_bells(int images_fd, struct error *err)
+{
+        if (mkfifoat(images_fd, PAGE_SERVICE_WANTED, 0600) < 0 || mkfifoat(images_fd, PAGE_SERVICE_HERE, 0600) < 0)
+                return error_errno(err, errno, "cannot make a FIFO");
+        return 0;
+}
+
 static int start_with(const struct page_service_options *o, int fd, pid_t *ret_pid, struct error *err)
 {
         CLEANUP(page_ledger_free_ptr) struct page_ledger *ledger = NULL;
@@ -169,6 +183,8 @@ static int start_with(const struct page_service_options *o, int fd, pid_t *ret_p
                 r = fill_in(ledger, o, err);
         if (r == 0 && ledger->head->total == 0)
                 return 1;
+        if (r == 0 && ledger->head->n_away)
+                r = make_bells(o->images_fd, err);
         if (r == 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
                 r = error_errno(err, errno, "cannot lock %s", o->path);
         return r < 0 ? r : run_program(o, fd, ret_pid, err);
@@ -226,6 +242,7 @@ int page_service_look(const char *path, struct page_service_status *ret, struct 
                 .given_bytes = (h->settled < h->total ? h->settled : h->total) * PAGE_BYTES,
                 .workers = h->workers,
                 .trouble = h->trouble,
+                .away_bytes = (h->total_away - h->arrived) * PAGE_BYTES,
         };
         memcpy(ret->failure, h->failure, sizeof(ret->failure) - 1);
         return 0;

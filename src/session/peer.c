@@ -466,6 +466,9 @@ static bool stream_arrived(void *context)
 static int stream_get(struct session *s, enum purpose purpose, uint32_t number, struct stream **ret, struct error *err)
 {
         struct session_peer *p = s->peer;
+        /* Once it runs on the target nothing is given up any more. */
+        const enum session_wait_mode mode =
+                s->state == SOURCE_SERVING || s->state == TARGET_RUNNING ? WAIT_THROUGH : WAIT_INTERRUPTIBLE;
         struct stream *stream;
         int r;
 
@@ -475,7 +478,7 @@ static int stream_get(struct session *s, enum purpose purpose, uint32_t number, 
                         return error_set(err, ENOMEM, "too many connections at once");
                 r = peer_dial(s, purpose, number, &stream_handlers, stream, &stream->link, err);
                 if (r == 0)
-                        r = session_wait(s, WAIT_INTERRUPTIBLE, stream_settled, stream, CONNECT_TIMEOUT_MS,
+                        r = session_wait(s, mode, stream_settled, stream, CONNECT_TIMEOUT_MS,
                                          "opening a data connection", err);
                 if (r == 0 && stream->lost) {
                         if (err)
@@ -484,7 +487,7 @@ static int stream_get(struct session *s, enum purpose purpose, uint32_t number, 
                 }
         } else {
                 struct arrival arrival = {.peer = p, .number = number};
-                r = session_wait(s, WAIT_INTERRUPTIBLE, stream_arrived, &arrival, CONNECT_TIMEOUT_MS,
+                r = session_wait(s, mode, stream_arrived, &arrival, CONNECT_TIMEOUT_MS,
                                  "waiting for a data connection", err);
                 stream = stream_find(p, number);
                 if (r == 0 && stream->purpose != purpose)

@@ -66,6 +66,7 @@
  *   {"event": "state", "state": NAME, "phase": NAME}
  *   {"event": "verdict", "verdict": "ok" | "warning" | "error", "items": [{"id", "host", "grade", "reason"}]}
  *   {"event": "attention", "text"}                               it does not go on by itself, and why; "": it does again
+ *   {"event": "stalled", "text"}                                 post-copy: the link is down, it waits; "": it goes on
  *   {"event": "cancel", "ok": BOOL, "text"}                      ok false: too late, or nothing to cancel
  *   {"event": "result", …}                                       the report, as in report.json, after it is durable
  *   {"event": "bye"}                                             the last packet before it exits

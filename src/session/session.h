@@ -83,6 +83,8 @@ struct session {
         json_t *verdict;                  /* of the pre-flight, {verdict, items} */
         char **actions;                   /* built-in virtual-IP actions, from the configuration */
         char attention[ERROR_TEXT_MAX];   /* why it does not go on by itself; "" while it does */
+        char stalled[ERROR_TEXT_MAX];     /* why it waits, and goes on by itself when that is over; "" */
+        bool needs_source; /* target, post-copy: what runs here needs pages that are still there */
         bool cancel_requested;
         bool recovering; /* started again on a record that exists */
         bool finished;   /* report.json is written, now or by an earlier process */
@@ -123,6 +125,9 @@ void session_log(struct session *s, const char *level, const char *format, ...) 
 
 /* It stands still until a person does something (`why`), or goes on again (NULL). Told to whoever watches. */
 void session_attention(struct session *s, const char *why);
+
+/* Post-copy: the link to the host that its memory is on is down (`why`), or back again (NULL). As above. */
+void session_stalled(struct session *s, const char *why);
 
 /* Begin the report, as soon as it is known what of (on the target by the offer). */
 int session_report_open(struct session *s, struct error *err);
