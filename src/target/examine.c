@@ -189,14 +189,17 @@ static void examine_host(const struct message *offer, int64_t arrived_ms, struct
 }
 
 /* Memory that is not here cannot be put in place before it runs. */
-static void examine_postcopy(struct verdict *v)
+static void examine_postcopy(const struct session *s, struct verdict *v)
 {
         struct error why = {0};
         char text[400];
 
         if (!migration_options_postcopy(v->options))
                 return;
-        if (page_service_possible(-1, &why) < 0) {
+        int r = page_service_possible(-1, &why);
+        if (r == 0 && access(s->paths.pages, X_OK) < 0)
+                r = error_errno(&why, errno, "%s", s->paths.pages);
+        if (r < 0) {
                 (void)snprintf(text, sizeof(text), "post-copy is not possible here: %.300s", why.text);
                 verdict_report("postcopy", GRADE_ERROR, text, v);
                 return;
@@ -214,7 +217,7 @@ static void examine_restore(const struct target_side *x, const struct message *o
         examine_memory(x, v);
         session_images_examine(x->session, verdict_report, v);
         examine_host(offer, arrived_ms, v);
-        examine_postcopy(v);
+        examine_postcopy(x->session, v);
 }
 
 int target_examine(struct target_side *x, const struct message *offer, struct error *err)

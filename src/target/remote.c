@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -17,8 +18,8 @@
  * without work and yet whoever waits does not wait long.
  */
 #define URGENT_PAGES 32U   /* with what lies behind: the next that is touched, often */
-#define CHUNK_PAGES 128U   /* of a question */
-#define AHEAD_PAGES 1024U  /* on their way at once: 4 MiB, a few milliseconds of a fast link */
+#define CHUNK_PAGES 64U    /* of a question */
+#define AHEAD_PAGES 256U   /* on their way at once: 1 MiB, so that a task that waits comes soon after it */
 #define STALLED_MS 1000U
 
 static void drop_way(struct target_side *x)
@@ -72,6 +73,20 @@ static int ask_once(struct target_side *x, bool urgent)
         return 1;
 }
 
+/* For tests: only what a task waits for is fetched while RUNTIME/faults/target-pull exists. */
+static bool is_held(const struct target_side *x)
+{
+#ifdef PHAUL_FAULT_POINTS
+        char path[400];
+
+        (void)snprintf(path, sizeof(path), "%s/faults/target-pull", x->session->paths.runtime);
+        return access(path, F_OK) == 0;
+#else
+        (void)x;
+        return false;
+#endif
+}
+
 /* A run that was taken and not asked for, as it is of another image, goes first: it may be an urgent one. */
 static void ask(struct target_side *x)
 {
@@ -79,11 +94,11 @@ static void ask(struct target_side *x)
 
         while (x->way && x->remote && r > 0)
                 r = ask_once(x, true);
-        while (x->way && x->remote && r == 0 && x->pulling && x->on_their_way < AHEAD_PAGES)
-                if ((r = ask_once(x, false)) > 0)
-                        r = 0;
-                else
+        while (x->way && x->remote && r >= 0 && x->pulling && x->on_their_way < AHEAD_PAGES && !is_held(x)) {
+                r = ask_once(x, false);
+                if (r <= 0)
                         break;
+        }
 }
 
 static void on_bell(int fd, uint32_t events, void *context)
@@ -263,6 +278,7 @@ bool target_remote_over(struct target_side *x)
         if (peer_is_up(s) && x->way) {
                 x->cut_since_ms = 0;
                 session_stalled(s, NULL);
+                ask(x);
                 return false;
         }
         if (!x->cut_since_ms)
