@@ -143,16 +143,22 @@ bool page_ledger_want(struct page_ledger *ledger, uint32_t file, uint64_t positi
         return false;
 }
 
-bool page_ledger_take_wanted(struct page_ledger *ledger, uint32_t *ret_file, uint64_t *ret_position)
+bool page_ledger_wanted(struct page_ledger *ledger, size_t *cursor, uint32_t *ret_file, uint64_t *ret_position)
 {
         struct ledger_wanted *list = wanted_of(ledger);
 
-        for (size_t i = 0; ledger->head->wanted_at && i < LEDGER_WANTED_MAX; i++) {
-                if (__atomic_load_n(&list[i].state, __ATOMIC_ACQUIRE) != 2)
+        for (; ledger->head->wanted_at && *cursor < LEDGER_WANTED_MAX; (*cursor)++) {
+                struct ledger_wanted *w = &list[*cursor];
+                if (__atomic_load_n(&w->state, __ATOMIC_ACQUIRE) != 2)
                         continue;
-                *ret_file = list[i].file;
-                *ret_position = list[i].position;
-                __atomic_store_n(&list[i].state, 0, __ATOMIC_RELEASE);
+                if (w->file >= ledger->head->n_files || w->position >= ledger->files[w->file].n_pages ||
+                    page_ledger_here(ledger, w->file, w->position, 1)) {
+                        __atomic_store_n(&w->state, 0, __ATOMIC_RELEASE);
+                        continue;
+                }
+                *ret_file = w->file;
+                *ret_position = w->position;
+                (*cursor)++;
                 return true;
         }
         return false;

@@ -73,7 +73,7 @@ struct ledger_away {
         uint32_t file, zero;
 };
 
-/* A page of which a task waits until it comes: set by a worker, taken by the session. */
+/* A page of which a task waits until it comes: set by a worker, and by the session set free when it has come. */
 struct ledger_wanted {
         uint32_t state; /* 0: free, 1: being written, 2: wanted */
         uint32_t file;
@@ -159,8 +159,8 @@ uint64_t page_ledger_missing(const struct page_ledger *ledger, uint32_t file, ui
 uint64_t page_ledger_arrived(struct page_ledger *ledger, uint32_t file, uint64_t position, uint64_t n_pages);
 /* A task waits for it. False: no room to say so. */
 bool page_ledger_want(struct page_ledger *ledger, uint32_t file, uint64_t position);
-/* One that is wanted, which is then no longer told. */
-bool page_ledger_take_wanted(struct page_ledger *ledger, uint32_t *ret_file, uint64_t *ret_position);
+/* The next that is wanted and not here, from *cursor (at first 0) on. False: no other. */
+bool page_ledger_wanted(struct page_ledger *ledger, size_t *cursor, uint32_t *ret_file, uint64_t *ret_position);
 
 /* Fresh bytes of the ledger, which are zero; 0: there are none. Before the service starts, or by its first thread. */
 uint64_t page_ledger_take(struct page_ledger *ledger, uint64_t bytes);

@@ -201,13 +201,13 @@ bool page_remote_wanted(struct page_remote *remote, uint64_t max, struct remote_
 {
         uint64_t position;
         char bytes[256];
+        size_t cursor = 0;
         uint32_t file;
 
         while (read(remote->wanted_bell, bytes, sizeof(bytes)) > 0)
                 ;
-        while (page_ledger_take_wanted(remote->ledger, &file, &position)) {
-                const struct ledger_away *a =
-                        file < remote->ledger->head->n_files ? find_place(remote, file, position) : NULL;
+        while (page_ledger_wanted(remote->ledger, &cursor, &file, &position)) {
+                const struct ledger_away *a = find_place(remote, file, position);
                 if (!a || !is_due(remote, a, position - a->position))
                         continue;
                 ask(remote, a, position - a->position, max, ret);

@@ -84,7 +84,7 @@ def test_a_link_that_is_lost_and_comes_back(site, workload):
             return document if document["state"] == "stalled" else None
         document = eventually(stalled, 60, f"that {host} says so")
         assert "link to" in document["reason"] and document["result"] is None, document
-        assert "stalled" in site[host].run("phaul", "status", identity).stdout
+        assert "stalled" in site[host].run("phaul", "show", identity).stdout
     assert workload.frozen("alpha")
     site["beta"].heal()
     assert site.result("alpha", identity)["owner"] == "target"
