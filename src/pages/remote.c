@@ -30,6 +30,9 @@ struct page_remote {
         uint64_t n;
         uint64_t **asked; /* by file: a bit for each page; NULL: none of it was */
         uint64_t cursor, cursor_page; /* of by_address, and in it: those before were all asked for */
+        /* Around a page that a task waits for: where in by_address, and up to which address. */
+        uint64_t near, near_end; /* the second 0: nothing */
+        struct remote_run told;
         struct open_file files[OPEN_MAX];
         size_t next_file;
 };
@@ -197,6 +200,39 @@ static const struct ledger_away *find_place(const struct page_remote *r, uint32_
         return a && a->file == file && position - a->position < a->n_pages ? a : NULL;
 }
 
+static const struct ledger_away *find_address(const struct page_remote *r, uint64_t image, uint64_t vaddr)
+{
+        const struct ledger_away key = {.image = image, .vaddr = vaddr};
+        uint64_t low = 0, high = r->n;
+
+        while (low < high) {
+                const uint64_t middle = low + (high - low) / 2;
+                if (compare_addresses(&r->by_address[middle], &key) <= 0)
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        const struct ledger_away *a = low ? &r->by_address[low - 1] : NULL;
+        return a && a->image == image && (vaddr - a->vaddr) / PAGE_BYTES < a->n_pages ? a : NULL;
+}
+
+/* What follows the page that was told last, in runs of their own where others lie between, or in another file. */
+static bool ask_near(struct page_remote *r, uint64_t image, struct remote_run *ret)
+{
+        for (; r->near_end && r->near < r->n; r->near++) {
+                const struct ledger_away *a = &r->by_address[r->near];
+                if (a->image != image || a->vaddr >= r->near_end)
+                        break;
+                for (uint64_t i = 0; i < a->n_pages && a->vaddr + i * PAGE_BYTES < r->near_end; i++)
+                        if (a->vaddr + i * PAGE_BYTES > ret->vaddr && is_due(r, a, i)) {
+                                ask(r, a, i, (r->near_end - a->vaddr) / PAGE_BYTES - i, ret);
+                                return true;
+                        }
+        }
+        r->near_end = 0;
+        return false;
+}
+
 bool page_remote_wanted(struct page_remote *remote, uint64_t max, struct remote_run *ret)
 {
         uint64_t position;
@@ -204,6 +240,10 @@ bool page_remote_wanted(struct page_remote *remote, uint64_t max, struct remote_
         size_t cursor = 0;
         uint32_t file;
 
+        if (remote->near_end && ask_near(remote, remote->told.image, &remote->told)) {
+                *ret = remote->told;
+                return true;
+        }
         while (read(remote->wanted_bell, bytes, sizeof(bytes)) > 0)
                 ;
         while (page_ledger_wanted(remote->ledger, &cursor, &file, &position)) {
@@ -211,6 +251,9 @@ bool page_remote_wanted(struct page_remote *remote, uint64_t max, struct remote_
                 if (!a || !is_due(remote, a, position - a->position))
                         continue;
                 ask(remote, a, position - a->position, max, ret);
+                remote->told = *ret;
+                remote->near = (uint64_t)(find_address(remote, ret->image, ret->vaddr) - remote->by_address);
+                remote->near_end = ret->vaddr + max * PAGE_BYTES;
                 return true;
         }
         return false;
@@ -233,7 +276,7 @@ void page_remote_again(struct page_remote *remote)
 {
         for (uint32_t i = 0; i < remote->ledger->head->n_files; i++)
                 free(TAKE_PTR(remote->asked[i]));
-        remote->cursor = remote->cursor_page = 0;
+        remote->cursor = remote->cursor_page = remote->near_end = 0;
 }
 
 /* -- what comes --------------------------------------------------------------------------------------------------- */
@@ -266,22 +309,6 @@ static int write_pages(int fd, const uint8_t *data, uint64_t n_pages, uint64_t p
                 done += (size_t)n;
         }
         return 0;
-}
-
-static const struct ledger_away *find_address(const struct page_remote *r, uint64_t image, uint64_t vaddr)
-{
-        const struct ledger_away key = {.image = image, .vaddr = vaddr};
-        uint64_t low = 0, high = r->n;
-
-        while (low < high) {
-                const uint64_t middle = low + (high - low) / 2;
-                if (compare_addresses(&r->by_address[middle], &key) <= 0)
-                        low = middle + 1;
-                else
-                        high = middle;
-        }
-        const struct ledger_away *a = low ? &r->by_address[low - 1] : NULL;
-        return a && a->image == image && (vaddr - a->vaddr) / PAGE_BYTES < a->n_pages ? a : NULL;
 }
 
 /* A page that is here may be in use, or its place given back: it is not written again. */

@@ -133,7 +133,6 @@ def test_what_dirties_too_fast_follows(site):
     options = "--bandwidth", "20M", "--max-downtime", "400"
     report = workload.migrate("alpha", "beta", *options, "--diverge", "postcopy")
     assert report["postcopy"] and report["postcopy"]["left_bytes"] > 4 << 20, report
-    assert report["downtime_ms"] < report["predicted_downtime_ms"], report
     assert "the rest follows when it runs there" in said(site, "alpha", report["id"])
     eventually(lambda: not services(site), 60, "the end of the fill")
     workload.goes_on("beta", 4)
