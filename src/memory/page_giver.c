@@ -49,7 +49,8 @@ void page_giver_free(struct page_giver *giver)
 void page_giver_link(struct page_giver *giver, struct link *link)
 {
         giver->link = link;
-        giver->urgent.n = giver->others.n = 0;
+        if (!link)
+                giver->urgent.n = giver->others.n = 0;
 }
 
 uint64_t page_giver_urgent_bytes(const struct page_giver *giver)

@@ -196,15 +196,15 @@ static void test_another_link(void **state)
 {
         struct story *s = *state;
 
-        page_giver_link(s->giver, NULL);
         assert_int_equal(want(s, 0, 10, 0), 0);
+        page_giver_link(s->giver, NULL);
+        /* The next one's first words may be heard before it is handed over. */
+        assert_int_equal(want(s, 3, 1, 0), 0);
         give(s);
         assert_int_equal(s->link.n, 0);
         page_giver_link(s->giver, &s->link);
         give(s);
-        assert_int_equal(s->link.n, 0);
-        assert_int_equal(want(s, 3, 1, 0), 0);
-        give(s);
+        assert_int_equal(s->link.n, 1);
         expect(s, 0, 3, 1, false);
 }
 

@@ -311,11 +311,15 @@ int peer_expect(struct session *s, enum message_type type, uint64_t timeout_ms, 
 static void stream_up(struct link *link, const struct link_peer *who, uint32_t version, void *context)
 {
         struct stream *stream = context;
+        struct session_peer *p = stream->session->peer;
 
         (void)link;
         (void)who;
         (void)version;
         stream->open = true;
+        /* The other side may have sent something already, which comes before peer_bulk() returns. */
+        if (stream->purpose == PURPOSE_BULK && !p->bulk)
+                p->bulk = stream;
 }
 
 static void stream_down(struct link *link, const struct error *err, void *context)

@@ -156,13 +156,15 @@ static int open_way(struct source_side *x, struct error *err)
         const uint32_t number = x->next_stream++;
 
         peer_bulk_close(s);
+        page_giver_link(x->giver, NULL);
         message_put_u32(m, FIELD_STREAM, number);
         int r = peer_send(s, m, err);
         if (r == 0)
                 r = peer_bulk(s, number, &source_bulk_handlers, x, &x->bulk, err);
-        if (r == 0)
-                page_giver_link(x->giver, x->bulk);
-        return r;
+        if (r < 0)
+                return r;
+        page_giver_link(x->giver, x->bulk);
+        return page_giver_give(x->giver, err);
 }
 
 void source_serve(struct source_side *x)
