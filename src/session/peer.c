@@ -455,15 +455,18 @@ static bool stream_settled(void *context)
 }
 
 struct arrival {
-        const struct session_peer *peer;
+        struct session *session;
         uint32_t number;
+        enum session_wait_mode mode;
 };
 
+/* Or, where nothing else would end the wait: the source has lost us, or says something else since. */
 static bool stream_arrived(void *context)
 {
         const struct arrival *a = context;
 
-        return stream_find(a->peer, a->number) != NULL;
+        return stream_find(a->session->peer, a->number) != NULL ||
+               (a->mode == WAIT_THROUGH && (!peer_is_up(a->session) || peer_has_message(a->session)));
 }
 
 /* The open stream of that number: the source connects it, the target waits for it. */
@@ -490,10 +493,12 @@ static int stream_get(struct session *s, enum purpose purpose, uint32_t number, 
                         r = error_wrap(err, "cannot open a data connection to %s", s->request.peer);
                 }
         } else {
-                struct arrival arrival = {.peer = p, .number = number};
+                struct arrival arrival = {.session = s, .number = number, .mode = mode};
                 r = session_wait(s, mode, stream_arrived, &arrival, CONNECT_TIMEOUT_MS,
                                  "waiting for a data connection", err);
                 stream = stream_find(p, number);
+                if (r == 0 && !stream)
+                        r = error_set(err, ENOTCONN, "data connection %u did not come", number);
                 if (r == 0 && stream->purpose != purpose)
                         r = error_set(err, EPROTO, "data connection %u is of another kind", number);
                 if (r == 0 && (!stream->link || link_welcome(stream->link, WIRE_VERSION_MAX) < 0))

@@ -109,6 +109,7 @@ static int hear(struct source_side *x, const struct message *m, struct error *er
                 size_t size;
                 if (message_get_bytes(m, FIELD_TOKEN, &token, &size) == 0 && size == sizeof(s->token))
                         memcpy(s->token, token, size);
+                x->asked_for_pages = true;
                 source_serve(x);
         }
         if (event == EVENT_HEARD_DISCARDED && committed) {
@@ -213,7 +214,7 @@ static bool something_to_do(void *context)
         const struct source_side *x = context;
         struct session *s = x->session;
 
-        return heard_or_lost(s) || (s->state == SOURCE_SERVING && !x->bulk && clock_ms() >= x->reopen_at_ms);
+        return heard_or_lost(s) || (x->asked_for_pages && !x->bulk && clock_ms() >= x->reopen_at_ms);
 }
 
 int source_settle(struct source_side *x, struct error *err)
@@ -243,7 +244,8 @@ int source_settle(struct source_side *x, struct error *err)
                 (void)session_wait(s, WAIT_THROUGH, something_to_do, x, 0, "waiting for the target", NULL);
 
                 CLEANUP(message_free_ptr) struct message *m = peer_take(s);
-                if (!m && s->state == SOURCE_SERVING && peer_is_up(s) && !x->bulk)
+                x->asked_for_pages &= peer_is_up(s);
+                if (!m && x->asked_for_pages && !x->bulk)
                         source_serve(x);
                 if (!m)
                         continue;

@@ -57,6 +57,7 @@ struct source_side {
         struct clean_pages *late_pages; /* what may stay; NULL: nothing */
         struct late_memory *late;
         struct page_giver *giver; /* NULL: nothing stayed, or nobody has asked this process yet */
+        bool asked_for_pages;     /* on this control link, with the token that opens a way */
         uint64_t reopen_at_ms;    /* when the way of the pages may be opened again */
         bool untracked_told;
         bool stuck;     /* what stood still for a round could not be thawed */
