@@ -29,7 +29,8 @@
 
 int ioctl(int fd, unsigned long request, ...);
 
-/* What is there already, and what is clean in the other sense: it need not be in the dump. Each has marks of its own. */
+/* What is there already, and what is clean in the other sense: it need not be in the dump. Each has marks of its own.
+ */
 static struct clean_header *kept, *late;
 
 static struct clean_header *attach(const char *variable)
@@ -41,7 +42,8 @@ static struct clean_header *attach(const char *variable)
         if (!text)
                 return NULL;
         long fd = strtol(text, &end, 10);
-        if (*end || fd < 0 || fd > INT_MAX || fstat((int)fd, &st) < 0 || st.st_size < (off_t)sizeof(struct clean_header))
+        if (*end || fd < 0 || fd > INT_MAX || fstat((int)fd, &st) < 0 ||
+            st.st_size < (off_t)sizeof(struct clean_header))
                 return NULL;
         void *memory = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd, 0);
         if (memory == MAP_FAILED)

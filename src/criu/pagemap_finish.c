@@ -184,8 +184,7 @@ static int drop_image(struct pagemap_writer *w, struct image *image)
         return 0;
 }
 
-static int check_left(const struct pagemap_writer *w, const struct image *image, const struct part *part,
-                      void *context)
+static int check_left(const struct pagemap_writer *w, const struct image *image, const struct part *part, void *context)
 {
         (void)w;
         (void)image;
@@ -201,7 +200,8 @@ static int place_left(struct pagemap_writer *w, struct image *image, struct erro
         int r = each_entry(w, image, check_left, NULL);
         if (r == -EXDEV)
                 return error_set(err, EBADMSG,
-                                 "memory of process %" PRIu64 " stayed on the source, and has to be here before it runs",
+                                 "memory of process %" PRIu64
+                                 " stayed on the source, and has to be here before it runs",
                                  image->image >> 8);
         if (r == 0)
                 r = page_index_settle(&image->index);

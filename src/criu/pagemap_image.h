@@ -53,8 +53,8 @@ int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t 
                         struct error *err);
 
 /*
- * Post-copy: pages of an opened image that are not here. To be expected before the rounds end, of which there is at least
- * one (it may be empty). All of them must be among what may come late (below), or finish() fails.
+ * Post-copy: pages of an opened image that are not here. To be expected before the rounds end, of which there is at
+ * least one (it may be empty). All of them must be among what may come late (below), or finish() fails.
  */
 void pagemap_writer_expect_left(struct pagemap_writer *writer);
 int pagemap_writer_leave(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,

@@ -200,7 +200,8 @@ static int run_dump(struct dump *d, pid_t pid, const char *images)
                 .work_fd = images_fd,
                 .log_file = "dump.log",
                 .page_server_fd = pair[1],
-                .clean_pages_fd = -1, .late_pages_fd = -1,
+                .clean_pages_fd = -1,
+                .late_pages_fd = -1,
                 .shell_job = true,
                 .skip_network_lock = true,
         };

@@ -227,8 +227,8 @@ static void publish(struct migration *m, const char *name, const json_t *packet)
 
 static void publish_state(struct migration *m)
 {
-        json_t *packet = json_pack("{s:s, s:s, s:s*}", "state", shown_state(m), "phase", m->phase, "text",
-                                   shown_reason(m));
+        json_t *packet =
+                json_pack("{s:s, s:s, s:s*}", "state", shown_state(m), "phase", m->phase, "text", shown_reason(m));
 
         publish(m, "migration.state", packet);
         json_decref(packet);

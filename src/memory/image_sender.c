@@ -211,10 +211,9 @@ int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_r
 
 static int send_runs(struct image_sender *s, enum bulk_type type, uint64_t image, uint32_t n_runs)
 {
-        return send_mark(s, &(struct bulk_frame){.type = (uint16_t)type,
-                                                 .size = n_runs * RUN_BYTES,
-                                                 .object = image,
-                                                 .offset = n_runs});
+        return send_mark(
+                s, &(struct bulk_frame){
+                           .type = (uint16_t)type, .size = n_runs * RUN_BYTES, .object = image, .offset = n_runs});
 }
 
 int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_runs)

@@ -21,20 +21,19 @@
  *                    that what the memory of either host changed on the way is noticed
  *   BULK_PAGES_KEPT  object = page image, offset = number of runs; data = the runs: pages that were left out of the
  *                    dump, as the rounds brought them
- *   BULK_PAGES_LEFT  the same of pages that are not here, nor in the dump: they stay with the frozen tasks on the source
- *                    until they are wanted (post-copy)
- *   BULK_FILE_NAME   object = number of the file, from 1 without gaps; count = its bytes; data = its name. A file is
- *                    sent whole before the next begins
- *   BULK_FILE_DATA   object = number of that file, offset = position, without gaps; data = contents, not empty
- *   BULK_END         offset = number of frames before this one, count = pages with contents in all
+ *   BULK_PAGES_LEFT  the same of pages that are not here, nor in the dump: they stay with the frozen tasks on the
+ * source until they are wanted (post-copy) BULK_FILE_NAME   object = number of the file, from 1 without gaps; count =
+ * its bytes; data = its name. A file is sent whole before the next begins BULK_FILE_DATA   object = number of that
+ * file, offset = position, without gaps; data = contents, not empty BULK_END         offset = number of frames before
+ * this one, count = pages with contents in all
  *
  * A run is 16 bytes, big-endian: u64 vaddr, u32 pages, u32 0; by rising address. Fields that are not named are 0.
  * Nothing may follow the end, unless pages were left; then, on this link or on another after it was lost:
  *
- *   BULK_WANTED      from the target: object = page image, offset = number of runs, flags = BULK_URGENT when a task waits
- *                    for the first of them; data = the runs, of pages that were left
- *   BULK_PAGES       the answer, as above, always checked, with BULK_URGENT as it was asked for. Order is the source's
- *   BULK_PAGES_GONE  object = page image, offset = number of runs; data = the runs: wanted, and nobody can read them
+ *   BULK_WANTED      from the target: object = page image, offset = number of runs, flags = BULK_URGENT when a task
+ * waits for the first of them; data = the runs, of pages that were left BULK_PAGES       the answer, as above, always
+ * checked, with BULK_URGENT as it was asked for. Order is the source's BULK_PAGES_GONE  object = page image, offset =
+ * number of runs; data = the runs: wanted, and nobody can read them
  */
 enum bulk_type {
         BULK_PAGES_OPEN = 1,

@@ -306,8 +306,7 @@ static int on_left(pid_t number, uint64_t vaddr, uint64_t n_pages, void *context
 {
         struct late_memory *l = context;
         const struct process key = {.number = number};
-        const struct process *p =
-                l->n ? bsearch(&key, l->processes, l->n, sizeof(key), compare_numbers) : NULL;
+        const struct process *p = l->n ? bsearch(&key, l->processes, l->n, sizeof(key), compare_numbers) : NULL;
         int r = 0;
 
         if (!p)

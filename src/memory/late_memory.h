@@ -41,8 +41,7 @@ DEFINE_CLEANUP(struct late_memory, late_memory_free)
 int late_memory_watch(struct late_memory *late, const pid_t *pids, size_t n, struct error *err);
 
 /* `within` as in precopy_clean(). Of a process that cannot be looked at nothing is marked. */
-int late_memory_mark(struct late_memory *late, bool within, bool unshare, struct clean_pages *pages,
-                     struct error *err);
+int late_memory_mark(struct late_memory *late, bool within, bool unshare, struct clean_pages *pages, struct error *err);
 
 /* 0, or -EAGAIN when the sender's link has no room. */
 int late_memory_left(struct late_memory *late, struct image_sender *sender, const struct clean_pages *pages,

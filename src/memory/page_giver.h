@@ -23,7 +23,8 @@ int page_giver_new(page_read_fn read, void *context, struct page_giver **ret);
 void page_giver_free(struct page_giver *giver);
 DEFINE_CLEANUP(struct page_giver, page_giver_free)
 
-/* The link, once it is open; none: it was lost, and what was wanted on it is forgotten. Between the two frames may come. */
+/* The link, once it is open; none: it was lost, and what was wanted on it is forgotten. Between the two frames may
+ * come. */
 void page_giver_link(struct page_giver *giver, struct link *link);
 
 /* A frame of the target. -EBADMSG for one that cannot be. */

@@ -491,7 +491,8 @@ int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clea
                 uint64_t image;
                 struct error why = {0};
                 /* The name its pages went under must be the one CRIU has for it. */
-                if (!process->tracked || process_image_find(process->pid, precopy->depth, &image) < 0 || image != process->image)
+                if (!process->tracked || process_image_find(process->pid, precopy->depth, &image) < 0 ||
+                    image != process->image)
                         continue;
                 precopy->current = i;
                 find_unread(precopy, process->pid);

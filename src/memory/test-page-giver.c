@@ -113,11 +113,8 @@ static int want(struct story *s, unsigned first, unsigned n, unsigned flags)
 {
         uint8_t run[RUN_BYTES];
         struct error err = {0};
-        const struct bulk_frame frame = {.type = BULK_WANTED,
-                                         .flags = (uint16_t)flags,
-                                         .size = RUN_BYTES,
-                                         .object = s->image,
-                                         .offset = 1};
+        const struct bulk_frame frame = {
+                .type = BULK_WANTED, .flags = (uint16_t)flags, .size = RUN_BYTES, .object = s->image, .offset = 1};
 
         page_span_put(run, &(struct page_span){.vaddr = at(s, first), .n_pages = n});
         return page_giver_wanted(s->giver, &frame, run, &err);
@@ -239,8 +236,7 @@ static void test_what_cannot_be_wanted(void **state)
         struct story *s = *state;
         uint8_t run[RUN_BYTES] = {0};
         struct error err = {0};
-        const struct bulk_frame good = {
-                .type = BULK_WANTED, .size = RUN_BYTES, .object = s->image, .offset = 1};
+        const struct bulk_frame good = {.type = BULK_WANTED, .size = RUN_BYTES, .object = s->image, .offset = 1};
         struct bulk_frame bad[6] = {good, good, good, good, good, good};
 
         bad[0].type = BULK_PAGES;

@@ -35,9 +35,9 @@
  * not stay frozen while files are removed.
  *
  * Post-copy: a running target that needs pages of the frozen copy says FILLING in place of RUNNING. SERVING is durable
- * before a page is given after that, and the copy is destroyed only when RUNNING is heard: rule "until the last page". In
- * SERVING it is known that the copy there ran, so nothing the target could say thaws this one; only a person who knows
- * that the target's host is gone for ever takes it back, as it was when it was frozen.
+ * before a page is given after that, and the copy is destroyed only when RUNNING is heard: rule "until the last page".
+ * In SERVING it is known that the copy there ran, so nothing the target could say thaws this one; only a person who
+ * knows that the target's host is gone for ever takes it back, as it was when it was frozen.
  *
  * Late and repeated news are legal where the model has them, and answered with what we are. What is not in the table is
  * not legal.

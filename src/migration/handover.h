@@ -40,10 +40,10 @@ enum handover_state {
 
 enum handover_event {
         /* source */
-        EVENT_FROZEN,         /* all tasks frozen in our cgroup, network locked */
-        EVENT_HEARD_PREPARED, /* -> COMMIT */
-        EVENT_HEARD_FILLING, /* the target says: it runs, and needs pages from here */
-        EVENT_HEARD_RUNNING, /* it runs, and needs nothing any more */
+        EVENT_FROZEN,          /* all tasks frozen in our cgroup, network locked */
+        EVENT_HEARD_PREPARED,  /* -> COMMIT */
+        EVENT_HEARD_FILLING,   /* the target says: it runs, and needs pages from here */
+        EVENT_HEARD_RUNNING,   /* it runs, and needs nothing any more */
         EVENT_HEARD_DISCARDED, /* the target says, durably: nothing ran here and nothing will (DISCARDING or DISCARDED)
                                 */
         EVENT_HEARD_LOST,      /* the target says: unknown */

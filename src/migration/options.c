@@ -18,7 +18,8 @@ static const char *const movers[] = {[MOVE_TREE] = "tree", [MOVE_SHARED] = "shar
 static const char *const trackers[] = {
         [TRACKER_WANTED_AUTO] = "auto", [TRACKER_WANTED_UFFD_WP] = "uffd-wp", [TRACKER_WANTED_NONE] = "none", NULL};
 
-static const char *const diverge[] = {[DIVERGE_STOP] = "stop", [DIVERGE_THROTTLE] = "throttle", [DIVERGE_POSTCOPY] = "postcopy", NULL};
+static const char *const diverge[] = {
+        [DIVERGE_STOP] = "stop", [DIVERGE_THROTTLE] = "throttle", [DIVERGE_POSTCOPY] = "postcopy", NULL};
 
 const struct option_info migration_option_table[] = {
         {.key = "mode",

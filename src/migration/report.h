@@ -55,11 +55,11 @@ struct migration_report {
         int64_t frozen_ms;         /* sum of all times frozen on the source */
         uint64_t bytes_sent;
         struct {
-                bool used;                  /* memory stayed on the source when it ran on the target already (else null) */
-                uint64_t left_bytes;        /* so much of it */
-                uint64_t faulted_bytes;     /* of that, fetched because a task waited, with what lies around; */
-                uint64_t background_bytes;  /* and by itself */
-                int64_t source_needed_ms;   /* from the start to when the source could be done without; -1: not yet */
+                bool used;              /* memory stayed on the source when it ran on the target already (else null) */
+                uint64_t left_bytes;    /* so much of it */
+                uint64_t faulted_bytes; /* of that, fetched because a task waited, with what lies around; */
+                uint64_t background_bytes; /* and by itself */
+                int64_t source_needed_ms;  /* from the start to when the source could be done without; -1: not yet */
         } postcopy;
         unsigned rounds;
         struct report_phase phases[REPORT_PHASES_MAX]; /* in the order in which they first began */

@@ -182,8 +182,8 @@ static void source_host_dies(struct world *w)
 {
         w->hit |= w->source.copy != NO_COPY;
         w->named |= w->source.copy != NO_COPY &&
-                    (w->wants || (w->target.copy != RUNS &&
-                                  !(w->source.record == SOURCE_COMMITTED && w->target.copy == HELD)));
+                    (w->wants ||
+                     (w->target.copy != RUNS && !(w->source.record == SOURCE_COMMITTED && w->target.copy == HELD)));
         w->source.copy = NO_COPY;
         crash(w, &w->source);
 }
@@ -228,7 +228,8 @@ static void source_moves(const struct world *w, struct moves *moves)
              m->target.copy = HELD);
         MOVE(is(s, SOURCE_FROZEN) && w->linked && w->target.up && is(&w->target, TARGET_RECEIVING) &&
                      w->target.copy == NO_COPY,
-             m->target.copy = HELD; m->wants = 1);
+             m->target.copy = HELD;
+             m->wants = 1);
         /* Waiting: a time-out asks, or before COMMIT gives up. */
         MOVE(is(s, SOURCE_FROZEN) && !s->acts, feed(m, &m->source, EVENT_FAILED));
         MOVE((is(s, SOURCE_COMMITTED) || is(s, SOURCE_SERVING) || is(s, SOURCE_UNDECIDED)) && !s->acts && w->linked &&
@@ -314,7 +315,8 @@ static void check(const struct world *w)
         must(w->target.copy != RUNS || w->target.record == TARGET_STARTING || w->target.record == TARGET_RUNNING,
              "it runs without a record", w);
         must(w->source.record != SOURCE_UNDECIDED || w->source.copy == ICE || w->named, "undecided, and not held", w);
-        must(!w->wants || w->target.copy != RUNS || w->source.copy == ICE || w->named || w->word, "pages are nowhere", w);
+        must(!w->wants || w->target.copy != RUNS || w->source.copy == ICE || w->named || w->word, "pages are nowhere",
+             w);
 }
 
 static bool ended(const struct world *w)

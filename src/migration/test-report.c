@@ -222,8 +222,8 @@ static void test_bad_json(void **unused)
 {
         CLEANUP(migration_report_free_ptr) struct migration_report *r = success(), *back = NULL;
         static const char *const may_be_null[] = {
-                "reason", "downtime_ms", "predicted_downtime_ms", "predicted_copy_ms", "tracker", "postcopy", "failure",
-                "result"};
+                "reason",  "downtime_ms", "predicted_downtime_ms", "predicted_copy_ms", "tracker", "postcopy",
+                "failure", "result"};
         json_t *good = migration_report_to_json(r);
         const char *key;
         json_t *value;
@@ -313,10 +313,9 @@ static void test_sizes(void **unused)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_story), cmocka_unit_test(test_results),  cmocka_unit_test(test_failure),
-                cmocka_unit_test(test_json),  cmocka_unit_test(test_postcopy),
-                cmocka_unit_test(test_bad_json), cmocka_unit_test(test_subject),
-                cmocka_unit_test(test_sizes),
+                cmocka_unit_test(test_story),   cmocka_unit_test(test_results),  cmocka_unit_test(test_failure),
+                cmocka_unit_test(test_json),    cmocka_unit_test(test_postcopy), cmocka_unit_test(test_bad_json),
+                cmocka_unit_test(test_subject), cmocka_unit_test(test_sizes),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

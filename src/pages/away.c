@@ -6,8 +6,8 @@
 #include "pages/ledger.h"
 
 /*
- * Pages that are still on another host (post-copy). Their places in the files are there, and empty or out of date, until
- * the session has written them and set their bits; before that nobody is given what lies there.
+ * Pages that are still on another host (post-copy). Their places in the files are there, and empty or out of date,
+ * until the session has written them and set their bits; before that nobody is given what lies there.
  */
 #define WORD_BITS 64U
 #define FIRST_ROOM 64U

@@ -57,8 +57,7 @@ static bool find_next(struct page_worker *w, struct worker_fault *ret)
                 }
                 const uint32_t space = w->cursor_space;
                 if (w->ledger->spaces[space].state == SPACE_LIVE && !w->dead[space] &&
-                    __atomic_load_n(&w->owed[space], __ATOMIC_ACQUIRE) &&
-                    find_here(w, space, w->cursor, &vaddr)) {
+                    __atomic_load_n(&w->owed[space], __ATOMIC_ACQUIRE) && find_here(w, space, w->cursor, &vaddr)) {
                         *ret = (struct worker_fault){.space = space, .vaddr = vaddr};
                         w->cursor = vaddr / PIECE_BYTES * PIECE_BYTES + PIECE_BYTES;
                         return true;

@@ -101,10 +101,10 @@ struct ledger_head {
 
         /* Pages on another host. An array of struct ledger_away, in the order in which they were added. */
         uint64_t away_at, n_away, away_room;
-        uint64_t wanted_at;      /* array of LEDGER_WANTED_MAX; 0: nothing is away */
-        uint64_t total_away;     /* pages, at first */
-        uint64_t arrived;        /* of them */
-        uint64_t faulted;        /* times that a task had to wait for one */
+        uint64_t wanted_at;  /* array of LEDGER_WANTED_MAX; 0: nothing is away */
+        uint64_t total_away; /* pages, at first */
+        uint64_t arrived;    /* of them */
+        uint64_t faulted;    /* times that a task had to wait for one */
 
         /* From CRIU: pid, or -pid of a dead task, or the word for the end; 0: nothing is being taken. */
         int32_t word;

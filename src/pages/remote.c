@@ -28,7 +28,7 @@ struct page_remote {
         struct ledger_away *by_address; /* a copy, by image and address */
         struct ledger_away *by_place;   /* another, by file and position */
         uint64_t n;
-        uint64_t **asked; /* by file: a bit for each page; NULL: none of it was */
+        uint64_t **asked;             /* by file: a bit for each page; NULL: none of it was */
         uint64_t cursor, cursor_page; /* of by_address, and in it: those before were all asked for */
         /* Around a page that a task waits for: where in by_address, and up to which address. */
         uint64_t near, near_end; /* the second 0: nothing */
@@ -160,8 +160,7 @@ static bool is_asked(const struct page_remote *r, uint32_t file, uint64_t positi
 static void note_asked(struct page_remote *r, uint32_t file, uint64_t position, uint64_t n)
 {
         if (!r->asked[file])
-                r->asked[file] =
-                        calloc(r->ledger->files[file].n_pages / WORD_BITS + 1, sizeof(**r->asked));
+                r->asked[file] = calloc(r->ledger->files[file].n_pages / WORD_BITS + 1, sizeof(**r->asked));
         for (uint64_t i = position; r->asked[file] && i < position + n; i++)
                 r->asked[file][i / WORD_BITS] |= UINT64_C(1) << i % WORD_BITS;
 }
@@ -336,8 +335,7 @@ int page_remote_take(struct page_remote *remote, const struct remote_run *run, c
 
         for (uint64_t done = 0, n; done < run->n_pages; done += n) {
                 const uint64_t vaddr = run->vaddr + done * PAGE_BYTES;
-                const struct ledger_away *a =
-                        vaddr % PAGE_BYTES ? NULL : find_address(remote, run->image, vaddr);
+                const struct ledger_away *a = vaddr % PAGE_BYTES ? NULL : find_address(remote, run->image, vaddr);
                 if (!a)
                         return error_set(err, EBADMSG, "a page at 0x%" PRIx64 " that was not left there", vaddr);
                 const uint64_t first = (vaddr - a->vaddr) / PAGE_BYTES;

@@ -29,8 +29,8 @@ DEFINE_CLEANUP(struct page_remote, page_remote_free)
 int page_remote_bell(const struct page_remote *remote);
 
 /*
- * What is to be asked for next, and counts as asked then: where a task waits, and by the calls after that what is missing
- * of the `max` pages that begin there; or any, at most so many. False: nothing.
+ * What is to be asked for next, and counts as asked then: where a task waits, and by the calls after that what is
+ * missing of the `max` pages that begin there; or any, at most so many. False: nothing.
  */
 bool page_remote_wanted(struct page_remote *remote, uint64_t max, struct remote_run *ret);
 bool page_remote_next(struct page_remote *remote, uint64_t max, struct remote_run *ret);

@@ -89,8 +89,7 @@ void page_waiting_look(struct page_worker *w)
                 ;
         for (size_t i = 0; i < w->n_waiting; i++) {
                 const struct worker_waiting *waiting = &w->waiting[i];
-                if (w->n_faults < WORKER_FAULTS_MAX &&
-                    page_ledger_here(w->ledger, waiting->file, waiting->position, 1))
+                if (w->n_faults < WORKER_FAULTS_MAX && page_ledger_here(w->ledger, waiting->file, waiting->position, 1))
                         w->faults[w->n_faults++] = waiting->fault;
                 else
                         w->waiting[left++] = *waiting;

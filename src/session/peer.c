@@ -494,8 +494,8 @@ static int stream_get(struct session *s, enum purpose purpose, uint32_t number, 
                 }
         } else {
                 struct arrival arrival = {.session = s, .number = number, .mode = mode};
-                r = session_wait(s, mode, stream_arrived, &arrival, CONNECT_TIMEOUT_MS,
-                                 "waiting for a data connection", err);
+                r = session_wait(s, mode, stream_arrived, &arrival, CONNECT_TIMEOUT_MS, "waiting for a data connection",
+                                 err);
                 stream = stream_find(p, number);
                 if (r == 0 && !stream)
                         r = error_set(err, ENOTCONN, "data connection %u did not come", number);

@@ -84,7 +84,7 @@ struct session {
         char **actions;                   /* built-in virtual-IP actions, from the configuration */
         char attention[ERROR_TEXT_MAX];   /* why it does not go on by itself; "" while it does */
         char stalled[ERROR_TEXT_MAX];     /* why it waits, and goes on by itself when that is over; "" */
-        bool needs_source; /* target, post-copy: what runs here needs pages that are still there */
+        bool needs_source;                /* target, post-copy: what runs here needs pages that are still there */
         bool cancel_requested;
         bool recovering; /* started again on a record that exists */
         bool finished;   /* report.json is written, now or by an earlier process */

@@ -162,10 +162,11 @@ static void not_reached(struct session *s, struct reaching *r, const struct erro
         if (!r->since_ms)
                 r->since_ms = now;
         if (s->state == SOURCE_SERVING) {
-                (void)snprintf(text, sizeof(text),
-                               "the link to %s is down (%.200s): it runs there, and a part of its memory is still in the "
-                               "frozen original here, which is kept. It goes on when the link is back",
-                               s->request.peer, why->text);
+                (void)snprintf(
+                        text, sizeof(text),
+                        "the link to %s is down (%.200s): it runs there, and a part of its memory is still in the "
+                        "frozen original here, which is kept. It goes on when the link is back",
+                        s->request.peer, why->text);
                 session_stalled(s, text);
         }
         if (s->state == SOURCE_COMMITTED && now - r->since_ms > ATTENTION_MS) {
@@ -238,6 +239,7 @@ int source_settle(struct source_side *x, struct error *err)
                                 stand_still(x);
                                 continue;
                         }
+                        x->asked_for_pages = false;
                         reach(s, &reaching);
                         continue;
                 }

@@ -17,9 +17,9 @@
  * by the page service; and from when the copy runs everything, by address, some of it ahead, so that the link is never
  * without work and yet whoever waits does not wait long.
  */
-#define URGENT_PAGES 32U   /* with what lies behind: the next that is touched, often */
-#define CHUNK_PAGES 64U    /* of a question */
-#define AHEAD_PAGES 256U   /* on their way at once: 1 MiB, so that a task that waits comes soon after it */
+#define URGENT_PAGES 32U /* with what lies behind: the next that is touched, often */
+#define CHUNK_PAGES 64U  /* of a question */
+#define AHEAD_PAGES 256U /* on their way at once: 1 MiB, so that a task that waits comes soon after it */
 #define STALLED_MS 1000U
 
 static void drop_way(struct target_side *x)
@@ -156,10 +156,11 @@ static int take_gone(struct target_side *x, const struct bulk_frame *f, const ui
                 return error_set(err, EBADMSG, "a run of pages that is none");
         x->on_their_way -= span.n_pages < x->on_their_way ? span.n_pages : x->on_their_way;
         x->gone_bytes += (uint64_t)span.n_pages * PAGE_BYTES;
-        (void)snprintf(text, sizeof(text),
-                       "%s has lost memory that was still there: %.1f MB so far. Tasks that touch it wait for ever; what "
-                       "runs here has to be ended",
-                       s->request.peer, (double)x->gone_bytes / 1e6);
+        (void)snprintf(
+                text, sizeof(text),
+                "%s has lost memory that was still there: %.1f MB so far. Tasks that touch it wait for ever; what "
+                "runs here has to be ended",
+                s->request.peer, (double)x->gone_bytes / 1e6);
         session_attention(s, text);
         return 0;
 }
@@ -284,10 +285,11 @@ bool target_remote_over(struct target_side *x)
         if (!x->cut_since_ms)
                 x->cut_since_ms = now;
         if (now - x->cut_since_ms >= STALLED_MS && !s->stalled[0]) {
-                (void)snprintf(text, sizeof(text),
-                               "the link to %s is down, and %.1f MB of the memory of what runs here are still there: tasks "
-                               "that touch it wait. It goes on when the link is back",
-                               s->request.peer, (double)missing / 1e6);
+                (void)snprintf(
+                        text, sizeof(text),
+                        "the link to %s is down, and %.1f MB of the memory of what runs here are still there: tasks "
+                        "that touch it wait. It goes on when the link is back",
+                        s->request.peer, (double)missing / 1e6);
                 session_stalled(s, text);
         }
         return false;
