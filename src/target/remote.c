@@ -27,6 +27,7 @@ static void drop_way(struct target_side *x)
         x->way = NULL;
         x->on_their_way = 0;
         x->next_run.n_pages = 0;
+        x->gone_bytes = 0; /* they are asked for again, and told again */
         if (x->remote)
                 page_remote_again(x->remote);
 }
