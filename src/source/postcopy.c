@@ -144,7 +144,7 @@ static int take_over(struct source_side *x)
         if (!s->workload.init_pid || !s->workload.freezer || watch(x, &err) < 0) {
                 late_memory_free(TAKE_PTR(x->late));
                 session_log(s, "error", "the frozen original is gone, and with it memory that %s still needs: %s",
-                            s->request.peer, err.text);
+                            s->request.peer, err.kind != ERROR_NONE ? err.text : "none of its tasks is there");
         }
         return page_giver_new(read_pages, x, &x->giver);
 }
