@@ -30,16 +30,27 @@ static void pause_for(unsigned us)
         (void)nanosleep(&t, NULL);
 }
 
-/* The next owed page of the space at or behind `from` that is not on another host. */
+/* A piece of which nothing is on another host. Of others only what is asked for is given: they stay in the store. */
+static bool is_whole(const struct page_worker *w, const struct ledger_part *part)
+{
+        const uint64_t all = w->ledger->files[part->file].n_pages, end = part->end < all ? part->end : all;
+
+        return part->first >= end ||
+               page_ledger_here(w->ledger, part->file, part->first, end - part->first) == end - part->first;
+}
+
+/* The next owed page of the space at or behind `from`, of a piece that is whole. */
 static bool find_here(const struct page_worker *w, uint32_t space, uint64_t from, uint64_t *ret)
 {
         struct ledger_run run;
 
         while (page_ledger_next(w->ledger, space, from, UINT64_MAX, UINT64_MAX, &run)) {
-                const uint64_t away = page_ledger_missing(w->ledger, run.file, run.position, run.n_pages);
-                *ret = from = run.vaddr + away * PAGE_BYTES;
-                if (away < run.n_pages)
+                const struct ledger_part part = page_store_piece(run.file, run.position);
+                const uint64_t n = part.end - run.position < run.n_pages ? part.end - run.position : run.n_pages;
+                *ret = run.vaddr;
+                if (is_whole(w, &part))
                         return true;
+                from = run.vaddr + n * PAGE_BYTES;
         }
         return false;
 }
@@ -103,6 +114,20 @@ static bool next_piece(struct page_worker *w, struct worker_piece *ret)
         return found;
 }
 
+/* Where to go on: after a run that is given up to where its piece ends, or that has to wait for others of it. */
+static uint64_t fill_run(struct page_worker *w, uint32_t space, struct ledger_run *run, int *ret)
+{
+        const struct ledger_part part = page_store_piece(run->file, run->position);
+
+        if (run->n_pages > part.end - run->position)
+                run->n_pages = part.end - run->position;
+        *ret = 0;
+        if (!is_whole(w, &part))
+                return run->vaddr + run->n_pages * PAGE_BYTES;
+        *ret = page_place_run(w, space, run);
+        return run->vaddr;
+}
+
 /* False: nothing is left of the piece. */
 static bool fill_some(struct page_worker *w, const struct worker_piece *p, uint64_t *from, int *ret)
 {
@@ -116,14 +141,8 @@ static bool fill_some(struct page_worker *w, const struct worker_piece *p, uint6
                 some = page_ledger_next_of(w->ledger, space, &p->part, *from, RUN_PAGES, &run);
         else if (some)
                 some = page_ledger_next(w->ledger, space, *from, end, RUN_PAGES, &run);
-        if (some) {
-                *ret = page_place_run(w, space, &run);
-                *from = run.vaddr;
-                if (*ret == -EBUSY) {
-                        *from += page_ledger_missing(w->ledger, run.file, run.position, run.n_pages) * PAGE_BYTES;
-                        *ret = 0;
-                }
-        }
+        if (some)
+                *from = fill_run(w, space, &run, ret);
         (void)pthread_rwlock_unlock(&w->lock);
         return some;
 }
@@ -231,7 +250,7 @@ void page_fill_around(struct page_worker *w, const struct worker_fault *fault)
         struct worker_piece piece;
 
         if (!page_worker_is_filling(w) || __atomic_load_n(&w->owed[fault->space], __ATOMIC_ACQUIRE) == 0 ||
-            !find_piece(w, fault, &piece))
+            !find_piece(w, fault, &piece) || !is_whole(w, &piece.part))
                 return;
         bool known = false;
         (void)pthread_mutex_lock(&w->mutex);

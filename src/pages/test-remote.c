@@ -202,6 +202,42 @@ static void test_what_nobody_touches_is_fetched_by_itself(void **state)
         lazy_story_end(&story);
 }
 
+static uint64_t bytes_resident(pid_t pid)
+{
+        unsigned long all = 0, resident = 0;
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
+        AUTO_FILE FILE *f = fopen(path, "re");
+        return f && fscanf(f, "%lu %lu", &all, &resident) == 2 ? resident * (uint64_t)PAGE_BYTES : 0;
+}
+
+/* Pieces that wait for a page are not given in part, or all of them would be in the store and with the task. */
+static void test_memory_is_not_there_twice(void **state)
+{
+        const uint64_t size = 6 * (uint64_t)PAGES * PAGE_BYTES;
+        struct remote_run run;
+        struct child child;
+        uint64_t most = 0;
+
+        (void)state;
+        lazy_story_begin_left(&story, 6 * PAGES);
+        struct page_remote *remote = open_remote();
+        start(&child, wait_and_read);
+        const uint64_t own = bytes_resident(child.pid);
+        while (page_remote_next(remote, 64, &run)) {
+                answer(remote, &run);
+                (void)usleep(1000); /* so that there is time to give it */
+                const uint64_t all = bytes_stored(&story) + bytes_resident(child.pid) - own;
+                most = all > most ? all : most;
+        }
+        assert_int_equal(end(&child), 0);
+        print_message("at most %llu %% of it\n", (unsigned long long)(most * 100 / size));
+        assert_true(most >= size / 2 && most <= size + size * 15 / 100);
+        page_remote_free(remote);
+        lazy_story_end(&story);
+}
+
 /* What was on its way is asked for again: by the same session after a loss of its link, and by the next one. */
 static void test_what_was_asked_and_never_came(void **state)
 {
@@ -286,6 +322,7 @@ int main(void)
                 cmocka_unit_test(test_a_task_waits_for_its_pages),
                 cmocka_unit_test(test_with_what_lies_behind),
                 cmocka_unit_test(test_what_nobody_touches_is_fetched_by_itself),
+                cmocka_unit_test(test_memory_is_not_there_twice),
                 cmocka_unit_test(test_what_was_asked_and_never_came),
                 cmocka_unit_test(test_a_service_that_is_killed),
                 cmocka_unit_test(test_what_nobody_left),

@@ -48,7 +48,7 @@ def test_there_and_back(site, kind):
         assert left["faulted_bytes"] > 0 and left["faulted_bytes"] + left["background_bytes"] >= left["left_bytes"], left
         assert left["source_needed_ms"] > report["downtime_ms"], report
         eventually(lambda: not services(site, target), 60, "the end of the fill")  # noqa: B023
-        assert "memory is in place" in said(site, target, report["id"])
+        eventually(lambda: "memory is in place" in said(site, target, report["id"]), what="that it is said")  # noqa: B023
         workload.goes_on(target, 4)
 
 
