@@ -73,6 +73,11 @@ void precopy_free(struct precopy *precopy)
         free(precopy);
 }
 
+bool precopy_needs_stop(const struct precopy *precopy)
+{
+        return tracker_needs_stop(precopy->tracker);
+}
+
 uint64_t precopy_round_bytes(const struct precopy *precopy)
 {
         return precopy->round_bytes;
@@ -290,6 +295,7 @@ int precopy_scan(struct precopy *precopy, struct error *err)
                 }
                 precopy->scanned++;
         }
+        tracker_arm(precopy->tracker);
         return 0;
 }
 
@@ -366,6 +372,7 @@ static ssize_t read_load(const struct precopy *p, const struct load *load, uint8
 
 static int send_load(struct precopy *p, const struct load *load, uint8_t *slot, uint32_t n_pages)
 {
+        const struct process *process = &p->processes[p->todo.list[p->next].process];
         uint32_t n_runs = 0;
 
         for (uint32_t done = 0; done < n_pages; n_runs++) {
@@ -373,9 +380,11 @@ static int send_load(struct precopy *p, const struct load *load, uint8_t *slot, 
                 if (span.n_pages > n_pages - done)
                         span.n_pages = n_pages - done;
                 page_span_put(slot + (size_t)n_runs * RUN_BYTES, &span);
+                tracker_sent(p->tracker, process->pid, span.vaddr, span.n_pages,
+                             slot + RUN_TABLE_BYTES + (size_t)done * PAGE_BYTES);
                 done += span.n_pages;
         }
-        return image_sender_pages(p->sender, p->processes[p->todo.list[p->next].process].image, n_runs, n_pages);
+        return image_sender_pages(p->sender, process->image, n_runs, n_pages);
 }
 
 static int send_some(struct precopy *p)
