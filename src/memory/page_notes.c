@@ -101,3 +101,19 @@ void *page_notes_make(struct page_notes *notes, uint64_t vaddr)
         *notes->allowance -= bytes;
         return value_at(notes, i, vaddr);
 }
+
+void page_notes_erase(struct page_notes *notes, uint64_t start, uint64_t end)
+{
+        const uint64_t first = start >> PAGE_SHIFT, last = end >> PAGE_SHIFT;
+
+        for (size_t i = search(notes, start >> PIECE_SHIFT); i < notes->n; i++) {
+                const uint64_t begin = notes->pieces[i].number * PIECE_PAGES;
+                if (begin >= last)
+                        break;
+                const uint64_t from = first > begin ? first - begin : 0;
+                const uint64_t to = last - begin < PIECE_PAGES ? last - begin : PIECE_PAGES;
+                if (from < to)
+                        memset(notes->pieces[i].values + from * notes->value_bytes, 0,
+                               (to - from) * notes->value_bytes);
+        }
+}

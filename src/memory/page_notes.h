@@ -22,3 +22,6 @@ DEFINE_CLEANUP(struct page_notes, page_notes_free)
 void *page_notes_find(struct page_notes *notes, uint64_t vaddr);
 /* The same, with room for one that has none; NULL: no memory, or nothing left of the allowance. */
 void *page_notes_make(struct page_notes *notes, uint64_t vaddr);
+
+/* Pages from `start` up to `end` have no value any more. */
+void page_notes_erase(struct page_notes *notes, uint64_t start, uint64_t end);

@@ -13,7 +13,6 @@
 #define PAGE 4096U
 #define PORTION 4096U /* entries */
 #define REGIONS 512U
-#define AREA_MAX (UINT64_C(1) << 40) /* of which all entries are read; what is larger is a reservation */
 #define SWAP_TYPES 16U     /* far more than anybody has swap files; the kernel's own types begin after 20 of them */
 #define SWAP_TYPE_MASK 31U /* MAX_SWAPFILES_SHIFT is 5 */
 
@@ -107,7 +106,7 @@ int page_table_walk(int pagemap, const struct address_space *space, page_entries
                 int r = scans ? walk_used(pagemap, area, found, context) : -ENOTTY;
                 if (r == -ENOTTY) {
                         scans = false;
-                        r = area->end - area->start <= AREA_MAX
+                        r = area->end - area->start <= PAGE_TABLE_AREA_MAX
                                     ? read_entries(pagemap, area->start, area->end, found, context)
                                     : 0;
                 }

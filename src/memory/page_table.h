@@ -32,9 +32,12 @@ bool page_entry_has_contents(uint64_t entry, uint64_t zero_frame);
 /* Entries of pages from `vaddr` on, one after the other; a negative return ends the walk with it. */
 typedef int (*page_entries_fn)(uint64_t vaddr, const uint64_t *entries, size_t n, void *context);
 
+/* Larger areas are reservations: before Linux 6.7 (PAGEMAP_SCAN) it takes too long to look for what is used of them. */
+#define PAGE_TABLE_AREA_MAX (UINT64_C(1) << 40)
+
 /*
- * The pages of all areas that are present or swapped, by rising address, in portions; others may be among them. Without
- * PAGEMAP_SCAN (Linux 6.7) areas of more than 1 TiB are passed over. -EIO for page tables that end before their areas
- * do.
+ * The pages of all areas that are present or swapped, by rising address, in portions; others may be among them. Where
+ * the kernel does not help, those of more than PAGE_TABLE_AREA_MAX are passed over. -EIO for page tables that end
+ * before their areas do.
  */
 int page_table_walk(int pagemap, const struct address_space *space, page_entries_fn found, void *context);

@@ -7,11 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/cgroup.h"
 #include "base/proc_status.h"
+#include "memory/address_space.h"
+#include "memory/process_memory.h"
 
 /* Beyond so many a process is left to the dump altogether. */
 #define UNREAD_MAX 4096
@@ -301,7 +302,6 @@ int precopy_scan(struct precopy *precopy, struct error *err)
 
 /* A part of what the round has to send, as one frame holds it: pages of one process. */
 struct load {
-        struct iovec remote[RUNS_PER_TABLE];
         struct page_span spans[RUNS_PER_TABLE];
         uint32_t n_spans, n_pages;
 };
@@ -318,9 +318,6 @@ static void take_load(const struct precopy *p, struct load *load)
                         n = PAGE_BATCH_MAX - load->n_pages;
                 if (n == 0 || load->n_spans == RUNS_PER_TABLE)
                         break;
-                /* NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the other process */
-                void *base = (void *)(uintptr_t)range->start;
-                load->remote[load->n_spans] = (struct iovec){.iov_base = base, .iov_len = n * PAGE_BYTES};
                 load->spans[load->n_spans++] = (struct page_span){.vaddr = range->start, .n_pages = (uint32_t)n};
                 load->n_pages += (uint32_t)n;
         }
@@ -361,13 +358,22 @@ static int note_unread(struct precopy *p)
 /* As many of its pages as can be read at once; 0 when not even the first. */
 static ssize_t read_load(const struct precopy *p, const struct load *load, uint8_t *to)
 {
-        const struct process *process = &p->processes[p->todo.list[p->next].process];
-        const struct iovec local = {.iov_base = to, .iov_len = (size_t)load->n_pages * PAGE_BYTES};
+        const pid_t pid = p->processes[p->todo.list[p->next].process].pid;
+        ssize_t done = 0;
 
-        ssize_t n = process_vm_readv(process->pid, &local, 1, load->remote, load->n_spans, 0);
-        if (n < 0)
-                return errno == EFAULT ? 0 : -errno;
-        return n / PAGE_BYTES;
+        AUTO_FD int memory = process_memory_open(pid);
+        if (memory < 0)
+                return memory;
+        for (uint32_t i = 0; i < load->n_spans; i++) {
+                const size_t size = (size_t)load->spans[i].n_pages * PAGE_BYTES;
+                ssize_t n = process_memory_read(memory, load->spans[i].vaddr, to + done * PAGE_BYTES, size);
+                if (n < 0)
+                        return n;
+                done += n / PAGE_BYTES;
+                if ((size_t)n < size)
+                        break;
+        }
+        return done > 0 || process_has_memory(pid) ? done : -ESRCH;
 }
 
 static int send_load(struct precopy *p, const struct load *load, uint8_t *slot, uint32_t n_pages)

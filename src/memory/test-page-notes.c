@@ -42,6 +42,29 @@ static void test_a_value_for_each_page(void **state)
         assert_null(page_notes_find(notes, 6 * PIECE));
 }
 
+static void test_erased(void **state)
+{
+        size_t allowance = 1 << 20;
+        CLEANUP(page_notes_free_ptr) struct page_notes *notes = page_notes_new(sizeof(uint32_t), &allowance);
+
+        (void)state;
+        assert_non_null(notes);
+        for (uint64_t page = 0; page < 3 * 512; page++) {
+                uint32_t *value = page_notes_make(notes, PIECE + page * PAGE);
+                assert_non_null(value);
+                *value = 1;
+        }
+        page_notes_erase(notes, 0, PIECE + PAGE);
+        page_notes_erase(notes, PIECE + 500 * PAGE, 2 * PIECE + 20 * PAGE);
+        page_notes_erase(notes, 2 * PIECE + 30 * PAGE, 2 * PIECE + 30 * PAGE);
+        page_notes_erase(notes, 4 * PIECE - PAGE, UINT64_MAX);
+        for (uint64_t page = 0; page < 3 * 512; page++) {
+                const uint32_t *value = page_notes_find(notes, PIECE + page * PAGE);
+                assert_non_null(value);
+                assert_int_equal(*value, page != 0 && (page < 500 || page >= 512 + 20) && page != 3 * 512 - 1);
+        }
+}
+
 static void test_no_more_than_is_allowed(void **state)
 {
         size_t allowance = 2 * 512 * 16 + 100;
@@ -65,6 +88,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_a_value_for_each_page),
+                cmocka_unit_test(test_erased),
                 cmocka_unit_test(test_no_more_than_is_allowed),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -376,7 +376,7 @@ static void test_what_cannot_be_read_is_left_to_the_dump(void **state)
 {
         struct story *s = *state;
 
-        (void)mprotect(s->memory + 10 * PAGE_BYTES, PAGE_BYTES, PROT_NONE);
+        (void)munmap(s->memory + 10 * PAGE_BYTES, PAGE_BYTES);
         (void)munmap(s->memory + 12 * PAGE_BYTES, 2 * PAGE_BYTES);
         add(s, &told.written, 0, 20);
         do_round(s);
@@ -384,8 +384,8 @@ static void test_what_cannot_be_read_is_left_to_the_dump(void **state)
         expect_pages(s, 10, 1, 11, 1);
         expect_pages(s, 11, 6, 14, 1);
         /* More of it in a later round, before, behind and where it was. */
-        (void)mprotect(s->memory + 9 * PAGE_BYTES, 2 * PAGE_BYTES, PROT_NONE);
-        (void)mprotect(s->memory + 2 * PAGE_BYTES, PAGE_BYTES, PROT_NONE);
+        (void)munmap(s->memory + 9 * PAGE_BYTES, 2 * PAGE_BYTES);
+        (void)munmap(s->memory + 2 * PAGE_BYTES, PAGE_BYTES);
         add(s, &told.written, 9, 11);
         add(s, &told.written, 2, 3);
         add(s, &told.written, 13, 14);

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/uio.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -11,6 +10,7 @@
 #include "memory/page_notes.h"
 #include "memory/page_run.h"
 #include "memory/page_table.h"
+#include "memory/process_memory.h"
 #include "memory/track.h"
 #include "memory/trackable.h"
 
@@ -93,6 +93,7 @@ static void hash_sent(void *state, struct tracked *p, uint64_t vaddr, size_t n_p
 struct look {
         struct hash_tracker *tracker;
         struct page_notes *notes;
+        int memory;
         bool clean;
         struct page_run run;
 };
@@ -130,13 +131,10 @@ static int look_at_block(struct look *l, uint64_t vaddr, size_t n)
         }
         while (done < n) {
                 const uint64_t at = vaddr + done * PAGE;
-                const struct iovec local = {.iov_base = l->tracker->block, .iov_len = (n - done) * PAGE};
-                /* NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the other process */
-                const struct iovec remote = {.iov_base = (void *)(uintptr_t)at, .iov_len = local.iov_len};
-                ssize_t got = process_vm_readv(l->run.pid, &local, 1, &remote, 1, 0);
-                if (got < 0 && errno != EFAULT)
-                        return -errno;
-                const size_t whole = got > 0 ? (size_t)got / PAGE : 0;
+                ssize_t got = process_memory_read(l->memory, at, l->tracker->block, (n - done) * PAGE);
+                if (got < 0)
+                        return (int)got;
+                const size_t whole = (size_t)got / PAGE;
                 int r = whole ? 0 : judge(l, at, NULL);
                 for (size_t i = 0; r == 0 && i < whole; i++)
                         r = judge(l, at + i * PAGE, l->tracker->block + i * PAGE);
@@ -168,11 +166,14 @@ static int look(struct hash_tracker *t, struct tracked *p, bool clean, tracker_r
                 struct error *err)
 {
         CLEANUP(address_space_done) struct address_space space = {0};
-        struct look l = {t, p->notes, clean, {.pid = p->pid, .found = found, .context = context}};
 
         AUTO_FD int pagemap = trackable_pagemap(p->pid, err);
         if (pagemap < 0)
                 return pagemap;
+        AUTO_FD int memory = process_memory_open(p->pid);
+        if (memory < 0)
+                return error_errno(err, -memory, "cannot open the memory of process %d", (int)p->pid);
+        struct look l = {t, p->notes, memory, clean, {.pid = p->pid, .found = found, .context = context}};
         int r = trackable_mappings(p->pid, &space, err);
         if (r < 0)
                 return r;

@@ -142,6 +142,20 @@ static bool was_written(const struct look *l, uint64_t vaddr, uint64_t entry)
         return true;
 }
 
+/* What is not looked at loses its bit without having been reported: nothing is known of it any more. */
+static void forget_gaps(struct page_notes *notes, const struct address_space *space)
+{
+        uint64_t end = 0;
+
+        for (size_t i = 0; i < space->n; i++) {
+                if (space->areas[i].end - space->areas[i].start > PAGE_TABLE_AREA_MAX)
+                        continue; /* passed over, perhaps */
+                page_notes_erase(notes, end, space->areas[i].start);
+                end = space->areas[i].end;
+        }
+        page_notes_erase(notes, end, UINT64_MAX);
+}
+
 static int look_at(uint64_t vaddr, const uint64_t *entries, size_t n, void *context)
 {
         struct look *l = context;
@@ -170,6 +184,8 @@ static int look(struct soft_tracker *t, struct tracked *p, bool clean, tracker_r
         int r = trackable_mappings(p->pid, &space, err);
         if (r < 0)
                 return r;
+        if (!clean)
+                forget_gaps(p->notes, &space);
         r = page_table_walk(pagemap, &space, look_at, &l);
         if (r == 0)
                 r = page_run_tell(&l.run);
