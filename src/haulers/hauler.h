@@ -107,6 +107,11 @@ struct hauler {
          * Undone by rearm(). Repeatable. NULL: they are there. */
         int (*gather)(struct workload *w, struct error *err);
 
+        /* Before each round of memory, while it runs: of the `*n` tasks that are in w->freezer, those that CRIU would
+         * dump are kept, in any order, and `*n` is their number. What rounds sent of the others would be in vain. One
+         * that is left out by mistake costs time, not correctness. NULL: all of them. */
+        int (*dumped)(struct workload *w, pid_t *pids, size_t *n, struct error *err);
+
         /* Right before the freeze: what CRIU must be told. Strings in *options point into w->private_data. */
         int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
 

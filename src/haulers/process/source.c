@@ -46,6 +46,12 @@ int process_gather(struct workload *w, struct error *err)
         return process_cgroup_enter(w->init_pid, w->freezer, err);
 }
 
+/* Orphans of the tree are in its cgroup until it is frozen, but CRIU dumps the descendants of its root. */
+int process_dumped(struct workload *w, pid_t *pids, size_t *n, struct error *err)
+{
+        return process_keep_descendants(pids, n, w->init_pid) < 0 ? error_set(err, ENOMEM, "out of memory") : 0;
+}
+
 int process_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err)
 {
         const struct process_private *p = w->private_data;
