@@ -44,12 +44,13 @@ SHARED = [
     ("fifo", "fifo", "pipes", "error"),
     ("unix-client", "unix-server", "unix", "error"),
     ("locked", "locked", "locks", "error"),
+    ("locked-open-file", "locked-open-file", "locks", "error"),
     ("mapped-file", "mapped-file", "ipc", "error"),
     ("written", "written", "writers", "warning"),
 ]
 CARRIED = ["tcp", "raw", "packet", "unix", "netlink", "seccomp", "deleted-small", "deleted-linked", "inotify", "fanotify",
-           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie", "fifo", "locked", "written",
-           "mapped-file", "shared-memory", "pipe", "terminal", "sysv", "unix-server", "unix-client"]
+           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie", "fifo", "locked",
+           "locked-open-file", "written", "mapped-file", "shared-memory", "pipe", "terminal", "sysv", "unix-server", "unix-client"]
 
 
 def start(site, host, name):
