@@ -221,12 +221,13 @@ def test_nobody_answers_after_the_commit(far):
     assert "has not answered since the commit" in document["reason"] and not document["result"]
     assert not far.runs("alpha", "shop")
     # Who looks at it learns why, and may leave it alone.
-    late = alpha.popen("phaul", "watch", identity, stdout=-1, stderr=-1, text=True)
-    assert "has not answered since the commit" in late.stderr.readline() and late.stderr.readline() == "waiting\n"
-    alpha.run("pkill", "-INT", "-f", f"phaul watch {identity}")
-    assert "too late" in late.stderr.readline()
-    alpha.run("pkill", "-INT", "-f", f"phaul watch {identity}")
-    assert late.wait(30) == 130 and "left alone" in late.stderr.read()
+    alpha.run("rm", "-f", "/tmp/watched")
+    alpha.spawn("/tmp/watched", "sh", "-c", f"phaul watch {identity}; echo exit $?")
+    for words, signal in (("\nwaiting\n", "INT"), ("too late", "INT"), ("left alone", "0")):
+        said = eventually(lambda: (text := alpha.run("cat", "/tmp/watched").stdout) and words in text and text, what=words)  # noqa: B023
+        alpha.run("pkill", f"-{signal}", "-f", f"^phaul watch {identity}", check=signal != "0")
+    assert "has not answered since the commit" in said
+    eventually(lambda: "exit 130" in alpha.run("cat", "/tmp/watched").stdout, what="its exit")
     assert ordered.poll() is None
     far.let_go()
     far["beta"].heal()
