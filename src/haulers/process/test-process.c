@@ -24,6 +24,7 @@
 #include "base/format.h"
 #include "haulers/process/copy.h"
 #include "haulers/process/files.h"
+#include "haulers/process/test-parts.h"
 
 /* ------------------------------------------------------------------------------------------------------------- sets */
 
@@ -434,16 +435,6 @@ static void bring(const struct scene *s, bool keep)
                 }
         }
         json_decref(made);
-}
-
-static size_t entries(const char *directory)
-{
-        size_t n = 0;
-
-        AUTO_DIR DIR *dir = opendir(directory);
-        for (const struct dirent *e; dir && (e = readdir(dir));)
-                n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-        return n;
 }
 
 /* A hundred files in one new directory are a hundred files and one directory. */
