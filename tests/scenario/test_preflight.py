@@ -86,8 +86,8 @@ def oddities(site, host):
     return len(site[host].run("pgrep", "-x", "oddity", check=False).stdout.split())
 
 
-def check(site, source="alpha", target="beta", code=None):
-    done = site[source].run("phaul", "check", "lxc/odd", target, "--json", check=False)
+def check(site, source="alpha", target="beta", code=None, options=()):
+    done = site[source].run("phaul", "check", "lxc/odd", target, "--json", *options, check=False)
     assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return json.loads(done.stdout)
 
@@ -177,6 +177,9 @@ def test_a_processor_that_lacks_something_is_refused(beta_proc):
     beta.run("sh", "-c", f"sed 's/\\b{lacking}\\b//g' /proc/cpuinfo > /root/cpuinfo && mount --bind /root/cpuinfo /proc/cpuinfo")
     verdict = check(beta_proc, code=3)
     assert lacking in items(verdict, "cpu", "error", "beta")[0]["reason"].split(": ")[1], verdict
+    # Whoever knows better: with --skip-cpu-check it is told, and does not count.
+    verdict = check(beta_proc, code=0, options=["--skip-cpu-check"])
+    assert lacking in items(verdict, "cpu", "warning", "beta")[0]["reason"] and verdict["verdict"] == "warning"
 
 
 def test_an_address_that_runs_on_the_target_is_refused(odd):
