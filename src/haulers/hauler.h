@@ -120,8 +120,9 @@ struct hauler {
         int (*network_lock)(struct workload *w, struct error *err);
 
         /* At the end of the dump, right after w->freezer came down, while CRIU waits: what else must be as it is at
-         * this moment. Files written to `images_fd` go to the target's image directory. Fast. NULL: nothing. */
-        int (*frozen)(struct workload *w, int images_fd, struct error *err);
+         * this moment. Files written to `images_fd` go to the target's image directory. Findings through `report` are
+         * told, and change nothing. Fast. NULL: nothing. */
+        int (*frozen)(struct workload *w, int images_fd, hauler_report_fn report, void *context, struct error *err);
 
         /* Right before COMMIT, while frozen: from now on nobody may start it on this host, not even its autostart after
          * a reboot; durable when it returns. And back, after an abort; also when it was never disarmed. Fast,

@@ -121,8 +121,8 @@ int process_cgroup_enter(pid_t root, const char *to, struct error *err);
 /* All tasks of `from` go to `to`; `from` is removed. Nothing there is success. */
 int process_cgroup_leave(const char *from, const char *to, struct error *err);
 
-/* Tasks of `from` that are no longer of the tree of `root` (their parents died meanwhile) go to `to`. */
-int process_cgroup_evict(pid_t root, const char *from, const char *to, struct error *err);
+/* Tasks of `from` that are no longer of the tree of `root` (their parents died meanwhile) go to `to`: `ret`. */
+int process_cgroup_evict(pid_t root, const char *from, const char *to, struct process_set *ret, struct error *err);
 
 /* Target: the cgroup of a tree; caller frees. `token` NULL: the directory that holds all of them. */
 int process_home(pid_t pid, const char *token, char **ret, bool *ret_v2, struct error *err);
@@ -163,7 +163,7 @@ int process_examine(const char *id, struct workload *w, hauler_report_fn report,
 int process_gather(struct workload *w, struct error *err);
 int process_dumped(struct workload *w, pid_t *pids, size_t *n, struct error *err);
 int process_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err);
-int process_frozen(struct workload *w, int images_fd, struct error *err);
+int process_frozen(struct workload *w, int images_fd, hauler_report_fn report, void *context, struct error *err);
 int process_disarm(struct workload *w, struct error *err);
 int process_rearm(struct workload *w, struct error *err);
 int process_release(struct workload *w, const char *released, struct error *err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "haulers/process/connections.h"
 #include "haulers/process/copy.h"
+#include "haulers/process/orphans.h"
 #include "haulers/process/root.h"
 
 #include <errno.h>
@@ -77,12 +78,10 @@ int process_dump_options(struct workload *w, struct criu_dump_options *options, 
         return 0;
 }
 
-int process_frozen(struct workload *w, int images_fd, struct error *err)
+int process_frozen(struct workload *w, int images_fd, hauler_report_fn report, void *context, struct error *err)
 {
-        const struct process_private *p = w->private_data;
-
-        /* Whoever was orphaned since does not belong to the tree any more: not dumped, so not to be killed. */
-        int r = process_cgroup_evict(w->init_pid, w->freezer, json_text(p->info, "cgroup"), err);
+        /* They were not dumped, so they are not to be killed. */
+        int r = process_orphans_evict(w, report, context, err);
         if (r == 0 && !w->options->tcp_close)
                 r = process_connections_save(w, images_fd, err);
         return r < 0 ? r : process_copies_save(w, images_fd, true, err);
