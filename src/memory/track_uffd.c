@@ -305,7 +305,13 @@ static int find_or_add(struct uffd_tracker *t, pid_t pid, struct process **ret, 
                 return error_set(err, ESRCH, "process %d is gone", (int)pid);
         if (pidfd < 0)
                 return error_errno(err, errno, "cannot open process %d", (int)pid);
-        t->processes[t->n] = (struct process){.pid = pid, .pidfd = fd_lift(pidfd), .uffd = -1};
+        pidfd = fd_lift(pidfd);
+        if (fd_is_scarce(pidfd)) { /* not even CRIU could be started any more */
+                (void)close(pidfd);
+                return error_set(err, EMFILE, "the hard limit on open files is too low to track process %d as well",
+                                 (int)pid);
+        }
+        t->processes[t->n] = (struct process){.pid = pid, .pidfd = pidfd, .uffd = -1};
         *ret = &t->processes[t->n++];
         return 0;
 }
