@@ -11,7 +11,8 @@ trees = test_process.trees
 
 
 def crowd(children):
-    return ["family", "--children", str(children), "--threads", "1", "--mib", "0.03", "--pause", "200"]
+    """Each with some memory that nobody else has, apart from the heap that it began with."""
+    return ["family", "--children", str(children), "--threads", "1", "--mib", "0.2", "--pause", "200"]
 
 
 def all_get_on(site, name, children, log):
