@@ -12,7 +12,7 @@ trees = test_process.trees
 
 def crowd(children):
     """Each with some memory that nobody else has, apart from the heap that it began with."""
-    return ["family", "--children", str(children), "--threads", "1", "--mib", "0.2", "--pause", "200"]
+    return ["family", "--children", str(children), "--threads", "1", "--mib", "0.14", "--pause", "400"]
 
 
 def all_get_on(site, name, children, log):
