@@ -72,7 +72,8 @@ static void raise_child(struct family *family, size_t first, size_t threads, siz
         pid_t parent = getppid();
 
         for (size_t i = 0; i < threads; i++) {
-                workers[i] = (struct worker){.family = family, .number = first + i, .words = words, .pause_us = pause_us};
+                workers[i] =
+                        (struct worker){.family = family, .number = first + i, .words = words, .pause_us = pause_us};
                 if (i > 0 && pthread_create(&ids[i], NULL, work, &workers[i]) != 0)
                         die("no thread");
         }
