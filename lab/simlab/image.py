@@ -49,7 +49,7 @@ def guest_image():
     return built("guest", [RECIPE, BASE, GUEST_PACKAGES], _build_guest)
 
 
-def _apt_source():
+def apt_source():
     """(mirror, keyring) from this machine's apt configuration: where it has our suite, else where it has Debian."""
     suites = [BASE, "bookworm", NEWER, "stable", "testing", "sid", "unstable"]
     found = []
@@ -65,7 +65,7 @@ def _apt_source():
     return uri, keyring if keyring.startswith("/") else default
 
 
-def _apt_settings():
+def apt_settings():
     """This machine's settings for fetching: proxies, and leniency about dates where a mirror is frozen in time."""
     wanted = ("Acquire::Check-", "Acquire::http::", "Acquire::https::", "Acquire::ForceIPv", "Acquire::Retries",
               "Acquire::Languages", "Acquire::AllowInsecure")
@@ -75,7 +75,7 @@ def _apt_settings():
 
 def bootstrap(root, packages, log, newer=()):
     """A minimal Debian plus packages in root; no service is started, no documentation unpacked."""
-    mirror, keyring = _apt_source()
+    mirror, keyring = apt_source()
     debs = CACHE / "debs"
     debs.mkdir(parents=True, exist_ok=True)
     say(f"Debian {BASE} from {mirror}")
@@ -83,7 +83,7 @@ def bootstrap(root, packages, log, newer=()):
     suites = [BASE, NEWER] if newer else [BASE]
     etc = root / "etc"
     (etc / "apt/sources.list").write_text("".join(f"deb {mirror} {suite} main\n" for suite in suites))
-    (etc / "apt/apt.conf.d/90machine").write_text(_apt_settings())
+    (etc / "apt/apt.conf.d/90machine").write_text(apt_settings())
     (etc / "dpkg/dpkg.cfg.d/no-docs").write_text(_NO_DOCS)
     (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (root / "usr/sbin/policy-rc.d").chmod(0o755)

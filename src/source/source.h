@@ -48,6 +48,7 @@ struct source_side {
         struct image_sender *sender;
         bool writable;           /* the link took something since it was last asked */
         struct precopy *precopy; /* NULL: all memory is in the dump */
+        enum tracker_kind tracker;
         struct clean_pages *clean_pages;
         bool untracked_told;
         bool stuck;     /* what stood still for a round could not be thawed */
