@@ -152,6 +152,13 @@ static const char *property(const struct migration *m, const char *key)
         return heard ? heard : text_of(m->request, key);
 }
 
+static const char *state_of(const struct migration *m)
+{
+        if (!m->attention[0])
+                return m->state;
+        return m->attention_waits ? "waiting" : "attention";
+}
+
 json_t *migration_document(const struct migration *m)
 {
         const char *self = text_of(m->request, "self"), *peer = text_of(m->request, "peer");
@@ -168,14 +175,14 @@ json_t *migration_document(const struct migration *m)
         put_text(o, "source", m->source_side ? self : peer);
         put_text(o, "target", m->source_side ? peer : self);
         put_text(o, "mode", m->check ? "check" : property(m, "mode"));
-        put_text(o, "state", m->ended ? "ended" : m->attention[0] ? "attention" : m->state);
+        put_text(o, "state", m->ended ? "ended" : state_of(m));
         put_text(o, "phase", m->phase);
         put_copy(o, "created_ms", json_object_get(m->request, "created_ms"));
         (void)json_object_set_new(o, "ended_ms", m->ended ? json_integer(m->ended_ms) : json_null());
         put_copy(o, "options", json_object_get(m->request, "options"));
         put_copy(o, "progress", m->progress);
         put_copy(o, "verdict", m->verdict);
-        put_text(o, "result", result ? result : m->attention[0] ? "unknown" : NULL);
+        put_text(o, "result", result ? result : m->attention[0] && !m->attention_waits ? "unknown" : NULL);
         put_text(o, "owner", text_of(m->report, "owner"));
         put_text(o, "reason", m->attention[0] ? m->attention : text_of(m->report, "reason"));
         put_copy(o, "report", m->report);
@@ -216,11 +223,23 @@ static void publish(struct migration *m, const char *name, const json_t *packet)
 
 static void publish_state(struct migration *m)
 {
-        json_t *packet = json_pack("{s:s, s:s, s:s*}", "state", m->attention[0] ? "attention" : m->state, "phase",
-                                   m->phase, "text", m->attention[0] ? m->attention : NULL);
+        json_t *packet = json_pack("{s:s, s:s, s:s*}", "state", state_of(m), "phase", m->phase, "text",
+                                   m->attention[0] ? m->attention : NULL);
 
         publish(m, "migration.state", packet);
         json_decref(packet);
+}
+
+/* "": it goes on. A session that was started again says so of one that its predecessor told of. */
+static void take_attention(struct migration *m, const json_t *packet)
+{
+        const char *why = text_of(packet, "text") ?: "";
+
+        if (!*why && !m->attention[0])
+                return;
+        (void)snprintf(m->attention, sizeof(m->attention), "%s", why);
+        m->attention_waits = json_is_true(json_object_get(packet, "waits"));
+        publish_state(m);
 }
 
 /* -- the end ------------------------------------------------------------------------------------------------------ */
@@ -280,6 +299,7 @@ static void need_attention(struct migration *m, const char *why)
         struct error err = {0};
 
         (void)snprintf(m->attention, sizeof(m->attention), "%s", why);
+        m->attention_waits = false;
         log_error("migration %s needs attention: %s", m->id, why);
         publish_state(m);
         (void)error_set_kind(&err, ERROR_UNKNOWN, EIO, "%s", why);
@@ -392,8 +412,7 @@ static void on_event(const char *name, const json_t *packet, void *context)
         } else if (strcmp(name, "cancel") == 0) {
                 take_cancel(m, packet);
         } else if (strcmp(name, "attention") == 0) {
-                (void)snprintf(m->attention, sizeof(m->attention), "%s", text_of(packet, "text") ?: "");
-                publish_state(m);
+                take_attention(m, packet);
         } else if (strcmp(name, "result") == 0) {
                 (void)migration_settle(m);
         }

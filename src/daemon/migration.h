@@ -33,7 +33,8 @@ struct migration {
 
         json_t *about, *progress, *verdict, *report; /* as last heard; NULL before */
         char state[32], phase[32];
-        char attention[ERROR_TEXT_MAX]; /* why it does not go on by itself; "" while it does */
+        char attention[ERROR_TEXT_MAX]; /* why it stands still; "" while it does not */
+        bool attention_waits;           /* until the other host answers; else until a person does something */
         bool ended;                     /* report.json was read and the result is known to all */
         int64_t ended_ms;
 

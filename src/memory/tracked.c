@@ -76,7 +76,13 @@ int tracked_find_or_add(struct tracked_list *list, pid_t pid, struct tracked **r
                 return error_set(err, ESRCH, "process %d is gone", (int)pid);
         if (pidfd < 0)
                 return error_errno(err, errno, "cannot open process %d", (int)pid);
-        list->list[list->n] = (struct tracked){.pid = pid, .pidfd = fd_lift(pidfd), .uffd = -1};
+        pidfd = fd_lift(pidfd);
+        if (fd_is_scarce(pidfd)) { /* not even CRIU could be started any more */
+                (void)close(pidfd);
+                return error_set(err, EMFILE, "the hard limit on open files is too low to track process %d as well",
+                                 (int)pid);
+        }
+        list->list[list->n] = (struct tracked){.pid = pid, .pidfd = pidfd, .uffd = -1};
         *ret = &list->list[list->n++];
         return 0;
 }

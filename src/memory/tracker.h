@@ -56,7 +56,8 @@ DEFINE_CLEANUP(struct tracker, tracker_free)
  * -EOPNOTSUPP with the reason: this process cannot be tracked, for ever (asynchronous I/O, pinned memory, a userfaultfd
  * of its own, an address space that is tracked as another process's already, …) or for now (stopped, frozen, traced).
  * Nothing of it is changed, what was tracked of it before is tracked no longer, and all its memory counts as dirty. It
- * may be tried again in the next round.
+ * may be tried again in the next round. The same holds for -EMFILE: so many are tracked that others would run short of
+ * descriptors (fd_is_scarce()).
  */
 int tracker_attach(struct tracker *t, pid_t pid, struct error *err);
 

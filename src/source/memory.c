@@ -171,58 +171,6 @@ static int record_rounds(struct session *s, struct error *err)
         return r;
 }
 
-struct task {
-        pid_t pid, parent;
-        bool in_tree;
-};
-
-static int compare_tasks(const void *a, const void *b)
-{
-        const pid_t x = ((const struct task *)a)->pid, y = ((const struct task *)b)->pid;
-
-        return (x > y) - (x < y);
-}
-
-/* Up to the root, to one that is known to belong to it, or out of the list. */
-static bool leads_to(struct task *tasks, size_t n, const struct task *from, pid_t root)
-{
-        const struct task *t = from;
-
-        for (size_t steps = 0; t && steps <= n; steps++) {
-                if (t->pid == root || t->in_tree)
-                        return true;
-                t = bsearch(&(struct task){.pid = t->parent}, tasks, n, sizeof(*tasks), compare_tasks);
-        }
-        return false;
-}
-
-/*
- * Orphans of a tree of processes are in its cgroup until it is frozen, but criu dumps the descendants of the root:
- * whatever rounds sent of the others would be in vain.
- */
-static int keep_descendants(pid_t *pids, size_t *n, pid_t root)
-{
-        AUTO_FREE struct task *tasks = calloc(*n + 1, sizeof(*tasks));
-        size_t kept = 0;
-
-        if (!tasks)
-                return -ENOMEM;
-        for (size_t i = 0; i < *n; i++) {
-                AUTO_FREE char *status = NULL;
-                tasks[i].pid = pids[i];
-                if (proc_status_read(pids[i], &status) == 0)
-                        tasks[i].parent = (pid_t)proc_status_number(status, "PPid");
-        }
-        qsort(tasks, *n, sizeof(*tasks), compare_tasks);
-        for (size_t i = 0; i < *n; i++) {
-                tasks[i].in_tree = leads_to(tasks, *n, &tasks[i], root);
-                if (tasks[i].in_tree)
-                        pids[kept++] = tasks[i].pid;
-        }
-        *n = kept;
-        return 0;
-}
-
 static int watch(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -231,8 +179,8 @@ static int watch(struct source_side *x, struct error *err)
         size_t n = 0;
 
         int r = freezer_pids(s->workload.freezer, &pids, &n, err);
-        if (r == 0 && keep_descendants(pids, &n, s->workload.init_pid) < 0)
-                r = error_set(err, ENOMEM, "out of memory");
+        if (r == 0 && s->hauler->dumped)
+                r = s->hauler->dumped(&s->workload, pids, &n, err);
         if (r == 0)
                 r = precopy_watch(x->precopy, pids, n, &reason, err);
         if (r == 0 && reason.kind != ERROR_NONE && !x->untracked_told) {
