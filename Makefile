@@ -41,7 +41,7 @@ demo:
 	@demo/demo
 
 test:
-	@tools/setup build test lab
+	@tools/setup build test lab vm
 	@tests/run
 
 test-full:

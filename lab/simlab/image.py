@@ -36,6 +36,14 @@ Package: {' '.join(FROM_NEWER)}
 Pin: release n={NEWER}
 Pin-Priority: 990
 """
+_GUEST_UNUSED = """
+    usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/zoneinfo usr/share/perl* usr/share/terminfo
+    usr/share/bash-completion usr/share/zsh usr/share/pixmaps usr/share/polkit-1 usr/share/tabset usr/share/debconf
+    usr/share/common-licenses usr/lib/apt usr/lib/dpkg usr/lib/python3.*/test usr/lib/python3.*/ensurepip
+    usr/lib/x86_64-linux-gnu/perl* usr/lib/x86_64-linux-gnu/gconv usr/lib/x86_64-linux-gnu/libapt* usr/lib/x86_64-linux-gnu/security
+    usr/bin/perl* usr/bin/apt* usr/bin/dpkg* usr/bin/deb* usr/bin/redis-check-aof usr/bin/redis-benchmark usr/bin/sqv usr/bin/openssl
+    var/log var/lib/dpkg var/lib/apt var/cache/debconf
+"""
 _NO_DOCS = "".join(f"path-exclude=/usr/share/{d}/*\n" for d in ("doc", "man", "info", "locale", "lintian", "bash-completion"))
 
 
@@ -46,10 +54,10 @@ def host_image():
 
 def guest_image():
     """The directory of the containers' root file system; built on the first call."""
-    return built("guest", [RECIPE, BASE, GUEST_PACKAGES], _build_guest)
+    return built("guest", [RECIPE, BASE, GUEST_PACKAGES, _GUEST_UNUSED], _build_guest)
 
 
-def _apt_source():
+def apt_source():
     """(mirror, keyring) from this machine's apt configuration: where it has our suite, else where it has Debian."""
     suites = [BASE, "bookworm", NEWER, "stable", "testing", "sid", "unstable"]
     found = []
@@ -65,7 +73,7 @@ def _apt_source():
     return uri, keyring if keyring.startswith("/") else default
 
 
-def _apt_settings():
+def apt_settings():
     """This machine's settings for fetching: proxies, and leniency about dates where a mirror is frozen in time."""
     wanted = ("Acquire::Check-", "Acquire::http::", "Acquire::https::", "Acquire::ForceIPv", "Acquire::Retries",
               "Acquire::Languages", "Acquire::AllowInsecure")
@@ -75,7 +83,7 @@ def _apt_settings():
 
 def bootstrap(root, packages, log, newer=()):
     """A minimal Debian plus packages in root; no service is started, no documentation unpacked."""
-    mirror, keyring = _apt_source()
+    mirror, keyring = apt_source()
     debs = CACHE / "debs"
     debs.mkdir(parents=True, exist_ok=True)
     say(f"Debian {BASE} from {mirror}")
@@ -83,7 +91,7 @@ def bootstrap(root, packages, log, newer=()):
     suites = [BASE, NEWER] if newer else [BASE]
     etc = root / "etc"
     (etc / "apt/sources.list").write_text("".join(f"deb {mirror} {suite} main\n" for suite in suites))
-    (etc / "apt/apt.conf.d/90machine").write_text(_apt_settings())
+    (etc / "apt/apt.conf.d/90machine").write_text(apt_settings())
     (etc / "dpkg/dpkg.cfg.d/no-docs").write_text(_NO_DOCS)
     (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
@@ -131,10 +139,12 @@ def _build_host(root, log):
 
 
 def _build_guest(root, log):
+    """As small as it gets: each test that migrates a container copies all of it."""
     bootstrap(root, GUEST_PACKAGES, log)
     strip(root)
-    for folder in ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/log", "var/lib/dpkg/info"):
-        shutil.rmtree(root / folder, ignore_errors=True)
+    for pattern in _GUEST_UNUSED.split():
+        for path in root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (root / "var/log").mkdir()
 
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * family [--children N] [--threads N] [--mib N] [--status FILE] [--seconds N]
+ * family [--children N] [--threads N] [--mib N] [--pause MS] [--status FILE] [--seconds N]
  *
  * A process tree that checks its own memory: N children with N threads each, every thread with N MiB of its own whose
  * content follows from place and generation and is checked before it is rewritten. Each thread counts its sweeps in
@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-enum { MEMBERS_MAX = 256, WORDS_PER_MIB = (1 << 20) / 8 };
+enum { MEMBERS_MAX = 1024, WORDS_PER_MIB = (1 << 20) / 8 };
 
 struct member {
         volatile uint64_t sweeps;
@@ -30,6 +30,7 @@ struct family {
 struct worker {
         struct family *family;
         size_t number, words;
+        long pause_us; /* between two sweeps */
 };
 
 static uint64_t word(size_t number, uint64_t generation, size_t i)
@@ -59,19 +60,20 @@ static void *work(void *context)
                 if (getpid() != me->pid || syscall(SYS_gettid) != me->tid)
                         me->wrong = 2;
                 me->sweeps++;
-                sleep_us(20000);
+                sleep_us(w->pause_us);
         }
         return NULL;
 }
 
-static void raise_child(struct family *family, size_t first, size_t threads, size_t words)
+static void raise_child(struct family *family, size_t first, size_t threads, size_t words, long pause_us)
 {
         pthread_t ids[MEMBERS_MAX];
         struct worker workers[MEMBERS_MAX];
         pid_t parent = getppid();
 
         for (size_t i = 0; i < threads; i++) {
-                workers[i] = (struct worker){.family = family, .number = first + i, .words = words};
+                workers[i] =
+                        (struct worker){.family = family, .number = first + i, .words = words, .pause_us = pause_us};
                 if (i > 0 && pthread_create(&ids[i], NULL, work, &workers[i]) != 0)
                         die("no thread");
         }
@@ -110,6 +112,7 @@ int main(int argc, char **argv)
         size_t threads = (size_t)number_option(argc, argv, "threads", 2), count = children * threads;
         size_t words = (size_t)(number_option(argc, argv, "mib", 4) * WORDS_PER_MIB);
         double seconds = number_option(argc, argv, "seconds", 1e9);
+        long pause_us = (long)(number_option(argc, argv, "pause", 20) * 1000);
         int status = open_status(argc, argv);
         uint64_t seen[MEMBERS_MAX] = {0};
         bool wrong = false;
@@ -126,7 +129,7 @@ int main(int argc, char **argv)
                 if (pid < 0)
                         die("no child");
                 if (pid == 0)
-                        raise_child(family, i * threads, threads, words);
+                        raise_child(family, i * threads, threads, words, pause_us);
         }
 
         pid_t group = getpgrp(), session = getsid(0);

@@ -256,6 +256,15 @@ static int locked(int how)
         return f < 0 ? -1 : flock(f, how);
 }
 
+/* A lock of the open file, which names no process. */
+static int open_file_locked(void)
+{
+        struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+        int f = open(shared("lock"), O_RDONLY | O_CREAT, 0600);
+
+        return f < 0 ? -1 : fcntl(f, F_OFD_SETLK, &lock);
+}
+
 static int mapped_file(void)
 {
         int f = open(shared("mapped"), O_RDWR | O_CREAT, 0600);
@@ -353,6 +362,8 @@ static int act(const char *name)
                 return fifo();
         if (IS("locked"))
                 return locked(LOCK_SH);
+        if (IS("locked-open-file"))
+                return open_file_locked();
         if (IS("written"))
                 return open(shared("written"), O_WRONLY | O_CREAT, 0600);
         if (IS("mapped-file"))

@@ -355,3 +355,11 @@ int fd_remove_tree(int dir_fd, const char *path, struct error *err)
 {
         return remove_at(dir_fd, path, err);
 }
+
+bool fd_is_scarce(int fd)
+{
+        struct rlimit limit;
+
+        return getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_max != RLIM_INFINITY &&
+               (rlim_t)fd + FD_RESERVE >= limit.rlim_max;
+}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -39,6 +40,13 @@ int fd_cloexec(int fd, bool on);
  * is raised for that moment only: whoever is started inherits what it was.
  */
 int fd_lift(int fd);
+
+/*
+ * Whether a descriptor that is kept for long, after fd_lift(), takes the place of what else is to be opened: no more
+ * than FD_RESERVE numbers are left above it.
+ */
+#define FD_RESERVE 256
+bool fd_is_scarce(int fd);
 
 /* One packet of a SEQPACKET socket with at most one descriptor (-1 for none). */
 ssize_t fd_send_packet(int socket, const void *data, size_t size, int pass_fd);

@@ -15,6 +15,7 @@
 
 #define LOOK_MS 5000 /* how often to ask, in case an event was missed */
 #define RETRY_MS 300
+#define WAITING "waiting" /* a state of the migration, told like a phase */
 
 struct follower {
         struct cli *cli;
@@ -28,6 +29,15 @@ struct follower {
         json_t *document;
 };
 
+/* For whoever comes late. It goes on by itself when the other host answers, so we wait, however long that takes. */
+static void is_waiting(struct follower *f, const char *why)
+{
+        if (strcmp(f->meter.phase, WAITING) == 0)
+                return;
+        meter_note(&f->meter, why);
+        meter_phase(&f->meter, WAITING);
+}
+
 static void on_event(const struct stream_event *event, void *context)
 {
         struct follower *f = context;
@@ -36,8 +46,10 @@ static void on_event(const struct stream_event *event, void *context)
         if (strcmp(event->name, "migration.progress") == 0)
                 meter_progress(&f->meter, event->data);
         else if (strcmp(event->name, "migration.state") == 0) {
-                meter_phase(&f->meter, cli_text(event->data, "phase"));
-                f->look_now |= strcmp(cli_text(event->data, "state"), "attention") == 0;
+                const char *state = cli_text(event->data, "state");
+                /* Why is in its log, which has been told. */
+                meter_phase(&f->meter, strcmp(state, WAITING) == 0 ? WAITING : cli_text(event->data, "phase"));
+                f->look_now |= strcmp(state, "attention") == 0;
         } else if (strcmp(event->name, "migration.log") == 0) {
                 if (f->cli->verbose || strcmp(level, "warning") == 0 || strcmp(level, "error") == 0)
                         meter_note(&f->meter, cli_text(event->data, "text"));
@@ -45,7 +57,7 @@ static void on_event(const struct stream_event *event, void *context)
                 f->look_now = true;
 }
 
-/* 1: it has ended (or stands still), 0 it goes on, negative: phauld cannot be asked. */
+/* 1: it has ended (or stands still until a person does something), 0 it goes on, negative: phauld cannot be asked. */
 static int look(struct follower *f, struct error *err)
 {
         char path[64];
@@ -60,6 +72,8 @@ static int look(struct follower *f, struct error *err)
         json_decref(f->document);
         f->document = document;
         const char *state = cli_text(document, "state");
+        if (strcmp(state, WAITING) == 0)
+                is_waiting(f, cli_text(document, "reason"));
         return strcmp(state, "ended") == 0 || strcmp(state, "attention") == 0;
 }
 
@@ -96,7 +110,7 @@ static void interrupt(struct follower *f)
         if (cli_call(f->cli, "DELETE", path, NULL, NULL, &err) == 0)
                 (void)snprintf(note, sizeof(note), "cancelling; Ctrl-C again leaves it alone");
         else
-                (void)snprintf(note, sizeof(note), "cannot cancel: %s", err.text);
+                (void)snprintf(note, sizeof(note), "cannot cancel: %s; Ctrl-C again leaves it alone", err.text);
         meter_note(&f->meter, note);
         f->look_now = true;
 }

@@ -2,8 +2,9 @@
 
 /*
  * Loaded into `criu dump` (LD_PRELOAD) to leave out pages that are on the target already, or go there after the dump:
- * CRIU asks the kernel by PAGEMAP_SCAN which pages a process has, and does not hear of those (clean_pages.h). CRIU has
- * no option for that; criu/pagemap-cache.c is where it asks.
+ * CRIU asks the kernel which pages a process has, by PAGEMAP_SCAN, before Linux 6.7 by reading the entries of
+ * /proc/PID/pagemap, and does not hear of those (clean_pages.h). CRIU has no option for that; criu/pagemap-cache.c is
+ * where it asks.
  *
  * Each page that is removed is marked as such before CRIU goes on. Questions for other things (guard pages), other
  * files, or processes that nothing is known of pass through untouched, and so does everything when the memory to be
@@ -26,7 +27,10 @@
 #include "base/kernel_abi.h"
 
 #define PAGE UINT64_C(4096)
+#define PAGES_MAX (INT64_C(1) << 52)
+#define ENTRY_USED (UINT64_C(3) << 62) /* present, swapped: Documentation/admin-guide/mm/pagemap.rst */
 
+ssize_t pread64(int fd, void *buffer, size_t size, off64_t offset);
 int ioctl(int fd, unsigned long request, ...);
 
 /* What is there already, and what is clean in the other sense: it need not be in the dump. Each has marks of its own.
@@ -198,4 +202,40 @@ int ioctl(int fd, unsigned long request, ...)
         errno = saved;
         atomic_fetch_add(&(kept ? kept : late)->scans, 1);
         return (int)(pid ? filter(pid, argument, n) : n);
+}
+
+/* Entries from that of the page at `address`; clean pages are not there. */
+static void filter_entries(int32_t pid, uint64_t *entries, size_t n, uint64_t address)
+{
+        const uint64_t end = address + n * PAGE;
+
+        for (uint64_t next; address < end; address = next) {
+                bool is_kept, is_late = false;
+                next = run_end(kept, pid, address, end, &is_kept);
+                if (!is_kept)
+                        next = run_end(late, pid, address, next, &is_late);
+                for (uint64_t at = address; at < next; at += PAGE, entries++)
+                        if ((is_kept || is_late) && *entries & ENTRY_USED) {
+                                *entries = 0;
+                                mark(is_kept ? kept : late, pid, at, at + PAGE);
+                        }
+        }
+}
+
+ssize_t pread64(int fd, void *buffer, size_t size, off64_t offset)
+{
+        const ssize_t n = (ssize_t)syscall(SYS_pread64, fd, buffer, size, offset);
+        const bool whole = n > 0 && n % (ssize_t)sizeof(uint64_t) == 0 && offset % (off64_t)sizeof(uint64_t) == 0;
+
+        if ((!kept && !late) || !whole || (uintptr_t)buffer % sizeof(uint64_t) ||
+            offset / (off64_t)sizeof(uint64_t) > PAGES_MAX)
+                return n;
+        const int saved = errno;
+        const int32_t pid = pid_of(fd);
+        errno = saved;
+        if (pid) {
+                atomic_fetch_add(&(kept ? kept : late)->scans, 1);
+                filter_entries(pid, buffer, (size_t)n / sizeof(uint64_t), (uint64_t)offset / sizeof(uint64_t) * PAGE);
+        }
+        return n;
 }

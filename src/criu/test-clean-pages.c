@@ -21,11 +21,13 @@
 
 #include <cmocka.h>
 
-static long kernel_answers(long number, int fd, unsigned long request, void *argument);
+static long kernel_answers(long number, ...);
 #define ioctl filtered_ioctl
+#define pread64 filtered_pread64
 #define syscall kernel_answers
 #include "criu/clean-pages-filter.c" /* NOLINT(bugprone-suspicious-include): with a kernel of ours */
 #undef syscall
+#undef pread64
 #undef ioctl
 
 #define BASE UINT64_C(0x7f0000000000)
@@ -38,16 +40,12 @@ static struct {
         char pagemap[64];
 } kernel;
 
-static long kernel_answers(long number, int fd, unsigned long request, void *argument)
+static long scan(struct scan_request *arg)
 {
-        struct scan_request *arg = argument;
         struct scan_region *to =
                 (struct scan_region *)(uintptr_t)arg->regions; /* NOLINT(performance-no-int-to-ptr): as the kernel */
         long n = 0;
 
-        (void)number;
-        (void)fd;
-        assert_int_equal(request, SCAN_IOCTL);
         arg->walk_end = arg->end;
         for (size_t i = 0; i < kernel.n; i++) {
                 struct scan_region r = kernel.regions[i];
@@ -61,6 +59,39 @@ static long kernel_answers(long number, int fd, unsigned long request, void *arg
                 r.end = r.end < arg->end ? r.end : arg->end;
                 to[n++] = r;
         }
+        return n;
+}
+
+/* The frame of each page that is there is its number. */
+static long read_entries(uint64_t *to, size_t size, off64_t offset)
+{
+        for (size_t i = 0; i < size / sizeof(*to); i++) {
+                const uint64_t page = (uint64_t)offset / sizeof(*to) + i;
+                to[i] = UINT64_C(1) << 55;
+                for (size_t k = 0; k < kernel.n; k++)
+                        if (page >= kernel.regions[k].start / 4096 && page < kernel.regions[k].end / 4096)
+                                to[i] |= UINT64_C(1) << 63 | page;
+        }
+        return (long)size;
+}
+
+static long kernel_answers(long number, ...)
+{
+        va_list list;
+        long n;
+
+        va_start(list, number);
+        (void)va_arg(list, int);
+        if (number == SYS_ioctl) {
+                assert_int_equal(va_arg(list, unsigned long), SCAN_IOCTL);
+                n = scan(va_arg(list, void *));
+        } else {
+                assert_int_equal(number, SYS_pread64);
+                uint64_t *to = va_arg(list, void *);
+                size_t size = va_arg(list, size_t);
+                n = read_entries(to, size, va_arg(list, off64_t));
+        }
+        va_end(list);
         return n;
 }
 
@@ -265,6 +296,32 @@ static void test_other_questions_pass(void **state)
         assert_string_equal(removed(s), "4711:0-10 ");
 }
 
+/* As CRIU asks before Linux 6.7. */
+static void test_entries_of_clean_pages_are_empty(void **state)
+{
+        const struct story *s = *state;
+        uint64_t entries[40];
+
+        clean(s, PID, 3, 5);
+        clean(s, PID, 20, 30);
+        kernel_has(0, 10);
+        kernel_has(15, 25);
+        assert_int_equal(filtered_pread64(s->pagemap, entries, sizeof(entries), (off64_t)(at(0) / 4096 * 8)),
+                         sizeof(entries));
+        for (uint64_t i = 0; i < 40; i++) {
+                const bool there = i < 10 || (i >= 15 && i < 25), left_out = (i >= 3 && i < 5) || (i >= 20 && i < 25);
+                assert_int_equal(entries[i] >> 63, there && !left_out);
+                assert_int_equal(entries[i] & 0xffff, there && !left_out ? at(i) / 4096 & 0xffff : 0);
+        }
+        assert_string_equal(removed(s), "4711:3-5 4711:20-25 ");
+        assert_int_equal(clean_pages_scans(s->clean), 1);
+        /* Not page tables, and not whole entries. */
+        assert_int_equal(filtered_pread64(STDIN_FILENO, entries, 8, (off64_t)(at(3) / 4096 * 8)), 8);
+        assert_int_equal(entries[0] >> 63, 1);
+        assert_int_equal(filtered_pread64(s->pagemap, entries, 8, (off64_t)(at(3) / 4096 * 8 + 4)), 8);
+        assert_int_equal(clean_pages_scans(s->clean), 1);
+}
+
 static void test_what_is_no_order_is_refused(void **state)
 {
         const struct story *s = *state;
@@ -293,6 +350,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_more_regions_than_fit, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_all_of_it_and_over_the_borders_of_windows, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_other_questions_pass, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_entries_of_clean_pages_are_empty, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_is_no_order_is_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_memory_of_another_build_is_not_touched, setup, teardown),
         };

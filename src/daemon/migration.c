@@ -155,7 +155,9 @@ static const char *property(const struct migration *m, const char *key)
 /* What is shown in place of the session's own state, and why. */
 static const char *shown_state(const struct migration *m)
 {
-        return m->attention[0] ? "attention" : m->stalled[0] ? "stalled" : m->state;
+        if (m->attention[0])
+                return m->attention_waits ? "waiting" : "attention";
+        return m->stalled[0] ? "stalled" : m->state;
 }
 
 static const char *shown_reason(const struct migration *m)
@@ -186,7 +188,7 @@ json_t *migration_document(const struct migration *m)
         put_copy(o, "options", json_object_get(m->request, "options"));
         put_copy(o, "progress", m->progress);
         put_copy(o, "verdict", m->verdict);
-        put_text(o, "result", result ? result : m->attention[0] ? "unknown" : NULL);
+        put_text(o, "result", result ? result : m->attention[0] && !m->attention_waits ? "unknown" : NULL);
         put_text(o, "owner", text_of(m->report, "owner"));
         put_text(o, "reason", shown_reason(m) ?: text_of(m->report, "reason"));
         put_copy(o, "report", m->report);
@@ -232,6 +234,18 @@ static void publish_state(struct migration *m)
 
         publish(m, "migration.state", packet);
         json_decref(packet);
+}
+
+/* "": it goes on. A session that was started again says so of one that its predecessor told of. */
+static void take_attention(struct migration *m, const json_t *packet)
+{
+        const char *why = text_of(packet, "text") ?: "";
+
+        if (!*why && !m->attention[0])
+                return;
+        (void)snprintf(m->attention, sizeof(m->attention), "%s", why);
+        m->attention_waits = json_is_true(json_object_get(packet, "waits"));
+        publish_state(m);
 }
 
 /* -- the end ------------------------------------------------------------------------------------------------------ */
@@ -291,6 +305,7 @@ static void need_attention(struct migration *m, const char *why)
         struct error err = {0};
 
         (void)snprintf(m->attention, sizeof(m->attention), "%s", why);
+        m->attention_waits = false;
         log_error("migration %s needs attention: %s", m->id, why);
         publish_state(m);
         (void)error_set_kind(&err, ERROR_UNKNOWN, EIO, "%s", why);
@@ -403,8 +418,7 @@ static void on_event(const char *name, const json_t *packet, void *context)
         } else if (strcmp(name, "cancel") == 0) {
                 take_cancel(m, packet);
         } else if (strcmp(name, "attention") == 0) {
-                (void)snprintf(m->attention, sizeof(m->attention), "%s", text_of(packet, "text") ?: "");
-                publish_state(m);
+                take_attention(m, packet);
         } else if (strcmp(name, "stalled") == 0) {
                 (void)snprintf(m->stalled, sizeof(m->stalled), "%s", text_of(packet, "text") ?: "");
                 publish_state(m);

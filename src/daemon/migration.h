@@ -33,8 +33,9 @@ struct migration {
 
         json_t *about, *progress, *verdict, *report; /* as last heard; NULL before */
         char state[32], phase[32];
-        char attention[ERROR_TEXT_MAX]; /* why it does not go on by itself; "" while it does */
-        char stalled[ERROR_TEXT_MAX];   /* why it waits for a link; "" while it does not */
+        char attention[ERROR_TEXT_MAX]; /* why it stands still; "" while it does not */
+        bool attention_waits;           /* until the other host answers; else until a person does something */
+        char stalled[ERROR_TEXT_MAX];   /* post-copy: why it waits for the link; "" while it does not */
         bool ended;                     /* report.json was read and the result is known to all */
         int64_t ended_ms;
 

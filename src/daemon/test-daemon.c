@@ -539,6 +539,24 @@ static void crashed_sessions(void **state)
         json_decref(m);
 }
 
+/* The other host does not answer: that is said, and is neither an end nor a matter for a person. */
+static void a_host_that_does_not_answer_is_waited_for(void **state)
+{
+        char away[ID_LENGTH + 1], path[64];
+
+        order(*state, ORDER("away"), away);
+        json_t *m = wait_state(*state, away, "waiting");
+        assert_string_equal(member(m, "reason"), "nobody answers");
+        assert_true(json_is_null(json_object_get(m, "result")));
+        json_decref(m);
+        (void)snprintf(path, sizeof(path), "/migrations/%s", away);
+        AUTO_ANSWER a = ask(*state, "DELETE", path, NULL, NULL);
+        assert_int_equal(a.status, 409);
+        m = wait_state(*state, away, "ended");
+        assert_string_equal(member(m, "result"), "done");
+        json_decref(m);
+}
+
 /* A check leaves no trace: no history, no directory. */
 static void a_check_answers_and_is_forgotten(void **state)
 {
@@ -649,6 +667,7 @@ int main(void)
                 TEST(cancelling),
                 TEST(no_more_than_the_limit_at_once),
                 TEST(crashed_sessions),
+                TEST(a_host_that_does_not_answer_is_waited_for),
                 TEST(a_check_answers_and_is_forgotten),
                 TEST(migrations_outlive_phauld),
                 TEST(a_second_phauld_is_refused),

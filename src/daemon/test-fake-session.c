@@ -2,13 +2,14 @@
 
 /*
  * A session that only talks: it plays the other end of session/protocol.h for test-daemon.c. What it does depends on
- * the name of the workload: "shop" migrates at once, "slow" waits to be cancelled, "late" refuses to be, "crash" dies
- * each time, "twice" dies once and then succeeds.
+ * the name of the workload: "shop" migrates at once, "slow" waits to be cancelled, "late" refuses to be, "away" is one
+ * of those whose other host does not answer until then, "crash" dies each time, "twice" dies once and then succeeds.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,11 @@ static void report(const char *directory, int fd, const json_t *request, const c
         say(fd, json_pack("{s:s}", "event", "bye"));
 }
 
+static void say_away(int fd, const char *why)
+{
+        say(fd, json_pack("{s:s, s:s, s:b}", "event", "attention", "text", why, "waits", 1));
+}
+
 static int wait_for_cancel(int fd)
 {
         char buffer[SESSION_PACKET_MAX];
@@ -109,14 +115,19 @@ int main(int argc, char **argv)
         say(fd, json_pack("{s:s, s:s, s:s}", "event", "state", "state", "working", "phase", "memory"));
         say(fd, json_pack("{s:s, s:s, s:i, s:i}", "event", "progress", "phase", "memory", "round", 1, "bytes_done", 7));
         const char *result = "done";
-        while (strcmp(name, "slow") == 0 || strcmp(name, "late") == 0) {
+        const bool away = strcmp(name, "away") == 0;
+        if (away)
+                say_away(fd, "nobody answers");
+        while (away || strcmp(name, "slow") == 0 || strcmp(name, "late") == 0) {
                 if (wait_for_cancel(fd) < 0) {
                         (void)close(fd); /* phauld went away: it will be back */
                         fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
                         say(fd, json_pack("{s:s, s:s, s:s}", "event", "state", "state", "working", "phase", "memory"));
                         continue;
                 }
-                bool late = strcmp(name, "late") == 0;
+                bool late = away || strcmp(name, "late") == 0;
+                if (away)
+                        say_away(fd, "");
                 say(fd, json_pack("{s:s, s:b, s:s}", "event", "cancel", "ok", !late, "text",
                                   late ? "too late, it is on the target" : "cancelling"));
                 result = late ? "done" : "cancelled";

@@ -107,6 +107,11 @@ struct hauler {
          * Undone by rearm(). Repeatable. NULL: they are there. */
         int (*gather)(struct workload *w, struct error *err);
 
+        /* Before each round of memory, while it runs: of the `*n` tasks that are in w->freezer, those that CRIU would
+         * dump are kept, in any order, and `*n` is their number. What rounds sent of the others would be in vain. One
+         * that is left out by mistake costs time, not correctness. NULL: all of them. */
+        int (*dumped)(struct workload *w, pid_t *pids, size_t *n, struct error *err);
+
         /* Right before the freeze: what CRIU must be told. Strings in *options point into w->private_data. */
         int (*dump_options)(struct workload *w, struct criu_dump_options *options, struct error *err);
 
@@ -115,8 +120,9 @@ struct hauler {
         int (*network_lock)(struct workload *w, struct error *err);
 
         /* At the end of the dump, right after w->freezer came down, while CRIU waits: what else must be as it is at
-         * this moment. Files written to `images_fd` go to the target's image directory. Fast. NULL: nothing. */
-        int (*frozen)(struct workload *w, int images_fd, struct error *err);
+         * this moment. Files written to `images_fd` go to the target's image directory. Findings through `report` are
+         * told, and change nothing. Fast. NULL: nothing. */
+        int (*frozen)(struct workload *w, int images_fd, hauler_report_fn report, void *context, struct error *err);
 
         /* Right before COMMIT, while frozen: from now on nobody may start it on this host, not even its autostart after
          * a reboot; durable when it returns. And back, after an abort; also when it was never disarmed. Fast,

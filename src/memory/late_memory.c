@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -15,6 +14,7 @@
 #include "base/proc_status.h"
 #include "memory/address_space.h"
 #include "memory/process_image.h"
+#include "memory/process_memory.h"
 
 #define SMAPS_MAX (256U << 20)
 #define REGIONS 512
@@ -23,6 +23,7 @@ struct process {
         pid_t pid, parent;
         pid_t number; /* the one criu has for it in /proc */
         uint64_t image;
+        int memory; /* for reading, opened when it is first read; -1 */
         struct address_space space;
         bool *late; /* of each area */
 };
@@ -43,6 +44,8 @@ static void forget_processes(struct late_memory *l)
         for (size_t i = 0; i < l->n; i++) {
                 address_space_done(&l->processes[i].space);
                 free(l->processes[i].late);
+                if (l->processes[i].memory >= 0)
+                        (void)close(l->processes[i].memory);
         }
         free(TAKE_PTR(l->processes));
         l->n = 0;
@@ -116,7 +119,7 @@ int late_memory_watch(struct late_memory *late, const pid_t *pids, size_t n, str
                 return error_set(err, ENOMEM, "out of memory");
         for (size_t i = 0; i < n; i++) {
                 AUTO_FREE char *status = NULL;
-                struct process p = {.pid = pids[i]};
+                struct process p = {.pid = pids[i], .memory = -1};
                 if (process_image_find(p.pid, late->depth, &p.image) < 0 || proc_status_read(p.pid, &status) < 0)
                         continue;
                 p.parent = (pid_t)proc_status_number(status, "PPid");
@@ -337,26 +340,34 @@ int late_memory_left(struct late_memory *late, struct image_sender *sender, cons
 /* -- reading ---------------------------------------------------------------------------------------------------------
  */
 
+static struct process *find_image(const struct late_memory *l, uint64_t image)
+{
+        for (size_t i = 0; i < l->n; i++)
+                if (l->processes[i].image == image)
+                        return &l->processes[i];
+        return NULL;
+}
+
 ssize_t late_memory_read(uint64_t image, const struct page_span *spans, uint32_t n_spans, void *to, void *late)
 {
-        const struct late_memory *l = late;
-        struct iovec remote[RUNS_PER_TABLE];
-        struct iovec local = {.iov_base = to};
-        const struct process *p = NULL;
+        struct process *p = find_image(late, image);
+        uint8_t *at = to;
+        ssize_t pages = 0;
 
-        for (size_t i = 0; i < l->n && !p; i++)
-                if (l->processes[i].image == image)
-                        p = &l->processes[i];
-        if (!p || n_spans > RUNS_PER_TABLE)
-                return p ? -EINVAL : -ESRCH;
+        if (!p)
+                return -ESRCH;
+        if (p->memory < 0)
+                p->memory = process_memory_open(p->pid);
+        if (p->memory < 0)
+                return p->memory;
         for (uint32_t i = 0; i < n_spans; i++) {
-                const size_t bytes = (size_t)spans[i].n_pages * PAGE_BYTES;
-                /* NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the other process */
-                remote[i] = (struct iovec){.iov_base = (void *)(uintptr_t)spans[i].vaddr, .iov_len = bytes};
-                local.iov_len += bytes;
+                ssize_t n = process_memory_read(p->memory, spans[i].vaddr, at, (size_t)spans[i].n_pages * PAGE_BYTES);
+                if (n < 0)
+                        return pages ? pages : n;
+                pages += n / PAGE_BYTES;
+                at += n;
+                if (n / PAGE_BYTES < (ssize_t)spans[i].n_pages)
+                        break;
         }
-        ssize_t n = process_vm_readv(p->pid, &local, 1, remote, n_spans, 0);
-        if (n < 0)
-                return errno == EFAULT ? 0 : -errno;
-        return n / PAGE_BYTES;
+        return pages || process_has_memory(p->pid) ? pages : -ESRCH;
 }

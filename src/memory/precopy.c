@@ -7,11 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/cgroup.h"
+#include "memory/address_space.h"
 #include "memory/process_image.h"
+#include "memory/process_memory.h"
 
 /* Beyond so many a process is left to the dump altogether. */
 #define UNREAD_MAX 4096
@@ -71,6 +72,11 @@ void precopy_free(struct precopy *precopy)
         free(precopy->unread.list);
         free(precopy->abandoned.pids);
         free(precopy);
+}
+
+bool precopy_needs_stop(const struct precopy *precopy)
+{
+        return tracker_needs_stop(precopy->tracker);
 }
 
 uint64_t precopy_round_bytes(const struct precopy *precopy)
@@ -261,12 +267,12 @@ int precopy_scan(struct precopy *precopy, struct error *err)
                 }
                 precopy->scanned++;
         }
+        tracker_arm(precopy->tracker);
         return 0;
 }
 
 /* A part of what the round has to send, as one frame holds it: pages of one process. */
 struct load {
-        struct iovec remote[RUNS_PER_TABLE];
         struct page_span spans[RUNS_PER_TABLE];
         uint32_t n_spans, n_pages;
 };
@@ -283,9 +289,6 @@ static void take_load(const struct precopy *p, struct load *load)
                         n = PAGE_BATCH_MAX - load->n_pages;
                 if (n == 0 || load->n_spans == RUNS_PER_TABLE)
                         break;
-                /* NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the other process */
-                void *base = (void *)(uintptr_t)range->start;
-                load->remote[load->n_spans] = (struct iovec){.iov_base = base, .iov_len = n * PAGE_BYTES};
                 load->spans[load->n_spans++] = (struct page_span){.vaddr = range->start, .n_pages = (uint32_t)n};
                 load->n_pages += (uint32_t)n;
         }
@@ -326,17 +329,27 @@ static int note_unread(struct precopy *p)
 /* As many of its pages as can be read at once; 0 when not even the first. */
 static ssize_t read_load(const struct precopy *p, const struct load *load, uint8_t *to)
 {
-        const struct process *process = &p->processes[p->todo.list[p->next].process];
-        const struct iovec local = {.iov_base = to, .iov_len = (size_t)load->n_pages * PAGE_BYTES};
+        const pid_t pid = p->processes[p->todo.list[p->next].process].pid;
+        ssize_t done = 0;
 
-        ssize_t n = process_vm_readv(process->pid, &local, 1, load->remote, load->n_spans, 0);
-        if (n < 0)
-                return errno == EFAULT ? 0 : -errno;
-        return n / PAGE_BYTES;
+        AUTO_FD int memory = process_memory_open(pid);
+        if (memory < 0)
+                return memory;
+        for (uint32_t i = 0; i < load->n_spans; i++) {
+                const size_t size = (size_t)load->spans[i].n_pages * PAGE_BYTES;
+                ssize_t n = process_memory_read(memory, load->spans[i].vaddr, to + done * PAGE_BYTES, size);
+                if (n < 0)
+                        return n;
+                done += n / PAGE_BYTES;
+                if ((size_t)n < size)
+                        break;
+        }
+        return done > 0 || process_has_memory(pid) ? done : -ESRCH;
 }
 
 static int send_load(struct precopy *p, const struct load *load, uint8_t *slot, uint32_t n_pages)
 {
+        const struct process *process = &p->processes[p->todo.list[p->next].process];
         uint32_t n_runs = 0;
 
         for (uint32_t done = 0; done < n_pages; n_runs++) {
@@ -344,9 +357,11 @@ static int send_load(struct precopy *p, const struct load *load, uint8_t *slot, 
                 if (span.n_pages > n_pages - done)
                         span.n_pages = n_pages - done;
                 page_span_put(slot + (size_t)n_runs * RUN_BYTES, &span);
+                tracker_sent(p->tracker, process->pid, span.vaddr, span.n_pages,
+                             slot + RUN_TABLE_BYTES + (size_t)done * PAGE_BYTES);
                 done += span.n_pages;
         }
-        return image_sender_pages(p->sender, p->processes[p->todo.list[p->next].process].image, n_runs, n_pages);
+        return image_sender_pages(p->sender, process->image, n_runs, n_pages);
 }
 
 static int send_some(struct precopy *p)

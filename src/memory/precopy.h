@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -16,7 +17,7 @@
  * one before, and the dump of the frozen workload leaves out what the target has.
  *
  *      watch()            running     whose memory it is
- *      scan()             stopped     a millisecond or two: what was written, armed again
+ *      scan()             stopped     a millisecond or two: what was written, armed again (if precopy_needs_stop())
  *      send()…            running     to the link, until it is 0
  *        … as often as it pays …
  *      clean()            frozen      what the dump may leave out
@@ -46,6 +47,9 @@ DEFINE_CLEANUP(struct precopy, precopy_free)
 /* The processes there are now (thread group leaders, ours to sort). One that cannot be tracked is left to the dump;
  * *reason (ERROR_NONE: all can) says why the first of them cannot. */
 int precopy_watch(struct precopy *precopy, pid_t *pids, size_t n, struct error *reason, struct error *err);
+
+/* Must the tasks stand still for precopy_scan()? */
+bool precopy_needs_stop(const struct precopy *precopy);
 
 /* A new round: what is to be sent in it. */
 int precopy_scan(struct precopy *precopy, struct error *err);

@@ -11,8 +11,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/test-process.h"
 #include "memory/tracker.h"
 
@@ -62,9 +64,55 @@ static void test_more_than_the_limit_on_descriptors(void **state)
         kill_child(&last);
 }
 
+/* Under a hard limit the first few are tracked, and the reserve is left. In a process of its own: it cannot go back. */
+static int track_under_a_hard_limit(const struct child *children, size_t n)
+{
+        CLEANUP(tracker_free_ptr) struct tracker *tracker = NULL;
+        size_t tracked = 0;
+
+        if (tracker_new(TRACKER_UFFD_WP, &tracker, NULL) < 0)
+                return 1;
+        const int first_free = fcntl(0, F_DUPFD_CLOEXEC, 3);
+        const rlim_t hard = (rlim_t)first_free + (rlim_t)n + FD_RESERVE; /* for half of them, with two each */
+        (void)close(first_free);
+        if (setrlimit(RLIMIT_NOFILE, &(struct rlimit){.rlim_cur = hard, .rlim_max = hard}) < 0)
+                return 2;
+        for (size_t i = 0; i < n; i++) {
+                const int r = tracker_attach(tracker, children[i].pid, NULL);
+                if (r != 0 && r != -EMFILE)
+                        return 3;
+                tracked += r == 0;
+        }
+        if (tracked < n / 2 - 1 || tracked > n / 2 + 1)
+                return 4;
+        for (int i = 0; i < FD_RESERVE - 2; i++)
+                if (fcntl(0, F_DUPFD_CLOEXEC, 3) < 0)
+                        return 5;
+        return 0;
+}
+
+static void test_others_are_left_descriptors(void **state)
+{
+        struct child children[MANY];
+        int status;
+
+        (void)state;
+        for (size_t i = 0; i < MANY; i++)
+                start(&children[i], wait_for_the_end);
+        const pid_t pid = fork();
+        if (pid == 0)
+                _exit(track_under_a_hard_limit(children, MANY));
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), 0);
+        for (size_t i = 0; i < MANY; i++)
+                kill_child(&children[i]);
+}
+
 int main(void)
 {
-        const struct CMUnitTest tests[] = {cmocka_unit_test(test_more_than_the_limit_on_descriptors)};
+        const struct CMUnitTest tests[] = {cmocka_unit_test(test_more_than_the_limit_on_descriptors),
+                                           cmocka_unit_test(test_others_are_left_descriptors)};
 
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,13 +2,23 @@
 #include "memory/test-tracker.h"
 
 #include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -87,6 +97,169 @@ void servant_exec(struct servant *s)
                 (void)usleep(1000);
         }
         fail_msg("it does not sleep");
+}
+
+/* -- what it is told ------------------------------------------------------------------------------------------------
+ */
+
+uint64_t map(const uint64_t *a)
+{
+        return (uintptr_t)mmap(at(a[1]), a[0] * PAGE, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | (a[1] ? MAP_FIXED : 0), -1, 0);
+}
+
+uint64_t map_shared(const uint64_t *a)
+{
+        return (uintptr_t)mmap(NULL, a[0] * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+}
+
+/* Of a file of as many pages. */
+uint64_t map_file(const uint64_t *a)
+{
+        AUTO_FD int fd = memfd_create("mapped", MFD_CLOEXEC);
+
+        if (ftruncate(fd, (off_t)(a[0] * PAGE)) < 0)
+                return 0;
+        for (uint64_t i = 0; i < a[0]; i++)
+                if (pwrite(fd, "file", 4, (off_t)(i * PAGE)) != 4)
+                        return 0;
+        return (uintptr_t)mmap(NULL, a[0] * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+}
+
+uint64_t write_pages(const uint64_t *a)
+{
+        for (uint64_t i = 0; i < a[1]; i++)
+                ++*(volatile unsigned char *)at(a[0] + i * PAGE);
+        return 0;
+}
+
+uint64_t read_pages(const uint64_t *a)
+{
+        uint64_t sum = 0;
+
+        for (uint64_t i = 0; i < a[1]; i++)
+                sum += *(volatile unsigned char *)at(a[0] + i * PAGE);
+        return sum;
+}
+
+/* By the kernel. */
+uint64_t read_into(const uint64_t *a)
+{
+        AUTO_FD int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+
+        return (uint64_t)read(fd, at(a[0]), PAGE);
+}
+
+uint64_t unmap(const uint64_t *a)
+{
+        return (uint64_t)munmap(at(a[0]), a[1] * PAGE);
+}
+
+uint64_t move(const uint64_t *a)
+{
+        return (uintptr_t)mremap(at(a[0]), a[1] * PAGE, a[1] * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at(a[2]));
+}
+
+uint64_t advise(const uint64_t *a)
+{
+        return (uint64_t)madvise(at(a[0]), a[1] * PAGE, (int)a[2]);
+}
+
+uint64_t protect(const uint64_t *a)
+{
+        return (uint64_t)mprotect(at(a[0]), a[1] * PAGE, (int)a[2]);
+}
+
+/* As deep as so many half pages; the answer is how far that is. Inlined into itself it would leave some pages out. */
+__attribute__((noinline)) uint64_t grow_stack(const uint64_t *a)
+{
+        volatile unsigned char half[PAGE / 2];
+
+        half[0] = (unsigned char)a[0];
+        const uint64_t deeper = a[0] - 1;
+        return a[0] ? grow_stack(&deeper) : (uintptr_t)&half[0] / PAGE * PAGE;
+}
+
+static void *write_in_thread(void *context)
+{
+        (void)write_pages(context);
+        return NULL;
+}
+
+uint64_t write_by_thread(const uint64_t *a)
+{
+        pthread_t thread;
+        uint64_t copy[2] = {a[0], a[1]};
+
+        if (pthread_create(&thread, NULL, write_in_thread, copy) != 0)
+                return 1;
+        return (uint64_t)pthread_join(thread, NULL);
+}
+
+uint64_t fork_child(const uint64_t *a)
+{
+        (void)a;
+        pid_t pid = fork();
+        if (pid == 0) {
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                for (;;)
+                        (void)pause();
+        }
+        return (uint64_t)pid;
+}
+
+static int pause_for_ever(void *unused)
+{
+        (void)unused;
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        (void)pause();
+        return 0;
+}
+
+/* A process in the same memory. */
+uint64_t share_memory(const uint64_t *a)
+{
+        static char stack[65536];
+
+        (void)a;
+        return (uint64_t)clone(pause_for_ever, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL);
+}
+
+uint64_t kill_it(const uint64_t *a)
+{
+        (void)kill((pid_t)a[0], SIGKILL);
+        return (uint64_t)waitpid((pid_t)a[0], NULL, 0);
+}
+
+uint64_t make_aio(const uint64_t *a)
+{
+        static aio_context_t context;
+
+        (void)a;
+        return (uint64_t)syscall(SYS_io_setup, 8, &context);
+}
+
+uint64_t make_userfaultfd(const uint64_t *a)
+{
+        (void)a;
+        return (uint64_t)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+}
+
+uint64_t become_nobody(const uint64_t *a)
+{
+        struct sock_filter code[] = {
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        };
+        const struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+
+        (void)a;
+        if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0 ||
+            prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+                return 1;
+        return 0;
 }
 
 /* -- counting -------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * A process that does everything at random with an arena of memory, and a copy of it that is kept by what the tracker
- * reports, as pre-copy does. At the end each page that the tracker calls clean must be in the copy, byte by byte.
+ * A process that does everything at random with an arena of memory, and a copy of it that is kept by what a tracker
+ * reports, as pre-copy does. At the end each page that the tracker calls clean must be in the copy, byte by byte. The
+ * tracker is the one that the command line names.
  */
 
 #include <stdarg.h>
@@ -15,6 +16,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -32,6 +34,8 @@
 #define ROUNDS 60
 #define ROUND_US 4000
 #define WRITERS 2
+
+static enum tracker_kind kind;
 
 static char *page_at(size_t i)
 {
@@ -186,12 +190,29 @@ static bool read_page(pid_t pid, size_t i, char *to)
 }
 
 /* While it runs on. What cannot be read counts as not copied. */
-static void copy_reported(struct copy *c, pid_t pid)
+static void copy_reported(struct copy *c, struct tracker *tracker, pid_t pid)
 {
         for (size_t i = 0; i < PAGES; i++)
-                if (c->reported[i])
+                if (c->reported[i]) {
                         c->have[i] = read_page(pid, i, c->pages + i * PAGE);
+                        if (c->have[i])
+                                tracker_sent(tracker, pid, ARENA + i * PAGE, 1, c->pages + i * PAGE);
+                }
         memset(c->reported, 0, sizeof(c->reported));
+}
+
+/* As a broken tracker would: some pages that were reported do not get into the copy. */
+static void withhold_some(struct copy *c, struct tracker *tracker, pid_t pid)
+{
+        char page[PAGE];
+
+        for (size_t i = 0, left = 20; i < PAGES && left; i++)
+                if (c->reported[i] && c->have[i]) {
+                        c->reported[i] = false;
+                        if (read_page(pid, i, page))
+                                tracker_sent(tracker, pid, ARENA + i * PAGE, 1, page);
+                        left--;
+                }
 }
 
 static void stand_still(pid_t pid)
@@ -216,7 +237,6 @@ static size_t count_wrong(const struct copy *c, pid_t pid)
         return wrong;
 }
 
-/* `withhold`: leave one reported page of each round out of the copy, as a broken tracker would. */
 static void run(bool withhold, size_t *ret_clean, size_t *ret_wrong)
 {
         CLEANUP(tracker_free_ptr) struct tracker *tracker = NULL;
@@ -228,22 +248,22 @@ static void run(bool withhold, size_t *ret_clean, size_t *ret_wrong)
         c->pages = calloc(PAGES, PAGE);
         assert_non_null(c->pages);
         start(&child, torture);
-        assert_int_equal(tracker_new(TRACKER_UFFD_WP, &tracker, &err), 0);
+        assert_int_equal(tracker_new(kind, &tracker, &err), 0);
         for (int round = 0; round < ROUNDS; round++) {
                 if (tracker_attach(tracker, child.pid, &err) < 0)
                         fail_msg("attach: %s", err.text);
                 (void)usleep((useconds_t)(random() % ROUND_US));
                 stand_still(child.pid);
                 c->n_reported = 0;
+                if (!tracker_needs_stop(tracker))
+                        (void)kill(child.pid, SIGCONT);
                 if (tracker_scan(tracker, child.pid, on_written, c, &err) < 0)
                         fail_msg("scan: %s", err.text);
+                tracker_arm(tracker);
                 (void)kill(child.pid, SIGCONT);
-                for (size_t i = 0, left = 20; withhold && round > 0 && i < PAGES && left; i++)
-                        if (c->reported[i] && c->have[i]) {
-                                c->reported[i] = false;
-                                left--;
-                        }
-                copy_reported(c, child.pid);
+                if (withhold && round > 0)
+                        withhold_some(c, tracker, child.pid);
+                copy_reported(c, tracker, child.pid);
         }
         (void)usleep(ROUND_US);
         stand_still(child.pid);
@@ -278,11 +298,15 @@ static void test_a_withheld_page_is_found(void **state)
         assert_true(wrong > 0);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_what_is_clean_is_in_the_copy),
                 cmocka_unit_test(test_a_withheld_page_is_found),
         };
-        return cmocka_run_group_tests(tests, NULL, NULL);
+        for (kind = TRACKER_UFFD_WP; kind <= TRACKER_HASH; kind++)
+                if (argc == 2 && strcmp(argv[1], tracker_kind_name(kind)) == 0)
+                        return cmocka_run_group_tests_name(argv[1], tests, NULL, NULL);
+        (void)fprintf(stderr, "usage: test-tracker-torture uffd-wp|soft-dirty|hash\n");
+        return 2;
 }

@@ -48,3 +48,23 @@ bool has_zero_page(void);
 
 /* Mappings that a userfaultfd has to do with, by the flags of /proc/PID/smaps. */
 size_t count_flagged(pid_t pid);
+
+/* What it can be told: numbers of pages, addresses. */
+uint64_t map(const uint64_t *a);             /* pages, where (0: anywhere): private memory */
+uint64_t map_shared(const uint64_t *a);      /* pages */
+uint64_t map_file(const uint64_t *a);        /* pages: private, of a file that is as long */
+uint64_t write_pages(const uint64_t *a);     /* where, pages: the first byte of each goes up by one */
+uint64_t read_pages(const uint64_t *a);      /* where, pages: the sum of the first bytes */
+uint64_t read_into(const uint64_t *a);       /* where: a page of zeros, by the kernel */
+uint64_t unmap(const uint64_t *a);           /* where, pages */
+uint64_t move(const uint64_t *a);            /* where, pages, where to */
+uint64_t advise(const uint64_t *a);          /* where, pages, advice */
+uint64_t protect(const uint64_t *a);         /* where, pages, protection */
+uint64_t grow_stack(const uint64_t *a);      /* half pages: the deepest page */
+uint64_t write_by_thread(const uint64_t *a); /* as write_pages */
+uint64_t fork_child(const uint64_t *a);      /* its pid */
+uint64_t share_memory(const uint64_t *a);    /* the pid of another process in the same memory */
+uint64_t kill_it(const uint64_t *a);         /* pid */
+uint64_t make_aio(const uint64_t *a);
+uint64_t make_userfaultfd(const uint64_t *a);
+uint64_t become_nobody(const uint64_t *a); /* behind a filter that kills whoever asks for a userfaultfd */

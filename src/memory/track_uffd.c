@@ -18,6 +18,7 @@
 #include "memory/address_space.h"
 #include "memory/inject.h"
 #include "memory/track.h"
+#include "memory/trackable.h"
 
 /*
  * Written pages by write protection that the kernel takes off by itself (UFFD_FEATURE_WP_ASYNC), read and put on again
@@ -35,16 +36,7 @@
 #define ADDRESSES_END UINT64_C(0x7ffffffff000)
 #define PAGE 4096U
 
-struct process {
-        pid_t pid;
-        int pidfd;
-        int uffd;     /* -1: not tracked */
-        bool scanned; /* what that one watches was */
-};
-
 struct uffd_tracker {
-        struct process *processes;
-        size_t n, room;
         uint64_t left_out; /* kinds of pages that have no contents of their own */
         struct scan_region regions[REGIONS];
 };
@@ -128,17 +120,6 @@ static int negotiate(int uffd, struct error *err)
         return 0;
 }
 
-static int open_pagemap(pid_t pid, struct error *err)
-{
-        char path[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)pid);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 && (errno == ENOENT || errno == ESRCH))
-                return error_set(err, ESRCH, "process %d is gone", (int)pid);
-        return fd < 0 ? error_errno(err, errno, "cannot open %s", path) : fd;
-}
-
 /* -- tracker_new() ------------------------------------------------------------------------------------------------ */
 
 /* How many of the pages were written; they are protected again. */
@@ -203,7 +184,7 @@ static int uffd_open(void **ret_state, struct error *err)
                 return error_set(err, ENOMEM, "out of memory");
         if (sysconf(_SC_PAGESIZE) != PAGE)
                 return error_set(err, EOPNOTSUPP, "pages of this machine do not have 4096 bytes");
-        AUTO_FD int pagemap = open_pagemap(getpid(), err);
+        AUTO_FD int pagemap = trackable_pagemap(getpid(), err);
         if (pagemap < 0)
                 return pagemap;
         char *memory = mmap(NULL, 2L * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -218,173 +199,9 @@ static int uffd_open(void **ret_state, struct error *err)
         return r;
 }
 
-/* -- processes ---------------------------------------------------------------------------------------------------- */
-
-static void forget(struct uffd_tracker *t, struct process *p)
-{
-        if (p->uffd >= 0)
-                (void)close(p->uffd);
-        (void)close(p->pidfd);
-        *p = t->processes[--t->n];
-}
-
 static void uffd_close(void *state)
 {
-        struct uffd_tracker *t = state;
-
-        while (t && t->n)
-                forget(t, &t->processes[t->n - 1]);
-        if (t)
-                free(t->processes);
-        free(t);
-}
-
-static bool is_over(const struct process *p)
-{
-        struct pollfd fd = {.fd = p->pidfd, .events = POLLIN};
-
-        return poll(&fd, 1, 0) != 0;
-}
-
-static void uffd_sweep(void *state)
-{
-        struct uffd_tracker *t = state;
-
-        for (size_t i = 0; i < t->n;)
-                if (is_over(&t->processes[i]))
-                        forget(t, &t->processes[i]);
-                else
-                        i++;
-}
-
-/* The one that has this pid now; forgets one that had it. No other is asked anything: the tasks may stand still. */
-static struct process *find(struct uffd_tracker *t, pid_t pid)
-{
-        for (size_t i = 0; i < t->n;) {
-                struct process *p = &t->processes[i];
-                if (p->pid != pid)
-                        i++;
-                else if (is_over(p))
-                        forget(t, p);
-                else
-                        return p;
-        }
-        return NULL;
-}
-
-static bool uffd_is_new(void *state, pid_t pid)
-{
-        const struct process *p = find(state, pid);
-
-        return !p || !p->scanned;
-}
-
-static void uffd_forget(void *state, pid_t pid)
-{
-        struct uffd_tracker *t = state;
-        struct process *p = find(t, pid);
-
-        if (p)
-                forget(t, p);
-}
-
-static int find_or_add(struct uffd_tracker *t, pid_t pid, struct process **ret, struct error *err)
-{
-        if ((*ret = find(t, pid)))
-                return 0;
-        if (t->n == t->room) {
-                size_t room = t->room ? t->room * 2 : 16;
-                struct process *grown = reallocarray(t->processes, room, sizeof(*grown));
-                if (!grown)
-                        return error_set(err, ENOMEM, "out of memory");
-                t->processes = grown;
-                t->room = room;
-        }
-        int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-        if (pidfd < 0 && (errno == ESRCH || errno == EINVAL || errno == ENOENT))
-                return error_set(err, ESRCH, "process %d is gone", (int)pid);
-        if (pidfd < 0)
-                return error_errno(err, errno, "cannot open process %d", (int)pid);
-        t->processes[t->n] = (struct process){.pid = pid, .pidfd = fd_lift(pidfd), .uffd = -1};
-        *ret = &t->processes[t->n++];
-        return 0;
-}
-
-/* -- what can be tracked ------------------------------------------------------------------------------------------ */
-
-static int unknown_descriptors(pid_t pid, int code, struct error *err)
-{
-        if (code == ESRCH || code == ENOENT)
-                return error_set(err, ESRCH, "process %d is gone", (int)pid);
-        if (code == ENOMEM)
-                return error_set(err, ENOMEM, "out of memory");
-        return error_set(err, EOPNOTSUPP, "what process %d has open cannot be looked at: %s", (int)pid,
-                         strerrordesc_np(code));
-}
-
-/* Those whose descriptors tell that memory is written by others than the processor, or protected by others than us. */
-static int judge_descriptors(pid_t pid, struct error *err)
-{
-        char path[64], target[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-        AUTO_DIR DIR *dir = opendir(path);
-        if (!dir)
-                return unknown_descriptors(pid, errno, err);
-        for (;;) {
-                errno = 0;
-                const struct dirent *entry = readdir(dir);
-                if (!entry)
-                        return errno ? unknown_descriptors(pid, errno, err) : 0;
-                if (entry->d_name[0] == '.')
-                        continue;
-                ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
-                if (n < 0 && errno == ENOENT)
-                        continue; /* closed since it was listed */
-                if (n < 0)
-                        return unknown_descriptors(pid, errno, err);
-                target[n] = '\0';
-                if (strcmp(target, "anon_inode:[userfaultfd]") == 0)
-                        return error_set(err, EOPNOTSUPP, "process %d uses a userfaultfd itself", (int)pid);
-                if (strcmp(target, "anon_inode:[io_uring]") == 0)
-                        return error_set(err, EOPNOTSUPP, "process %d uses io_uring, which writes unseen", (int)pid);
-        }
-}
-
-/* The mappings there are now, unless the process is one that cannot be tracked at all. */
-static int read_mappings(pid_t pid, struct address_space *ret, struct error *err)
-{
-        struct process_facts facts = {0};
-
-        int r = process_facts_read(pid, &facts, err);
-        if (r < 0)
-                return r;
-        if (facts.pinned)
-                return error_set(err, EOPNOTSUPP,
-                                 "devices may write to %" PRIu64 " bytes of process %d that are pinned", facts.pinned,
-                                 (int)pid);
-        r = address_space_read(pid, ret, err);
-        if (r == 0 && ret->obstacle)
-                return error_set(err, EOPNOTSUPP, "process %d cannot be tracked: %s", (int)pid, ret->obstacle);
-        return r;
-}
-
-/*
- * Memory that has no file behind it. A page that a private mapping of a file gives back (MADV_DONTNEED) leaves its
- * protection behind as a marker, and is the file's contents again: in swap by its looks, or, from the fault of a write
- * until that write is done, even present and not written. As it could not be called clean, there is no use in sending
- * it beforehand. Without a file nothing is left behind.
- */
-static void keep_suitable(struct address_space *space)
-{
-        size_t n = 0;
-
-        for (size_t i = 0; i < space->n; i++) {
-                const struct area *a = &space->areas[i];
-                if (a->private && a->readable && !a->special && !area_is_file(a))
-                        space->areas[n++] = *a;
-        }
-        space->n = n;
+        free(state);
 }
 
 /* The end of the row of areas, without gaps, that begins with the first. */
@@ -398,7 +215,7 @@ static size_t row_end(const struct address_space *space, size_t first)
 }
 
 /* Under our protection, now? */
-static bool is_ours(const struct process *p, int pagemap, uint64_t start, uint64_t end)
+static bool is_ours(const struct tracked *p, int pagemap, uint64_t start, uint64_t end)
 {
         return all_protected(pagemap, start, end) && put_under(p->uffd, start, end);
 }
@@ -406,7 +223,7 @@ static bool is_ours(const struct process *p, int pagemap, uint64_t start, uint64
 /* -- tracker_attach() --------------------------------------------------------------------------------------------- */
 
 /* After an exec the descriptor still belongs to what was before. */
-static bool is_current(const struct process *p, int pagemap, const struct address_space *space)
+static bool is_current(const struct tracked *p, int pagemap, const struct address_space *space)
 {
         for (size_t i = 0; i < space->n; i++)
                 if (is_ours(p, pagemap, space->areas[i].start, space->areas[i].end))
@@ -414,7 +231,7 @@ static bool is_current(const struct process *p, int pagemap, const struct addres
         return false;
 }
 
-static int open_in_process(struct process *p, int pagemap, struct error *err)
+static int open_in_process(struct tracked *p, int pagemap, struct error *err)
 {
         const struct inject_call call = {.number = SYS_userfaultfd, .arguments = {UFFD_FLAGS}};
 
@@ -431,7 +248,7 @@ static int open_in_process(struct process *p, int pagemap, struct error *err)
         return r;
 }
 
-static bool add_area(const struct process *p, int pagemap, const struct area *a)
+static bool add_area(const struct tracked *p, int pagemap, const struct area *a)
 {
         if (all_protected(pagemap, a->start, a->end))
                 return put_under(p->uffd, a->start, a->end);
@@ -444,7 +261,7 @@ static bool add_area(const struct process *p, int pagemap, const struct area *a)
 }
 
 /* Put under protection what is not yet; those that cannot be are dropped from the list. */
-static void add_areas(const struct process *p, int pagemap, struct address_space *space)
+static void add_areas(const struct tracked *p, int pagemap, struct address_space *space)
 {
         size_t n = 0;
 
@@ -458,20 +275,20 @@ static void add_areas(const struct process *p, int pagemap, struct address_space
         space->n = n;
 }
 
-static int attach(struct process *p, struct error *err)
+static int uffd_attach(void *state, struct tracked *p, struct error *err)
 {
         CLEANUP(address_space_done) struct address_space space = {0};
 
-        int r = judge_descriptors(p->pid, err);
+        (void)state;
+        int r = trackable_descriptors(p->pid, err);
         if (r < 0)
                 return r;
-        AUTO_FD int pagemap = open_pagemap(p->pid, err);
+        AUTO_FD int pagemap = trackable_pagemap(p->pid, err);
         if (pagemap < 0)
                 return pagemap;
-        r = read_mappings(p->pid, &space, err);
+        r = trackable_mappings(p->pid, &space, err);
         if (r < 0)
                 return r;
-        keep_suitable(&space);
         if (p->uffd >= 0 && !is_current(p, pagemap, &space))
                 (void)close(TAKE_FD(p->uffd));
         p->scanned = p->scanned && p->uffd >= 0;
@@ -483,25 +300,11 @@ static int attach(struct process *p, struct error *err)
         return 0;
 }
 
-static int uffd_attach(void *state, pid_t pid, struct error *err)
-{
-        struct uffd_tracker *t = state;
-        struct process *p;
-
-        int r = find_or_add(t, pid, &p, err);
-        if (r < 0)
-                return r;
-        r = attach(p, err);
-        if (r < 0)
-                forget(t, p);
-        return r;
-}
-
 /* -- tracker_scan() and tracker_clean() --------------------------------------------------------------------------- */
 
 struct look {
         struct uffd_tracker *tracker;
-        const struct process *process;
+        const struct tracked *process;
         int pagemap;
         bool clean;
         tracker_range_fn found;
@@ -563,12 +366,11 @@ static int look_at(const struct look *l, uint64_t start, uint64_t end, struct er
 static int look_at_all(const struct look *l, struct error *err)
 {
         CLEANUP(address_space_done) struct address_space space = {0};
-        const struct process *p = l->process;
+        const struct tracked *p = l->process;
 
-        int r = read_mappings(p->pid, &space, err);
+        int r = trackable_mappings(p->pid, &space, err);
         if (r < 0)
                 return r;
-        keep_suitable(&space);
         for (size_t i = 0, end; r == 0 && i < space.n; i = end) {
                 end = row_end(&space, i);
                 const struct area *first = &space.areas[i], *last = &space.areas[end - 1];
@@ -583,41 +385,28 @@ static int look_at_all(const struct look *l, struct error *err)
         return r;
 }
 
-static int look(struct uffd_tracker *t, pid_t pid, bool clean, tracker_range_fn found, void *context, struct error *err)
+static int look(struct uffd_tracker *t, const struct tracked *p, bool clean, tracker_range_fn found, void *context,
+                struct error *err)
 {
-        struct process *p = find(t, pid);
-        if (!p)
-                return kill(pid, 0) < 0 && errno == ESRCH
-                               ? error_set(err, ESRCH, "process %d is gone", (int)pid)
-                               : error_set(err, EOPNOTSUPP, "process %d is not tracked", (int)pid);
-        AUTO_FD int pagemap = open_pagemap(pid, err);
-        struct look l = {t, p, pagemap, clean, found, context};
-        int r = pagemap < 0 ? pagemap : look_at_all(&l, err);
-        if (r < 0 && !process_has_memory(pid))
-                r = error_set(err, ESRCH, "process %d is gone", (int)pid);
-        /* What was armed before a failure is not known: it would count as clean without having been reported. */
-        if (r < 0)
-                forget(t, p);
-        else
-                p->scanned |= !clean;
-        return r;
+        AUTO_FD int pagemap = trackable_pagemap(p->pid, err);
+        const struct look l = {t, p, pagemap, clean, found, context};
+
+        return pagemap < 0 ? pagemap : look_at_all(&l, err);
 }
 
-static int uffd_scan(void *state, pid_t pid, tracker_range_fn found, void *context, struct error *err)
+static int uffd_scan(void *state, struct tracked *p, tracker_range_fn found, void *context, struct error *err)
 {
-        return look(state, pid, false, found, context, err);
+        return look(state, p, false, found, context, err);
 }
 
-static int uffd_clean(void *state, pid_t pid, tracker_range_fn found, void *context, struct error *err)
+static int uffd_clean(void *state, struct tracked *p, tracker_range_fn found, void *context, struct error *err)
 {
-        return look(state, pid, true, found, context, err);
+        return look(state, p, true, found, context, err);
 }
 
 const struct track_ops track_uffd = {.open = uffd_open,
                                      .close = uffd_close,
-                                     .is_new = uffd_is_new,
-                                     .forget = uffd_forget,
-                                     .sweep = uffd_sweep,
+                                     .needs_stop = true,
                                      .attach = uffd_attach,
                                      .scan = uffd_scan,
                                      .clean = uffd_clean};

@@ -20,8 +20,12 @@
  * pid namespace.
  */
 enum tracker_kind {
-        TRACKER_NONE,    /* "none": all memory is dirty always */
-        TRACKER_UFFD_WP, /* "uffd-wp": userfaultfd's asynchronous write protection and PAGEMAP_SCAN, Linux 6.7 */
+        TRACKER_NONE,       /* "none": all memory is dirty always */
+        TRACKER_UFFD_WP,    /* "uffd-wp": userfaultfd's asynchronous write protection and PAGEMAP_SCAN, Linux 6.7 */
+        TRACKER_SOFT_DIRTY, /* "soft-dirty": a bit of the page tables, CONFIG_MEM_SOFT_DIRTY; a huge page has one for
+                               all */
+        TRACKER_HASH,       /* "hash": by contents, any kernel. Two pages that differ are told apart but for a chance of
+                               2^-128;       all memory is read in each round and once more while it stands still */
 };
 
 /* The stable word used in options, reports and JSON. */
@@ -52,7 +56,8 @@ DEFINE_CLEANUP(struct tracker, tracker_free)
  * -EOPNOTSUPP with the reason: this process cannot be tracked, for ever (asynchronous I/O, pinned memory, a userfaultfd
  * of its own, an address space that is tracked as another process's already, …) or for now (stopped, frozen, traced).
  * Nothing of it is changed, what was tracked of it before is tracked no longer, and all its memory counts as dirty. It
- * may be tried again in the next round.
+ * may be tried again in the next round. The same holds for -EMFILE: so many are tracked that others would run short of
+ * descriptors (fd_is_scarce()).
  */
 int tracker_attach(struct tracker *t, pid_t pid, struct error *err);
 
@@ -74,6 +79,9 @@ void tracker_sweep(struct tracker *t);
 /* Addresses in bytes, whole pages, `end` excluded. A negative return ends the scan with it; 0 otherwise. */
 typedef int (*tracker_range_fn)(pid_t pid, uint64_t start, uint64_t end, void *context);
 
+/* Must the tasks stand still (frozen cgroup) from tracker_scan() to tracker_arm()? */
+bool tracker_needs_stop(const struct tracker *t);
+
 /*
  * The pages in tracked areas that were written since the last scan of this process, in the first one all of them: those
  * that have contents of their own, so not the zero page. By rising address; each is armed again
@@ -81,12 +89,21 @@ typedef int (*tracker_range_fn)(pid_t pid, uint64_t start, uint64_t end, void *c
  * What cannot be read then (unmapped, or protected meanwhile) must be remembered as dirty: if it was only protected,
  * nobody writes it and it is not reported again.
  *
- * To be called while the tasks stand still (frozen cgroup): a direct I/O in flight would change its page afterwards,
+ * While the tasks stand still, where the tracker needs that: a direct I/O in flight would change its page afterwards,
  * unseen. What was found out since tracker_attach() to make the process unfit is -EOPNOTSUPP, as is a process that was
  * not attached. After any failure it is not known which pages were armed: the process is tracked no longer, all its
  * memory is dirty, and after the next tracker_attach() everything is reported again.
  */
 int tracker_scan(struct tracker *t, pid_t pid, tracker_range_fn found, void *context, struct error *err);
+
+/*
+ * All processes of the round were scanned: what was reported counts as such, and what is written from now on is
+ * reported next time. In the same stop. Once for all, because two of them may have one memory.
+ */
+void tracker_arm(struct tracker *t);
+
+/* These bytes, read of pages that the latest scan reported, are on their way. */
+void tracker_sent(struct tracker *t, pid_t pid, uint64_t vaddr, size_t n_pages, const void *data);
 
 /*
  * The opposite, without changing anything: the pages in tracked areas that were reported by an earlier scan, are still

@@ -27,7 +27,7 @@ static void measure(struct convergence *c, const struct convergence_round *r)
         const uint64_t took = r->sent_us > r->scanned_us ? r->sent_us - r->scanned_us : 0;
 
         if (r->bytes >= MEASURABLE || c->bandwidth <= 0)
-                c->bandwidth = per_second(r->bytes, took);
+                c->bandwidth = per_second(r->bytes, took > r->last_us ? took - r->last_us : 0);
         if (c->scanned_us && r->scanned_us > c->scanned_us)
                 c->dirty_rate = per_second(r->written, r->scanned_us - c->scanned_us);
         c->scanned_us = r->scanned_us;
@@ -36,6 +36,8 @@ static void measure(struct convergence *c, const struct convergence_round *r)
                 c->copy_ms = c->bandwidth > 0 ? c->dirty_rate * (double)took / 1e3 / c->bandwidth : 0;
         else if (took < BRIEF_US)
                 c->copy_ms = (double)took / 1e3;
+        if (c->copy_ms >= 0)
+                c->copy_ms += (double)r->last_us / 1e3;
 }
 
 enum convergence_advice convergence_round(struct convergence *c, const struct convergence_round *round)

@@ -12,13 +12,15 @@
  * that time is left for the next one, or for the freeze:
  *
  *      left       = dirty rate x (end of the round - its scan)
- *      downtime   = floor + left / bandwidth
+ *      downtime   = floor + left / bandwidth + last look
  *
  * The dirty rate is what the scan of a round found, over the time since the scan before; so the first round knows none.
- * The floor is what dump and restore take without any memory.
+ * The floor is what dump and restore take without any memory; the last look is the tracker's, where it has to read all
+ * memory once more in the end.
  */
 struct convergence_round {
         uint64_t scanned_us, sent_us;
+        uint64_t last_us; /* how long the last look will take, as this one did; 0: no time */
         uint64_t bytes;   /* that it carried */
         uint64_t written; /* of these, written since the scan before; the others were looked at for the first time */
 };
@@ -33,7 +35,7 @@ struct convergence {
         uint64_t allowed_ms, floor_ms;
         unsigned rounds, rounds_max;  /* at one speed of the workload */
         double bandwidth, dirty_rate; /* bytes per second; dirty rate negative while it is not known */
-        double copy_ms;               /* of `left`; negative while it is not known */
+        double copy_ms;               /* of `left`, with the last look; negative while it is not known */
         double best_ms;               /* the shortest copy since the workload was last slowed down; negative: none */
         uint64_t scanned_us;          /* of the latest round; 0: none */
 };

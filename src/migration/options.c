@@ -15,8 +15,12 @@ static const char *const modes[] = {[MODE_LIVE] = "live", [MODE_RESTART] = "rest
 
 static const char *const movers[] = {[MOVE_TREE] = "tree", [MOVE_SHARED] = "shared", NULL};
 
-static const char *const trackers[] = {
-        [TRACKER_WANTED_AUTO] = "auto", [TRACKER_WANTED_UFFD_WP] = "uffd-wp", [TRACKER_WANTED_NONE] = "none", NULL};
+static const char *const trackers[] = {[TRACKER_WANTED_AUTO] = "auto",
+                                       [TRACKER_WANTED_UFFD_WP] = "uffd-wp",
+                                       [TRACKER_WANTED_SOFT_DIRTY] = "soft-dirty",
+                                       [TRACKER_WANTED_HASH] = "hash",
+                                       [TRACKER_WANTED_NONE] = "none",
+                                       NULL};
 
 static const char *const diverge[] = {
         [DIVERGE_STOP] = "stop", [DIVERGE_THROTTLE] = "throttle", [DIVERGE_POSTCOPY] = "postcopy", NULL};
@@ -45,7 +49,7 @@ const struct option_info migration_option_table[] = {
          AT(files)},
         {.key = "tracker",
          .argument = "TRACKER",
-         .help = "how written memory is found: auto, uffd-wp; none: all of it goes while frozen",
+         .help = "how written memory is found: auto, uffd-wp, soft-dirty, hash; none: all of it goes while frozen",
          .type = OPTION_WORD,
          .words = trackers,
          AT(tracker)},

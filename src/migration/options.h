@@ -16,7 +16,13 @@
 enum migration_mode { MODE_LIVE, MODE_RESTART };
 enum migration_files { MOVE_TREE, MOVE_SHARED };
 enum migration_diverge { DIVERGE_STOP, DIVERGE_THROTTLE, DIVERGE_POSTCOPY };
-enum migration_tracker { TRACKER_WANTED_AUTO, TRACKER_WANTED_UFFD_WP, TRACKER_WANTED_NONE };
+enum migration_tracker {
+        TRACKER_WANTED_AUTO, /* the best of those that are possible */
+        TRACKER_WANTED_UFFD_WP,
+        TRACKER_WANTED_SOFT_DIRTY,
+        TRACKER_WANTED_HASH,
+        TRACKER_WANTED_NONE,
+};
 
 #define MIGRATION_STOP_TIMEOUT_S 60
 #define MIGRATION_MAX_DOWNTIME_MS 300

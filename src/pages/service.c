@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -174,6 +175,21 @@ static int make_bells(int images_fd, struct error *err)
         return 0;
 }
 
+/*
+ * One of each task, one of each file of pages, and as many again for children that are forked before all is given: one
+ * whose descriptor found no place would wait for ever.
+ */
+static int has_descriptors(const struct ledger_head *h, struct error *err)
+{
+        struct rlimit limit;
+        const uint64_t needed = (uint64_t)h->n_files + 2 * (uint64_t)h->n_spaces + FD_RESERVE;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_max == RLIM_INFINITY || needed <= limit.rlim_max)
+                return 0;
+        return error_set(err, EMFILE, "the hard limit on open files, %llu, is too low for %u processes",
+                         (unsigned long long)limit.rlim_max, h->n_spaces);
+}
+
 static int start_with(const struct page_service_options *o, int fd, pid_t *ret_pid, struct error *err)
 {
         CLEANUP(page_ledger_free_ptr) struct page_ledger *ledger = NULL;
@@ -185,6 +201,8 @@ static int start_with(const struct page_service_options *o, int fd, pid_t *ret_p
                 return 1;
         if (r == 0 && ledger->head->n_away)
                 r = make_bells(o->images_fd, err);
+        if (r == 0)
+                r = has_descriptors(ledger->head, err);
         if (r == 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
                 r = error_errno(err, errno, "cannot lock %s", o->path);
         return r < 0 ? r : run_program(o, fd, ret_pid, err);

@@ -76,18 +76,31 @@ static void suspicion_done(struct suspicion *s)
 
 /* -- looks ------------------------------------------------------------------------------------------------------ */
 
+static int look_at_locks(const struct border *border, uint64_t deadline_ms, struct suspicion *suspicion)
+{
+        CLEANUP(lock_holders_done) struct lock_holders holders = {0};
+        AUTO_FREE char *text = NULL;
+
+        if (fd_read_file(AT_FDCWD, "/proc/locks", LOCKS_MAX, &text, NULL) < 0)
+                return 0;
+        int r = lock_holders_find(&holders, text, deadline_ms);
+        if (holders.unseen)
+                findings_note(suspicion->findings, PROBLEM_OUTSIDE_UNSEEN, "the locks of %zu processes",
+                              holders.unseen);
+        return r < 0 ? r : locks_judge(text, &holders, border, border_where, suspicion);
+}
+
 static int look(struct scan *s, const struct preflight_subject *subject, const struct pid_list *tree,
                 uint64_t deadline_ms, struct suspicion *suspicion)
 {
-        AUTO_FREE char *locks = NULL;
         struct number_set inside = {0};
         const struct border border = {.root = subject->init, .tree = &inside};
 
         if (!subject->shell_job)
                 terminals_judge(s, suspicion);
         int r = tree_set(tree, &inside);
-        if (r == 0 && fd_read_file(AT_FDCWD, "/proc/locks", LOCKS_MAX, &locks, NULL) == 0)
-                r = locks_judge(locks, &border, border_where, suspicion);
+        if (r == 0)
+                r = look_at_locks(&border, deadline_ms, suspicion);
         if (r == 0)
                 r = shared_find_peers(&s->shared, tree->pids, tree->n);
         if (r == 0)

@@ -76,7 +76,27 @@ bool suspicion_holds(struct suspicion *s, enum shared_kind kind, uint64_t key);
 int shared_scan(struct shared_ends *s, const struct border *border, uint64_t deadline_ms, struct suspicion *suspicion);
 
 /*
- * Locks of the tree and of others on the same file, by the text of /proc/locks. Of a process that is gone the kernel
- * goes on to name the lock it took.
+ * Locks of an open file (flock(2), F_OFD_SETLK) belong to whoever has it open: of the first the kernel names the
+ * process that took it, which may have ended since and left it to its children, ours or others; of the second nobody.
+ * Who has them is in /proc/PID/fdinfo. Who waits for one of the second kind cannot be found.
  */
-int locks_judge(const char *text, const struct border *border, border_where_fn where, struct suspicion *suspicion);
+#define LOCK_FILE_SIZE 64 /* "00:2d:5678" */
+struct lock_holder {
+        pid_t pid;
+        char file[LOCK_FILE_SIZE];
+};
+struct lock_holders {
+        struct lock_holder *holders;
+        size_t n, room;
+        size_t unseen; /* processes that there was no time for */
+};
+void lock_holders_done(struct lock_holders *h);
+
+/* Those of all processes of this host, if the text of /proc/locks has one of which it does not say whose it is. */
+int lock_holders_find(struct lock_holders *h, const char *text, uint64_t deadline_ms);
+/* By the text of one /proc/PID/fdinfo/N. Both 0 or -ENOMEM. */
+int lock_holders_add(struct lock_holders *h, pid_t pid, const char *fdinfo);
+
+/* Locks of the tree and of others on the same file, by the text of /proc/locks and by who was found beside it. */
+int locks_judge(const char *text, const struct lock_holders *holders, const struct border *border,
+                border_where_fn where, struct suspicion *suspicion);

@@ -189,21 +189,49 @@ static void locks_are_compared(void **state)
         static const struct {
                 const char *text;
                 enum problem problem;
+                const char *fdinfo[2]; /* of process 10, and of process 99 */
         } cases[] = {
-                {"1: FLOCK  ADVISORY  WRITE 10 00:2d:7 0 EOF\n", PROBLEMS},
-                {"1: FLOCK  ADVISORY  WRITE 10 00:2d:7 0 EOF\n2: POSIX  ADVISORY  READ 99 00:2d:8 0 EOF\n", PROBLEMS},
+                {"1: FLOCK  ADVISORY  WRITE 10 00:2d:7 0 EOF\n", PROBLEMS, {NULL}},
+                {"1: FLOCK  ADVISORY  WRITE 10 00:2d:7 0 EOF\n2: POSIX  ADVISORY  READ 99 00:2d:8 0 EOF\n",
+                 PROBLEMS,
+                 {NULL}},
                 {"1: FLOCK  ADVISORY  WRITE 10 00:2d:7 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 11 00:2d:7 0 EOF\n",
-                 PROBLEMS},
+                 PROBLEMS,
+                 {NULL}},
                 {"1: FLOCK  ADVISORY  WRITE 99 00:2d:7 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 11 00:2d:7 0 EOF\n",
-                 PROBLEM_LOCK_OUTSIDE},
+                 PROBLEM_LOCK_OUTSIDE,
+                 {NULL}},
                 {"1: POSIX  ADVISORY  READ 11 00:2d:7 0 9\n2: POSIX  ADVISORY  READ 99 00:2d:7 0 9\n",
-                 PROBLEM_LOCK_OUTSIDE},
+                 PROBLEM_LOCK_OUTSIDE,
+                 {NULL}},
                 {"1: LEASE  ACTIVE    READ 10 00:2d:7 0 EOF\n2: LEASE  ACTIVE    READ 99 00:2d:7 0 EOF\n",
-                 PROBLEM_LOCK_OUTSIDE},
-                {"1: FLOCK  ADVISORY  WRITE 666 00:2d:7 0 EOF\n2: FLOCK  ADVISORY  READ 10 00:2d:7 0 EOF\n", PROBLEMS},
-                {"1: OFDLCK ADVISORY  WRITE -1 00:2d:7 0 EOF\n2: FLOCK  ADVISORY  READ 10 00:2d:7 0 EOF\n", PROBLEMS},
-                {"", PROBLEMS},
-                {"1: nonsense\n:\n", PROBLEMS},
+                 PROBLEM_LOCK_OUTSIDE,
+                 {NULL}},
+                {"1: FLOCK  ADVISORY  WRITE 666 00:2d:7 0 EOF\n2: FLOCK  ADVISORY  READ 10 00:2d:7 0 EOF\n",
+                 PROBLEMS,
+                 {NULL}},
+                {"1: OFDLCK ADVISORY  WRITE -1 00:2d:7 0 EOF\n2: FLOCK  ADVISORY  READ 10 00:2d:7 0 EOF\n",
+                 PROBLEMS,
+                 {NULL}},
+                {"1: OFDLCK ADVISORY  READ -1 00:2d:7 0 9\n2: OFDLCK ADVISORY  READ -1 00:2d:7 0 9\n",
+                 PROBLEM_LOCK_OUTSIDE,
+                 {"pos:\t0\nflags:\t02\nlock:\t1: OFDLCK ADVISORY  READ -1 00:2d:7 0 9\n",
+                  "lock:\t1: OFDLCK ADVISORY  READ -1 00:2d:7 0 9\n"}},
+                {"1: OFDLCK ADVISORY  WRITE -1 00:2d:7 0 EOF\n2: OFDLCK ADVISORY  WRITE -1 00:2d:8 0 EOF\n",
+                 PROBLEMS,
+                 {"lock:\t1: OFDLCK ADVISORY  WRITE -1 00:2d:7 0 EOF\n",
+                  "lock:\t1: OFDLCK ADVISORY  WRITE -1 00:2d:8 0 EOF\n"}},
+                {"1: OFDLCK ADVISORY  WRITE -1 00:2d:7 0 EOF\n1: -> POSIX  ADVISORY  WRITE 99 00:2d:7 0 EOF\n",
+                 PROBLEM_LOCK_OUTSIDE,
+                 {"lock:\t1: OFDLCK ADVISORY  WRITE -1 00:2d:7 0 EOF\n"}},
+                {"1: FLOCK  ADVISORY  WRITE 666 00:2d:7 0 EOF\n2: FLOCK  ADVISORY  READ 10 00:2d:7 0 EOF\n",
+                 PROBLEM_LOCK_OUTSIDE,
+                 {NULL, "lock:\t1: FLOCK  ADVISORY  WRITE 666 00:2d:7 0 EOF\n"}},
+                {"1: POSIX  ADVISORY  READ 10 00:2d:7 0 9\n",
+                 PROBLEMS,
+                 {NULL, "lock:\tnonsense\nlock:\nmnt_id:\t1: POSIX  ADVISORY  READ 10 00:2d:7 0 9\n"}},
+                {"", PROBLEMS, {NULL}},
+                {"1: nonsense\n:\n", PROBLEMS, {NULL}},
         };
         struct number_set tree = {0};
 
@@ -215,16 +243,21 @@ static void locks_are_compared(void **state)
                 struct findings f = {0}, again = {0};
                 const struct border border = {.tree = &tree};
                 struct suspicion first = {.findings = &f}, second = {.findings = &again, .before = &first.now};
-                assert_int_equal(locks_judge(cases[i].text, &border, where, &first), 0);
+                struct lock_holders holders = {0};
+                for (size_t k = 0; k < 2; k++)
+                        if (cases[i].fdinfo[k])
+                                assert_int_equal(lock_holders_add(&holders, k ? 99 : 10, cases[i].fdinfo[k]), 0);
+                assert_int_equal(locks_judge(cases[i].text, &holders, &border, where, &first), 0);
                 assert_true(found_only(&f, cases[i].problem));
                 /* What is there twice is told again, and what is new is not yet. */
-                assert_int_equal(locks_judge(cases[i].text, &border, where, &second), 0);
+                assert_int_equal(locks_judge(cases[i].text, &holders, &border, where, &second), 0);
                 assert_true(found_only(&again, cases[i].problem));
                 number_set_done(&first.now);
                 again = (struct findings){0};
-                assert_int_equal(locks_judge(cases[i].text, &border, where, &second), 0);
+                assert_int_equal(locks_judge(cases[i].text, &holders, &border, where, &second), 0);
                 assert_true(found_only(&again, PROBLEMS));
                 number_set_done(&second.now);
+                lock_holders_done(&holders);
         }
         number_set_done(&tree);
 }

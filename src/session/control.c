@@ -67,8 +67,7 @@ static void send_state(struct watcher *w)
         if (state)
                 watcher_send(w, state);
         json_decref(state);
-        json_t *attention =
-                s->attention[0] ? json_pack("{s:s, s:s}", "event", "attention", "text", s->attention) : NULL;
+        json_t *attention = session_attention_event(s);
         if (attention)
                 watcher_send(w, attention);
         json_decref(attention);

@@ -65,7 +65,8 @@
  *   {"event": "log", "level": "error" | "warning" | "info" | "debug", "text"}
  *   {"event": "state", "state": NAME, "phase": NAME}
  *   {"event": "verdict", "verdict": "ok" | "warning" | "error", "items": [{"id", "host", "grade", "reason"}]}
- *   {"event": "attention", "text"}                               it does not go on by itself, and why; "": it does again
+ *   {"event": "attention", "text", "waits": BOOL}                it stands still, and why: until the other host answers
+ *                                                                (true) or a person does something; "": it goes on again
  *   {"event": "stalled", "text"}                                 post-copy: the link is down, it waits; "": it goes on
  *   {"event": "cancel", "ok": BOOL, "text"}                      ok false: too late, or nothing to cancel
  *   {"event": "result", …}                                       the report, as in report.json, after it is durable

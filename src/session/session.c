@@ -230,14 +230,31 @@ void session_log(struct session *s, const char *level, const char *format, ...)
         control_event(s, json_pack("{s:s, s:s, s:s}", "event", "log", "level", level, "text", text));
 }
 
-void session_attention(struct session *s, const char *why)
+static void stands_still(struct session *s, const char *why, bool waits)
 {
-        if (strcmp(s->attention, why ?: "") == 0)
+        if (strcmp(s->attention, why ?: "") == 0 && s->attention_waits == waits)
                 return;
         (void)snprintf(s->attention, sizeof(s->attention), "%s", why ?: "");
+        s->attention_waits = waits;
         if (why)
                 session_log(s, "error", "%s", why);
-        control_event(s, json_pack("{s:s, s:s}", "event", "attention", "text", s->attention));
+        control_event(s, session_attention_event(s));
+}
+
+void session_attention(struct session *s, const char *why)
+{
+        stands_still(s, why, false);
+}
+
+void session_waiting(struct session *s, const char *why)
+{
+        stands_still(s, why, true);
+}
+
+json_t *session_attention_event(const struct session *s)
+{
+        return json_pack("{s:s, s:s, s:b}", "event", "attention", "text", s->attention, "waits",
+                         (int)s->attention_waits);
 }
 
 void session_stalled(struct session *s, const char *why)

@@ -82,7 +82,8 @@ struct session {
         uint64_t file_bytes;              /* of all trees, when the pre-flight measured them */
         json_t *verdict;                  /* of the pre-flight, {verdict, items} */
         char **actions;                   /* built-in virtual-IP actions, from the configuration */
-        char attention[ERROR_TEXT_MAX];   /* why it does not go on by itself; "" while it does */
+        char attention[ERROR_TEXT_MAX];   /* why it stands still; "" while it does not */
+        bool attention_waits;             /* until the other host answers; else until a person does something */
         char stalled[ERROR_TEXT_MAX];     /* why it waits, and goes on by itself when that is over; "" */
         bool needs_source;                /* target, post-copy: what runs here needs pages that are still there */
         bool cancel_requested;
@@ -123,8 +124,12 @@ void session_round(struct session *s, unsigned round, uint64_t bytes_total);
 void session_tick(struct session *s);
 void session_log(struct session *s, const char *level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* It stands still until a person does something (`why`), or goes on again (NULL). Told to whoever watches. */
+/* It stands still until a person does something, or until the other host answers (`why`), or goes on again (NULL).
+ * Told to whoever watches. */
 void session_attention(struct session *s, const char *why);
+void session_waiting(struct session *s, const char *why);
+/* The event that tells it; NULL without memory. */
+json_t *session_attention_event(const struct session *s);
 
 /* Post-copy: the link to the host that its memory is on is down (`why`), or back again (NULL). As above. */
 void session_stalled(struct session *s, const char *why);

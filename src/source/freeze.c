@@ -74,6 +74,12 @@ static int lock_ports(struct source_side *x, struct error *err)
         return 0;
 }
 
+static void tell(const char *item, enum grade grade, const char *reason, void *context)
+{
+        (void)item;
+        session_log(context, grade == GRADE_OK ? "info" : "warning", "%s", reason);
+}
+
 /* On cgroup v1 CRIU could not let go of tasks that our freezer holds: what fails here leaves them thawed. */
 static int freeze_at_end(struct source_side *x)
 {
@@ -82,7 +88,7 @@ static int freeze_at_end(struct source_side *x)
         int r = freezer_freeze(s->workload.freezer, s->workload.freezer_v2, &x->lock_error);
         if (r < 0 || !s->hauler->frozen)
                 return r;
-        r = s->hauler->frozen(&s->workload, x->images_fd, &x->lock_error);
+        r = s->hauler->frozen(&s->workload, x->images_fd, tell, s, &x->lock_error);
         if (r < 0)
                 (void)freezer_thaw(s->workload.freezer, s->workload.freezer_v2, NULL);
         return r;

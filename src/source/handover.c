@@ -174,7 +174,7 @@ static void not_reached(struct session *s, struct reaching *r, const struct erro
                                "%s has not answered since the commit: the original is kept here and does not run, as "
                                "the other host has the last word. It is asked until it answers",
                                s->request.peer);
-                session_attention(s, text);
+                session_waiting(s, text);
         }
         nap(s, r->pause_ms);
         r->pause_ms = r->pause_ms * 2 < most ? r->pause_ms * 2 : most;

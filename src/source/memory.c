@@ -16,6 +16,16 @@
 #define LAST_WORD_MS 500
 #define ROUNDS_MAX 8
 
+/* The best first. */
+static const struct {
+        enum migration_tracker wanted;
+        enum tracker_kind kind;
+} trackers[] = {
+        {TRACKER_WANTED_UFFD_WP, TRACKER_UFFD_WP},
+        {TRACKER_WANTED_SOFT_DIRTY, TRACKER_SOFT_DIRTY},
+        {TRACKER_WANTED_HASH, TRACKER_HASH},
+};
+
 /* -- the way for memory and metadata ---------------------------------------------------------------------------------
  */
 
@@ -188,58 +198,6 @@ static int record_rounds(struct session *s, struct error *err)
         return r;
 }
 
-struct task {
-        pid_t pid, parent;
-        bool in_tree;
-};
-
-static int compare_tasks(const void *a, const void *b)
-{
-        const pid_t x = ((const struct task *)a)->pid, y = ((const struct task *)b)->pid;
-
-        return (x > y) - (x < y);
-}
-
-/* Up to the root, to one that is known to belong to it, or out of the list. */
-static bool leads_to(struct task *tasks, size_t n, const struct task *from, pid_t root)
-{
-        const struct task *t = from;
-
-        for (size_t steps = 0; t && steps <= n; steps++) {
-                if (t->pid == root || t->in_tree)
-                        return true;
-                t = bsearch(&(struct task){.pid = t->parent}, tasks, n, sizeof(*tasks), compare_tasks);
-        }
-        return false;
-}
-
-/*
- * Orphans of a tree of processes are in its cgroup until it is frozen, but criu dumps the descendants of the root:
- * whatever rounds sent of the others would be in vain.
- */
-static int keep_descendants(pid_t *pids, size_t *n, pid_t root)
-{
-        AUTO_FREE struct task *tasks = calloc(*n + 1, sizeof(*tasks));
-        size_t kept = 0;
-
-        if (!tasks)
-                return -ENOMEM;
-        for (size_t i = 0; i < *n; i++) {
-                AUTO_FREE char *status = NULL;
-                tasks[i].pid = pids[i];
-                if (proc_status_read(pids[i], &status) == 0)
-                        tasks[i].parent = (pid_t)proc_status_number(status, "PPid");
-        }
-        qsort(tasks, *n, sizeof(*tasks), compare_tasks);
-        for (size_t i = 0; i < *n; i++) {
-                tasks[i].in_tree = leads_to(tasks, *n, &tasks[i], root);
-                if (tasks[i].in_tree)
-                        pids[kept++] = tasks[i].pid;
-        }
-        *n = kept;
-        return 0;
-}
-
 static int watch(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -248,8 +206,8 @@ static int watch(struct source_side *x, struct error *err)
         size_t n = 0;
 
         int r = freezer_pids(s->workload.freezer, &pids, &n, err);
-        if (r == 0 && keep_descendants(pids, &n, s->workload.init_pid) < 0)
-                r = error_set(err, ENOMEM, "out of memory");
+        if (r == 0 && s->hauler->dumped)
+                r = s->hauler->dumped(&s->workload, pids, &n, err);
         if (r == 0)
                 r = precopy_watch(x->precopy, pids, n, &reason, err);
         if (r == 0 && reason.kind != ERROR_NONE && !x->untracked_told) {
@@ -260,11 +218,10 @@ static int watch(struct source_side *x, struct error *err)
 }
 
 /* The tasks stand still for the moment in which it is found out what they have written. */
-static int scan(struct source_side *x, struct error *err)
+static int scan_stopped(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
         struct error thaw = {0};
-        const uint64_t began = clock_us();
 
         int r = freezer_freeze(s->workload.freezer, s->workload.freezer_v2, err);
         if (r == 0)
@@ -275,10 +232,23 @@ static int scan(struct source_side *x, struct error *err)
                 *err = thaw;
                 return -err->code;
         }
+        return r;
+}
+
+/* *ret_last_us: how long it will take once more when they stand still in the end. */
+static int scan(struct source_side *x, uint64_t *ret_last_us, struct error *err)
+{
+        const bool stopped = precopy_needs_stop(x->precopy);
+        const uint64_t began = clock_us();
+
+        int r = stopped ? scan_stopped(x, err) : precopy_scan(x->precopy, err);
         if (r < 0)
                 return r;
-        session_log(s, "info", "round %u: %.1f MB to send, tasks stopped for %.1f ms", x->memory_rounds,
-                    (double)precopy_round_bytes(x->precopy) / 1e6, (double)(clock_us() - began) / 1e3);
+        const uint64_t took = clock_us() - began;
+        *ret_last_us = stopped ? 0 : took;
+        session_log(x->session, "info", "round %u: %.1f MB to send, tasks %s %.1f ms", x->memory_rounds,
+                    (double)precopy_round_bytes(x->precopy) / 1e6,
+                    stopped ? "stopped for" : "looked at while they ran for", (double)took / 1e3);
         return 0;
 }
 
@@ -318,11 +288,13 @@ static int one_round(struct source_side *x, enum convergence_advice *ret, struct
 {
         struct session *s = x->session;
 
+        uint64_t last = 0;
+
         x->memory_rounds++;
         int r = watch(x, err);
         const uint64_t scanned = clock_us();
         if (r == 0)
-                r = scan(x, err);
+                r = scan(x, &last, err);
         if (r < 0 && may_go_without(x, r)) {
                 session_log(s, "warning", "no more memory is sent beforehand: %s", err->text);
                 error_clear(err);
@@ -342,6 +314,7 @@ static int one_round(struct source_side *x, enum convergence_advice *ret, struct
                 return r;
         *ret = convergence_round(&x->convergence, &(struct convergence_round){.scanned_us = scanned,
                                                                               .sent_us = clock_us(),
+                                                                              .last_us = last,
                                                                               .bytes = bytes,
                                                                               .written = written});
         predict(x);
@@ -420,21 +393,42 @@ static int say_last(struct source_side *x, struct error *err)
         return precopy_last(x->precopy, err);
 }
 
+/* By the best tracker that can be had here. 1: by none. */
+static int begin_precopy(struct source_side *x, struct error *err)
+{
+        struct session *s = x->session;
+        const enum migration_tracker wanted = s->request.options.tracker;
+        const enum precopy_demand demand = wanted == TRACKER_WANTED_AUTO ? PRECOPY_TRY : PRECOPY_INSIST;
+
+        for (size_t i = 0; i < sizeof(trackers) / sizeof(trackers[0]); i++) {
+                if (wanted != TRACKER_WANTED_AUTO && wanted != trackers[i].wanted)
+                        continue;
+                error_clear(err);
+                x->tracker = trackers[i].kind;
+                int r = precopy_new(x->sender, x->tracker, demand, s->workload.init_pid, &x->precopy, err);
+                if (r == 0 || !may_go_without(x, r))
+                        return r;
+                session_log(s, "info", "written memory is not found by %s: %s", tracker_kind_name(x->tracker),
+                            err->text);
+        }
+        error_clear(err);
+        return 1;
+}
+
 /* 1: it is not possible here. */
 static int begin_rounds(struct source_side *x, struct error *err)
 {
-        struct session *s = x->session;
-        const enum precopy_demand demand =
-                s->request.options.tracker == TRACKER_WANTED_AUTO ? PRECOPY_TRY : PRECOPY_INSIST;
-
-        int r = precopy_new(x->sender, TRACKER_UFFD_WP, demand, s->workload.init_pid, &x->precopy, err);
-        if (r == 0 && (r = clean_pages_new(&x->clean_pages)) < 0) {
-                precopy_free(TAKE_PTR(x->precopy));
-                r = error_errno(err, -r, "cannot share memory with criu");
-        }
-        if (r == 0 || !may_go_without(x, r))
+        int r = begin_precopy(x, err);
+        if (r != 0)
                 return r;
-        session_log(s, "info", "memory is sent while frozen: %s", err->text);
+        r = clean_pages_new(&x->clean_pages);
+        if (r == 0)
+                return 0;
+        precopy_free(TAKE_PTR(x->precopy));
+        r = error_errno(err, -r, "cannot share memory with criu");
+        if (!may_go_without(x, r))
+                return r;
+        session_log(x->session, "info", "memory is sent while frozen: %s", err->text);
         error_clear(err);
         return 1;
 }
@@ -446,8 +440,7 @@ static void say_tracked(struct source_side *x)
 
         precopy_coverage(x->precopy, &scanned, &all);
         if (scanned)
-                (void)snprintf(s->report->tracker, sizeof(s->report->tracker), "%s",
-                               tracker_kind_name(TRACKER_UFFD_WP));
+                (void)snprintf(s->report->tracker, sizeof(s->report->tracker), "%s", tracker_kind_name(x->tracker));
         if (scanned < all)
                 session_log(s, "warning", "of %zu processes %zu were tracked; the memory of the others is in the dump",
                             all, scanned);

@@ -51,6 +51,7 @@ struct source_side {
         struct image_sender *sender;
         bool writable;           /* the link took something since it was last asked */
         struct precopy *precopy; /* NULL: all memory is in the dump */
+        enum tracker_kind tracker;
         struct clean_pages *clean_pages;
         bool postcopy;                  /* what rounds left stays here until it runs there */
         bool round_said;                /* that is empty, where there were none */

@@ -66,13 +66,33 @@ def test_without_a_tracker_all_of_it_is_dumped(site):
     assert "memory" not in [phase["name"] for phase in report["phases"]]
 
 
-def test_whatever_a_program_does_to_its_memory(site):
+def test_by_contents(site):
+    """No feature of the kernel is needed for that; all memory is read once more in the end, but little is sent."""
+    in_container(site, "writer", "memwriter", "--mib", "128", "--rate", "20")
+    report = site.migrate("alpha", "lxc/writer", "beta", "--tracker", "hash")
+    goes_on(site, "beta", "writer")
+    assert report["tracker"] == "hash" and report["rounds"] >= 2, report
+    assert left_out(site, "alpha", report) > 64
+
+
+def test_a_tracker_that_this_kernel_lacks(site):
+    """Whoever insists on it is told; nothing has happened to the workload."""
+    if "softdirty" in site["alpha"].run("cat", "/proc/self/smaps").stdout:
+        pytest.skip("this kernel has soft-dirty tracking")
+    in_container(site, "writer", "memwriter", "--mib", "16", "--rate", "1")
+    done = site.migrate("alpha", "lxc/writer", "beta", "--tracker", "soft-dirty", check=False)
+    assert done.returncode == 1 and "CONFIG_MEM_SOFT_DIRTY" in done.stdout + done.stderr, done
+    goes_on(site, "alpha", "writer")
+
+
+@pytest.mark.parametrize("tracker", ["uffd-wp", "hash"])
+def test_whatever_a_program_does_to_its_memory(site, tracker):
     """Maps, unmaps, moves, shrinks, gives back, forbids, forks: there and back, and again."""
     in_container(site, "restless", "restless", "--mib", "24")
     here, there = "alpha", "beta"
     for _ in range(4 if FULL else 2):
-        report = site.migrate(here, "lxc/restless", there)
-        assert report["tracker"] == "uffd-wp"
+        report = site.migrate(here, "lxc/restless", there, "--tracker", tracker)
+        assert report["tracker"] == tracker
         goes_on(site, there, "restless", 3)
         here, there = there, here
 

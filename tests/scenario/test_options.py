@@ -162,10 +162,16 @@ def test_force_and_skips(shop):
     beta.run("sh", "-c", "real=$(command -v criu); [ $real != /usr/local/sbin/criu ] || { mv $real /root/criu.kept; real=/root/criu.kept; }; "
              "printf '#!/bin/sh\\ncase \" $* \" in *\" check \"*) echo \"Error (cr-check.c:1): no use\" >&2; exit 1;; esac\\n"
              "exec '$real' \"$@\"\\n' > /usr/local/sbin/criu; chmod 755 /usr/local/sbin/criu")
+    beta.run("sh", "-c", "sed 's/^\\(flags\\|Features\\).*/\\1 : fpu/' /proc/cpuinfo > /root/cpuinfo && mount --bind /root/cpuinfo /proc/cpuinfo")
     try:
-        assert shop["alpha"].run("phaul", "check", "lxc/shop", "beta", check=False).returncode == 3
+        for option, other in (("--skip-criu-check", "cpu"), ("--skip-cpu-check", "criu")):
+            done = shop["alpha"].run("phaul", "migrate", "lxc/shop", "beta", option, "--json", check=False)
+            assert done.returncode == 3, (option, done)
+            errors = [i["id"] for i in json.loads(done.stdout)["items"] if i["grade"] == "error"]
+            assert errors == [other], (option, done.stdout)
         report = shop.migrate("alpha", "lxc/shop", "beta", "--skip-criu-check", "--skip-cpu-check")
     finally:
+        beta.run("sh", "-c", "umount /proc/cpuinfo; rm -f /root/cpuinfo")
         beta.run("sh", "-c", "rm /usr/local/sbin/criu; [ ! -e /root/criu.kept ] || mv /root/criu.kept /usr/local/sbin/criu")
     moved(shop, report)
 

@@ -44,12 +44,13 @@ SHARED = [
     ("fifo", "fifo", "pipes", "error"),
     ("unix-client", "unix-server", "unix", "error"),
     ("locked", "locked", "locks", "error"),
+    ("locked-open-file", "locked-open-file", "locks", "error"),
     ("mapped-file", "mapped-file", "ipc", "error"),
     ("written", "written", "writers", "warning"),
 ]
 CARRIED = ["tcp", "raw", "packet", "unix", "netlink", "seccomp", "deleted-small", "deleted-linked", "inotify", "fanotify",
-           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie", "fifo", "locked", "written",
-           "mapped-file", "shared-memory", "pipe", "terminal", "sysv", "unix-server", "unix-client"]
+           "pidfd", "memfd", "null", "tun", "net-namespace", "mnt-namespace", "stopped", "zombie", "fifo", "locked",
+           "locked-open-file", "written", "mapped-file", "shared-memory", "pipe", "terminal", "sysv", "unix-server", "unix-client"]
 
 
 def start(site, host, name):
@@ -85,8 +86,8 @@ def oddities(site, host):
     return len(site[host].run("pgrep", "-x", "oddity", check=False).stdout.split())
 
 
-def check(site, source="alpha", target="beta", code=None):
-    done = site[source].run("phaul", "check", "lxc/odd", target, "--json", check=False)
+def check(site, source="alpha", target="beta", code=None, options=()):
+    done = site[source].run("phaul", "check", "lxc/odd", target, "--json", *options, check=False)
     assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return json.loads(done.stdout)
 
@@ -176,6 +177,9 @@ def test_a_processor_that_lacks_something_is_refused(beta_proc):
     beta.run("sh", "-c", f"sed 's/\\b{lacking}\\b//g' /proc/cpuinfo > /root/cpuinfo && mount --bind /root/cpuinfo /proc/cpuinfo")
     verdict = check(beta_proc, code=3)
     assert lacking in items(verdict, "cpu", "error", "beta")[0]["reason"].split(": ")[1], verdict
+    # Whoever knows better: with --skip-cpu-check it is told, and does not count.
+    verdict = check(beta_proc, code=0, options=["--skip-cpu-check"])
+    assert lacking in items(verdict, "cpu", "warning", "beta")[0]["reason"] and verdict["verdict"] == "warning"
 
 
 def test_an_address_that_runs_on_the_target_is_refused(odd):

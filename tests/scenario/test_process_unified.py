@@ -7,6 +7,7 @@ import pytest
 from simlab import cgroup
 
 import test_process
+import test_stuck
 from site_under_test import Site
 
 # The same tests; their fixtures find the site of this module.
@@ -14,6 +15,8 @@ trees = test_process.trees
 test_there_and_back = test_process.test_there_and_back
 test_cancel = test_process.test_cancel
 test_session_killed = test_process.test_session_killed
+stuck = test_stuck.stuck
+test_a_task_that_cannot_be_stopped = test_stuck.test_a_task_that_cannot_be_stopped
 
 
 @pytest.fixture(scope="module")

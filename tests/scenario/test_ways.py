@@ -207,17 +207,33 @@ def test_cut_after_the_commit_by_ssh(far, shop):
 
 @pytest.mark.skipif(not FULL, reason="make test-full")
 def test_nobody_answers_after_the_commit(far):
-    """Somebody is asked for, and yet it goes on by itself when the other host is back."""
+    """It is waited for, by who ordered it too, unless that one goes away; and it goes on when the other host is back."""
+    alpha = far["alpha"]
     far.redis("alpha", "shop", IP)
     far.hold("beta", "target-resume")
-    identity = far.migrating("alpha", "lxc/shop", FAR)
+    ordered = alpha.popen("phaul", "migrate", "lxc/shop", FAR, stdout=-1, stderr=-1, text=True)
+    identity = eventually(lambda: [m["id"] for m in json.loads(alpha.run("phaul", "list", "--json").stdout)
+                                   if not m["result"]], what="a migration")[0]
     assert far.wait_phase("beta", identity, "resume")
     far["beta"].cut()
-    eventually(lambda: "has not answered since the commit" in (told(far, identity)["reason"] or ""), 120, "attention")
+    eventually(lambda: told(far, identity)["state"] == "waiting", 120, "the word that it waits")
+    document = told(far, identity)
+    assert "has not answered since the commit" in document["reason"] and not document["result"]
     assert not far.runs("alpha", "shop")
+    # Who looks at it learns why, and may leave it alone.
+    alpha.run("rm", "-f", "/tmp/watched")
+    alpha.spawn("/tmp/watched", "sh", "-c", f"phaul watch {identity}; echo exit $?")
+    for words, signal in (("\nwaiting\n", "INT"), ("too late", "INT"), ("left alone", "0")):
+        said = eventually(lambda: (text := alpha.run("cat", "/tmp/watched").stdout) and words in text and text, what=words)  # noqa: B023
+        alpha.run("pkill", f"-{signal}", "-f", f"^phaul watch {identity}", check=signal != "0")
+    assert "has not answered since the commit" in said
+    eventually(lambda: "exit 130" in alpha.run("cat", "/tmp/watched").stdout, what="its exit")
+    assert ordered.poll() is None
     far.let_go()
     far["beta"].heal()
-    eventually(lambda: far.result("alpha", identity)["result"] == "done", 120, "the end")
+    out, err = ordered.communicate(timeout=120)
+    assert ordered.returncode == 0 and out.startswith("migrated lxc/shop alpha -> beta"), (out, err)
+    assert "\nwaiting\n" in err
     assert far.runs("beta", "shop")
 
 

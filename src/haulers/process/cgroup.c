@@ -182,17 +182,26 @@ int process_cgroup_leave(const char *from, const char *to, struct error *err)
         return remove_soon(from, err);
 }
 
-int process_cgroup_evict(pid_t root, const char *from, const char *to, struct error *err)
+int process_cgroup_evict(pid_t root, const char *from, const char *to, struct process_set *ret, struct error *err)
 {
         CLEANUP(process_set_done) struct process_set tree = {0}, inside = {0};
+        size_t n = 0;
 
         int r = process_tree(root, &tree, NULL, err);
         if (r == 0)
                 r = members(from, &inside, err);
         for (size_t i = 0; r >= 0 && i < inside.n; i++)
-                if (!process_set_has(&tree, inside.pids[i]))
+                if (!process_set_has(&tree, inside.pids[i])) {
                         r = move(inside.pids[i], to, err);
-        return r < 0 ? r : 0;
+                        if (r > 0)
+                                inside.pids[n++] = inside.pids[i];
+                }
+        if (r < 0)
+                return r;
+        inside.n = n;
+        *ret = inside;
+        inside = (struct process_set){0};
+        return 0;
 }
 
 /* ------------------------------------------------------------------------------------------------------ on the target

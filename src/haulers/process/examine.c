@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "haulers/process/connections.h"
 #include "haulers/process/look.h"
+#include "haulers/process/orphans.h"
 #include "haulers/process/root.h"
 
 #include <errno.h>
@@ -256,5 +257,8 @@ int process_examine(const char *id, struct workload *w, hauler_report_fn report,
         r = examine_cgroups(&l, err);
         if (r == 0)
                 r = examine_sessions(w, &l, err);
-        return r < 0 ? r : describe(w, &l, err);
+        if (r < 0)
+                return r;
+        process_orphans_examine(&l);
+        return describe(w, &l, err);
 }

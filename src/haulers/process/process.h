@@ -83,6 +83,9 @@ bool process_set_has(const struct process_set *set, pid_t pid);
 /* Root and descendants as they are at this moment; `tids` (may be NULL) gets their threads, leaders included. */
 int process_tree(pid_t root, struct process_set *ret, struct process_set *ret_tids, struct error *err);
 
+/* Keeps of `pids` the root and those whose parents lead to it within them; `*n` becomes their number. -ENOMEM. */
+int process_keep_descendants(pid_t *pids, size_t *n, pid_t root);
+
 /* "17,20-25": a set as text and back. Caller frees *ret. -EBADMSG for a text that is none, or of too many. */
 int process_set_print(const struct process_set *set, char **ret);
 int process_set_parse(const char *text, struct process_set *ret);
@@ -118,8 +121,8 @@ int process_cgroup_enter(pid_t root, const char *to, struct error *err);
 /* All tasks of `from` go to `to`; `from` is removed. Nothing there is success. */
 int process_cgroup_leave(const char *from, const char *to, struct error *err);
 
-/* Tasks of `from` that are no longer of the tree of `root` (their parents died meanwhile) go to `to`. */
-int process_cgroup_evict(pid_t root, const char *from, const char *to, struct error *err);
+/* Tasks of `from` that are no longer of the tree of `root` (their parents died meanwhile) go to `to`: `ret`. */
+int process_cgroup_evict(pid_t root, const char *from, const char *to, struct process_set *ret, struct error *err);
 
 /* Target: the cgroup of a tree; caller frees. `token` NULL: the directory that holds all of them. */
 int process_home(pid_t pid, const char *token, char **ret, bool *ret_v2, struct error *err);
@@ -158,8 +161,9 @@ extern const struct hauler process_hauler;
 int process_list(json_t **ret, struct error *err);
 int process_examine(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err);
 int process_gather(struct workload *w, struct error *err);
+int process_dumped(struct workload *w, pid_t *pids, size_t *n, struct error *err);
 int process_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err);
-int process_frozen(struct workload *w, int images_fd, struct error *err);
+int process_frozen(struct workload *w, int images_fd, hauler_report_fn report, void *context, struct error *err);
 int process_disarm(struct workload *w, struct error *err);
 int process_rearm(struct workload *w, struct error *err);
 int process_release(struct workload *w, const char *released, struct error *err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "haulers/process/connections.h"
 #include "haulers/process/copy.h"
+#include "haulers/process/orphans.h"
 #include "haulers/process/root.h"
 
 #include <errno.h>
@@ -46,6 +47,12 @@ int process_gather(struct workload *w, struct error *err)
         return process_cgroup_enter(w->init_pid, w->freezer, err);
 }
 
+/* Orphans of the tree are in its cgroup until it is frozen, but CRIU dumps the descendants of its root. */
+int process_dumped(struct workload *w, pid_t *pids, size_t *n, struct error *err)
+{
+        return process_keep_descendants(pids, n, w->init_pid) < 0 ? error_set(err, ENOMEM, "out of memory") : 0;
+}
+
 int process_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err)
 {
         const struct process_private *p = w->private_data;
@@ -71,12 +78,10 @@ int process_dump_options(struct workload *w, struct criu_dump_options *options, 
         return 0;
 }
 
-int process_frozen(struct workload *w, int images_fd, struct error *err)
+int process_frozen(struct workload *w, int images_fd, hauler_report_fn report, void *context, struct error *err)
 {
-        const struct process_private *p = w->private_data;
-
-        /* Whoever was orphaned since does not belong to the tree any more: not dumped, so not to be killed. */
-        int r = process_cgroup_evict(w->init_pid, w->freezer, json_text(p->info, "cgroup"), err);
+        /* They were not dumped, so they are not to be killed. */
+        int r = process_orphans_evict(w, report, context, err);
         if (r == 0 && !w->options->tcp_close)
                 r = process_connections_save(w, images_fd, err);
         return r < 0 ? r : process_copies_save(w, images_fd, true, err);

@@ -24,6 +24,7 @@
 #include "base/format.h"
 #include "haulers/process/copy.h"
 #include "haulers/process/files.h"
+#include "haulers/process/test-parts.h"
 
 /* ------------------------------------------------------------------------------------------------------------- sets */
 
@@ -103,6 +104,84 @@ static void a_tree_is_found_with_its_children(void **state)
         (void)close(ends[1]);
         assert_int_equal(waitpid(child, NULL, 0), child);
         assert_int_equal(process_task_read(child, &task), -ESRCH);
+}
+
+static void wait_for_the_end(const int *ends)
+{
+        char c;
+
+        (void)close(ends[1]);
+        (void)!read(ends[0], &c, 1);
+        _exit(0);
+}
+
+/* The child of a child; `orphan`: which has ended. It lives until the other end of `ends` is closed. */
+static pid_t grandchild(const int *ends, bool orphan)
+{
+        int told[2];
+        pid_t pid = 0;
+
+        if (pipe2(told, O_CLOEXEC) < 0)
+                return -1;
+        const pid_t child = fork();
+        if (child == 0) {
+                pid = fork();
+                if (pid == 0)
+                        wait_for_the_end(ends);
+                (void)!write(told[1], &pid, sizeof(pid));
+                if (!orphan)
+                        wait_for_the_end(ends);
+                _exit(0);
+        }
+        (void)!read(told[0], &pid, sizeof(pid));
+        if (orphan)
+                (void)waitpid(child, NULL, 0);
+        return pid;
+}
+
+/* Who was forked twice and lost its parent is no descendant any more, though it is in their cgroup. */
+static void orphans_are_no_descendants(void **state)
+{
+        struct {
+                pid_t root, orphan, grandchild;
+        } all = {0};
+        struct process_task task;
+        int ends[2], told[2];
+
+        (void)state;
+        assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+        assert_int_equal(pipe2(told, O_CLOEXEC), 0);
+        const pid_t root = fork();
+        if (root == 0) {
+                all.root = getpid();
+                all.orphan = grandchild(ends, true);
+                all.grandchild = grandchild(ends, false);
+                (void)!write(told[1], &all, sizeof(all));
+                wait_for_the_end(ends);
+        }
+        assert_int_equal(read(told[0], &all, sizeof(all)), sizeof(all));
+        assert_int_equal(process_task_read(all.grandchild, &task), 0);
+
+        pid_t pids[] = {all.orphan, all.grandchild, getpid(), task.parent, root};
+        const pid_t expected[] = {root, task.parent, all.grandchild};
+        size_t n = sizeof(pids) / sizeof(pids[0]);
+        assert_int_equal(process_keep_descendants(pids, &n, root), 0);
+        assert_int_equal(n, 3);
+        for (size_t i = 0; i < 3; i++) {
+                bool found = false;
+                for (size_t k = 0; k < n; k++)
+                        found |= pids[k] == expected[i];
+                assert_true(found);
+        }
+        n = 0;
+        assert_int_equal(process_keep_descendants(pids, &n, root), 0);
+        assert_int_equal(n, 0);
+
+        (void)close(ends[1]);
+        (void)close(ends[0]);
+        (void)close(told[0]);
+        (void)close(told[1]);
+        assert_int_equal(waitpid(root, NULL, 0), root);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ files */
@@ -358,16 +437,6 @@ static void bring(const struct scene *s, bool keep)
         json_decref(made);
 }
 
-static size_t entries(const char *directory)
-{
-        size_t n = 0;
-
-        AUTO_DIR DIR *dir = opendir(directory);
-        for (const struct dirent *e; dir && (e = readdir(dir));)
-                n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-        return n;
-}
-
 /* A hundred files in one new directory are a hundred files and one directory. */
 static void a_directory_is_announced_once(void **state)
 {
@@ -476,6 +545,7 @@ int main(void)
                 cmocka_unit_test(sets_of_a_peer_are_not_trusted),
                 cmocka_unit_test(only_numbers_are_process_ids),
                 cmocka_unit_test(a_tree_is_found_with_its_children),
+                cmocka_unit_test(orphans_are_no_descendants),
                 cmocka_unit_test_setup_teardown(files_are_compared_and_named, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(what_is_written_on_shared_storage_is_the_same, set_up, tear_down),
                 cmocka_unit_test(files_of_a_peer_are_not_trusted),

@@ -25,6 +25,7 @@
 #include "base/format.h"
 #include "haulers/process/copy.h"
 #include "haulers/process/root.h"
+#include "haulers/process/test-parts.h"
 
 struct scene {
         char directory[64];
@@ -115,16 +116,6 @@ static void discard_all(const struct scene *s)
                                                          json_string_value(json_array_get(entry, 1)), NULL),
                                          0);
                 }
-}
-
-static size_t entries(const char *directory)
-{
-        size_t n = 0;
-
-        AUTO_DIR DIR *dir = opendir(directory);
-        for (const struct dirent *e; dir && (e = readdir(dir));)
-                n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-        return n;
 }
 
 static void directories_of_the_host_are_refused(void **state)

@@ -181,3 +181,51 @@ int process_tree(pid_t root, struct process_set *ret, struct process_set *ret_ti
                 free(tids.pids);
         return 0;
 }
+
+/* ------------------------------------------------------------------------------------------------------ descendants */
+
+struct member {
+        pid_t pid, parent;
+        bool in_tree;
+};
+
+static int by_pid(const void *a, const void *b)
+{
+        return by_number(&((const struct member *)a)->pid, &((const struct member *)b)->pid);
+}
+
+/* Up to the root, to one that is known to belong to it, or out of the list. */
+static bool leads_to(const struct member *members, size_t n, const struct member *from, pid_t root)
+{
+        const struct member *m = from;
+
+        for (size_t steps = 0; m && steps <= n; steps++) {
+                if (m->pid == root || m->in_tree)
+                        return true;
+                m = bsearch(&(struct member){.pid = m->parent}, members, n, sizeof(*members), by_pid);
+        }
+        return false;
+}
+
+int process_keep_descendants(pid_t *pids, size_t *n, pid_t root)
+{
+        AUTO_FREE struct member *members = calloc(*n + 1, sizeof(*members));
+        size_t kept = 0;
+
+        if (!members)
+                return -ENOMEM;
+        for (size_t i = 0; i < *n; i++) {
+                struct process_task task;
+                members[i].pid = pids[i];
+                if (process_task_read(pids[i], &task) == 0)
+                        members[i].parent = task.parent;
+        }
+        qsort(members, *n, sizeof(*members), by_pid);
+        for (size_t i = 0; i < *n; i++) {
+                members[i].in_tree = leads_to(members, *n, &members[i], root);
+                if (members[i].in_tree)
+                        pids[kept++] = members[i].pid;
+        }
+        *n = kept;
+        return 0;
+}
