@@ -159,9 +159,9 @@ static int take_gone(struct target_side *x, const struct bulk_frame *f, const ui
         x->gone_bytes += (uint64_t)span.n_pages * PAGE_BYTES;
         (void)snprintf(
                 text, sizeof(text),
-                "%s has lost memory that was still there: %.1f MB so far. Tasks that touch it wait for ever; what "
-                "runs here has to be ended",
-                s->request.peer, (double)x->gone_bytes / 1e6);
+                "%s has lost memory that was still there. Tasks that touch it wait for ever; what runs here has to "
+                "be ended",
+                s->request.peer);
         session_attention(s, text);
         return 0;
 }
