@@ -19,6 +19,10 @@
  * HELD is files on the target without a definition; to thaw is to start it again; "hung in the restorer" is a start that
  * never came to the container's init.
  *
+ * Post-copy (it happens, or does not, with the images): the target's copy wants pages that are with the source's frozen
+ * one (t_wants). While it runs and wants some, it says FILLING in place of RUNNING, and the source keeps its copy in SERVING.
+ * Pages come while both sessions live and are linked. A source whose copy died with its host says that it has none.
+ *
  * More is allowed here than the real thing does: a message may outlive the connection it was sent on, and the crash
  * of the session it was sent to.
  *
@@ -27,13 +31,15 @@
  *      never_none      at every moment a copy runs or is held intact, but for the losses named below
  *      record_first    what runs and what is destroyed is always covered by a record
  *      operator_holds  not knowing, the source still holds its copy
+ *      last_page       what runs and wants pages of the frozen copy finds it there
  *      ends            every run comes to a legal end
  * and, as assertions, that nothing is thawed on the source once the target's copy ran, but on a person's word, and
  * that whatever does not move any more has come to a legal end.
  *
  * Losses, the only ones:
  *      the host that owned the workload died with it; the source's host died with the frozen copy after COMMIT, and
- *      the target's copy failed as well; CRIU was killed in its injection window.
+ *      the target's copy failed as well; the source's host died before the last page (post-copy); CRIU was killed in its
+ *      injection window.
  *
  * Variants, by -D
  *      HASTY_OPERATOR          persons on both sides decide at any moment, and contradict each other: they can lose the
@@ -43,6 +49,7 @@
  *      SOURCE_GIVES_UP         wrong on purpose: a committed source that hears nothing thaws
  *      RECORD_AFTER_ACT        wrong on purpose: the target lets the tasks go before STARTING is durable
  *      THAW_ON_UNKNOWN         wrong on purpose: the source takes "gone, nobody knows" for "never ran"
+ *      RELEASE_EARLY           wrong on purpose: the source lets go when it hears that the copy runs, wanted or not
  * The wrong ones must be refuted, or the check proves nothing.
  */
 
@@ -70,8 +77,8 @@
 #endif
 
 /* Records, states and messages: the names of handover.h. A message is the state of the one who sends it. */
-mtype = { NOTHING, WORKING, FROZEN, COMMIT, RELEASED, ABORTED, UNDECIDED,
-          RECEIVING, PREPARED, STARTING, RUNNING, DISCARDING, DISCARDED, UNKNOWN,
+mtype = { NOTHING, WORKING, FROZEN, COMMIT, SERVING, RELEASED, ABORTED, UNDECIDED,
+          FILLING, RECEIVING, PREPARED, STARTING, RUNNING, DISCARDING, DISCARDED, UNKNOWN,
           IMAGES };
 
 /* Copies of the workload: what is really there, whatever anybody knows. */
@@ -105,6 +112,7 @@ bool linked = true;
 chan to_target = [2] of { mtype };
 chan to_source = [2] of { mtype };
 
+bool t_wants = false;           /* the target's copy needs pages of the source's; durable as long as that copy is */
 bool t_ran = false;             /* a task of the target's copy executed an instruction */
 bool word = false;              /* a person decided */
 bool s_hit = false;             /* the source's host died with its copy */
@@ -147,6 +155,7 @@ inline s_restart()
         if
         :: s_record == NOTHING -> s_abort()
         :: s_record == COMMIT -> s_state = COMMIT; s_acts = DO_TELL
+        :: s_record == SERVING -> s_state = SERVING; s_acts = DO_TELL
         :: s_record == RELEASED -> s_state = RELEASED; s_acts = DO_TELL | DO_DESTROY
         :: s_record == ABORTED -> s_state = ABORTED; s_acts = DO_TELL | DO_THAW
         :: s_record == UNDECIDED -> s_state = UNDECIDED; s_acts = DO_TELL
@@ -162,7 +171,15 @@ inline s_hear(message)
                 s_acts = DO_TELL
         :: (s_state == WORKING || s_state == FROZEN) && message == DISCARDED -> s_abort()
         :: s_state == COMMIT && message == PREPARED -> s_acts = DO_TELL
-        :: (s_state == COMMIT || s_state == UNDECIDED) && message == RUNNING -> s_release()
+        :: (s_state == COMMIT || s_state == UNDECIDED || s_state == SERVING) && message == RUNNING -> s_release()
+        :: (s_state == COMMIT || s_state == UNDECIDED) && message == FILLING ->
+#ifdef RELEASE_EARLY
+                s_release()
+#else
+                s_record = SERVING;
+                s_state = SERVING
+#endif
+        :: s_state == SERVING && message == FILLING -> skip
         :: (s_state == COMMIT || s_state == UNDECIDED) && message == DISCARDED -> s_abort()
         :: s_state == COMMIT && message == UNKNOWN ->
 #ifdef THAW_ON_UNKNOWN
@@ -174,7 +191,7 @@ inline s_hear(message)
         :: s_state == UNDECIDED && (message == UNKNOWN || message == PREPARED) -> skip
         :: s_state == ABORTED && (message == PREPARED || message == UNKNOWN) -> s_acts = DO_TELL
         :: s_state == ABORTED && message == DISCARDED -> skip
-        :: s_state == RELEASED && (message == RUNNING || message == UNKNOWN || message == PREPARED) ->
+        :: s_state == RELEASED && (message == RUNNING || message == FILLING || message == UNKNOWN || message == PREPARED) ->
                 s_acts = DO_TELL
         :: else -> expect(false)        /* a message that cannot come */
         fi
@@ -222,7 +239,8 @@ end:    do
         :: atomic { s_up && !s_acts && nempty(to_source) -> to_source?message; s_hear(message); message = 0 }
 
         /* waiting: the time-out asks again, it decides nothing */
-        :: atomic { s_up && (s_state == COMMIT || s_state == UNDECIDED) && !s_acts && !s_cut && !t_dead && SILENT ->
+        :: atomic { s_up && (s_state == COMMIT || s_state == UNDECIDED || s_state == SERVING) && !s_acts && !s_cut &&
+                    !t_dead && SILENT ->
                 s_acts = DO_TELL
         }
 #ifdef SOURCE_GIVES_UP
@@ -280,6 +298,7 @@ inline t_hear(message)
         :: message == IMAGES ->
                 if
                 :: t_state == RECEIVING && t_copy == NO_COPY -> t_copy = HELD
+                :: t_state == RECEIVING && t_copy == NO_COPY -> t_copy = HELD; t_wants = true
                 :: t_state == DISCARDING || t_state == DISCARDED -> skip
                 :: else -> expect(false)
                 fi
@@ -289,6 +308,11 @@ inline t_hear(message)
                 :: t_state == DISCARDING || t_state == DISCARDED || t_state == RUNNING || t_state == UNKNOWN ->
                         t_acts = DO_TELL
                 :: else -> expect(false)        /* committed without PREPARED */
+                fi
+        :: message == SERVING ->
+                if
+                :: t_state == RUNNING -> t_acts = DO_TELL
+                :: else -> expect(false)        /* it never said that it runs */
                 fi
         :: message == ABORTED ->
                 if
@@ -310,7 +334,8 @@ inline t_hear(message)
 inline t_fails()
 {
         named_loss = named_loss || s_hit;
-        t_copy = NO_COPY
+        t_copy = NO_COPY;
+        t_wants = false
 }
 
 /* After STARTING, what is there? The cgroup is frozen before the look: the tasks may be on their way this moment. */
@@ -333,11 +358,13 @@ end:    do
                 t_acts = t_acts & ~DO_TELL;
                 if
                 :: t_state == DISCARDING -> send(to_source, DISCARDED)
+                :: t_state == RUNNING && t_wants -> send(to_source, FILLING)
                 :: else -> send(to_source, t_state)
                 fi
         }
         :: atomic { t_up && !(t_acts & DO_TELL) && (t_acts & DO_DISCARD) ->
                 t_copy = NO_COPY;
+                t_wants = false;
                 t_record = DISCARDED;
                 t_state = DISCARDED;
                 t_acts = DO_TELL
@@ -392,6 +419,27 @@ end:    do
         od
 }
 
+/* ------------------------------------------------------------------ pages */
+
+#define WANTED (t_up && t_state == RUNNING && t_copy == RUNS && t_wants)
+
+active proctype pages()
+{
+end:    do
+        :: atomic { WANTED && linked && s_up && s_copy == ICE && (s_state == COMMIT || s_state == SERVING) ->
+                t_wants = false;
+                t_acts = t_acts | DO_TELL
+        }
+        /* They are nowhere any more: the source's host was lost, or a person gave its copy up. */
+        :: atomic { WANTED && s_copy != ICE && (s_dead || (linked && s_up)) ->
+                expect(s_hit || word);
+                named_loss = true;
+                t_wants = false;
+                t_acts = t_acts | DO_TELL
+        }
+        od
+}
+
 /* ------------------------------------------------------------------ world */
 
 inline cut()
@@ -430,7 +478,7 @@ inline s_host_lost()
 {
         s_hit = s_hit || s_copy != NO_COPY;
         named_loss = named_loss ||
-                (s_copy != NO_COPY && t_copy != RUNS && !(s_record == COMMIT && t_copy == HELD));
+                (s_copy != NO_COPY && (t_wants || (t_copy != RUNS && !(s_record == COMMIT && t_copy == HELD))));
         s_copy = NO_COPY;
         s_stop()
 }
@@ -489,7 +537,10 @@ active proctype operator()
 {
 end:    do
         :: atomic { s_up && s_state == UNDECIDED -> word = true; s_abort() }
-        :: atomic { s_up && s_state == COMMIT && t_dead && empty(to_source) -> word = true; s_abort() }
+        :: atomic { s_up && (s_state == COMMIT || s_state == SERVING) && t_dead && empty(to_source) ->
+                word = true;
+                s_abort()
+        }
         :: atomic { t_up && t_state == UNKNOWN && s_dead && empty(to_target) -> word = true; t_discard() }
         :: atomic { t_up && t_state == PREPARED && s_dead && empty(to_target) -> word = true; t_commit() }
 #ifdef HASTY_OPERATOR
@@ -504,13 +555,13 @@ end:    do
 /* ------------------------------------------------------------------ claims */
 
 #define ONE ((s_copy == RUNS) != (t_copy == RUNS) || named_loss)
-#define OVER_THERE (s_record == RELEASED && s_copy == NO_COPY && (t_record == RUNNING || t_dead))
+#define OVER_THERE (s_record == RELEASED && s_copy == NO_COPY && (t_record == RUNNING || t_dead) && !t_wants)
 #define BACK_HERE (s_record == ABORTED && s_copy != ICE && ((t_record == DISCARDED && t_copy == NO_COPY) || t_dead))
-#define SOURCE_DEAD (s_dead && (t_record == RUNNING || (t_record == DISCARDED && t_copy == NO_COPY)))
+#define SOURCE_DEAD (s_dead && ((t_record == RUNNING && !t_wants) || (t_record == DISCARDED && t_copy == NO_COPY)))
 
 #ifdef NO_OPERATOR
 /* Nobody decides: what is held stays held, and both sides say so. */
-#define ASKING ((s_record == UNDECIDED || (t_dead && s_record == COMMIT)) && (s_copy == ICE || named_loss) ||  \
+#define ASKING ((s_record == UNDECIDED || (t_dead && (s_record == COMMIT || s_record == SERVING))) && (s_copy == ICE || named_loss) ||  \
                 (s_dead && (t_record == PREPARED || t_record == UNKNOWN)))
 #else
 #define ASKING false
@@ -530,4 +581,5 @@ ltl never_none { [] (s_copy != NO_COPY || t_copy == RUNS || (s_hit && t_copy == 
 ltl record_first { [] ((t_copy != RUNS || t_record == STARTING || t_record == RUNNING) &&
                        (s_copy != ICE || s_record != RELEASED || t_ran)) }
 ltl operator_holds { [] (s_record != UNDECIDED || s_copy == ICE || named_loss) }
+ltl last_page { [] (t_copy != RUNS || !t_wants || s_copy == ICE || named_loss || word) }
 ltl ends { <> [] LEGAL_END }

@@ -38,8 +38,12 @@ struct clean_header {
         struct clean_window windows[];
 };
 
-/* The descriptor the library finds them at, and what loads it. */
+/*
+ * The descriptors the library finds them at, and what loads it. The second are pages that need not be in the dump for
+ * another reason: they go to the target after it. A page that is in both counts as one of the first.
+ */
 #define CLEAN_PAGES_ENV "PHAUL_CLEAN_PAGES"
+#define LATE_PAGES_ENV "PHAUL_LATE_PAGES"
 
 struct clean_pages;
 

@@ -53,7 +53,7 @@ struct criu {
 };
 
 /* Numbers of descriptors in the criu process. */
-enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4, CHILD_IMAGES = 5, CHILD_CLEAN_PAGES = 6 };
+enum { CHILD_SOCKET = 3, CHILD_PAGE_SERVER = 4, CHILD_IMAGES = 5, CHILD_CLEAN_PAGES = 6, CHILD_LATE_PAGES = 7 };
 
 /* Leaves out clean pages. */
 #define FILTER PHAUL_LIBEXECDIR "/clean-pages-filter.so"
@@ -246,9 +246,10 @@ int criu_proceed(struct criu *criu, bool ok)
 static int start(struct criu *criu, const struct criu_dump_options *o, int child_socket, struct error *err)
 {
         const char *const argv[] = {o->program ? o->program : "criu", "--no-default-config", "swrk", "3", NULL};
-        char clean_pages[40];
-        const char *const env[] = {"LD_PRELOAD=" FILTER, clean_pages, NULL};
-        struct spawn_fd fds[5] = {
+        char clean_pages[40], late_pages[40];
+        const char *env[4] = {"LD_PRELOAD=" FILTER};
+        size_t n_env = 1;
+        struct spawn_fd fds[6] = {
                 {.fd = child_socket, .target = CHILD_SOCKET},
                 {.fd = criu->stderr_fd, .target = 2},
         };
@@ -266,8 +267,15 @@ static int start(struct criu *criu, const struct criu_dump_options *o, int child
         if (o->clean_pages_fd >= 0) {
                 fds[options.n_fds++] = (struct spawn_fd){.fd = o->clean_pages_fd, .target = CHILD_CLEAN_PAGES};
                 (void)snprintf(clean_pages, sizeof(clean_pages), CLEAN_PAGES_ENV "=%d", CHILD_CLEAN_PAGES);
-                options.env = env;
+                env[n_env++] = clean_pages;
         }
+        if (o->late_pages_fd >= 0) {
+                fds[options.n_fds++] = (struct spawn_fd){.fd = o->late_pages_fd, .target = CHILD_LATE_PAGES};
+                (void)snprintf(late_pages, sizeof(late_pages), LATE_PAGES_ENV "=%d", CHILD_LATE_PAGES);
+                env[n_env++] = late_pages;
+        }
+        if (n_env > 1)
+                options.env = env;
         if (o->within)
                 fds[options.n_fds++] = (struct spawn_fd){.fd = criu->images_fd, .target = CHILD_IMAGES};
         int r = spawn(&options, &criu->pid, &criu->pidfd, err);

@@ -37,6 +37,7 @@ struct criu_dump_options {
         int page_server_fd;     /* connected stream socket the pages go to; -1: page images in images_fd. The caller
                                  * closes its copy after criu_dump(), so that its own end sees criu go */
         int clean_pages_fd;     /* clean_pages_fd(): what may be left out of the dump; -1: nothing */
+        int late_pages_fd;      /* the same of what goes to the target after the dump (clean_pages.h); -1: nothing */
         const struct criu_cgroup_root *cgroup_roots;
         size_t n_cgroup_roots;
         const struct criu_external_mount *mounts;

@@ -97,19 +97,34 @@ static int each_part(const struct pagemap_writer *w, const struct image *image, 
         return 0;
 }
 
+/* The entry that begins first, of lists that are not through; NULL: all are. */
+static const struct map_entry *take_first(const struct map_entries *lists[static 3], size_t next[static 3])
+{
+        const struct map_entry *first = NULL;
+        size_t from = 0;
+
+        for (size_t i = 0; i < 3; i++)
+                if (next[i] < lists[i]->n && (!first || lists[i]->list[next[i]].vaddr < first->vaddr)) {
+                        first = &lists[i]->list[next[i]];
+                        from = i;
+                }
+        next[from]++;
+        return first;
+}
+
 /* What was dumped and what was left out, in order of addresses; -EBADMSG when they overlap. */
 static int each_entry(const struct pagemap_writer *w, const struct image *image, part_fn fn, void *context)
 {
-        const struct map_entries *a = &image->last, *b = &image->kept;
+        const struct map_entries *lists[3] = {&image->last, &image->kept, &image->left};
+        size_t next[3] = {0};
         struct parts parts = {0};
+        const struct map_entry *e;
         int r = 0;
 
         if (w->lazy && (image->image & 0xff) == PAGE_IMAGE_TASK)
                 parts.areas = lazy_areas_of(w->lazy, (uint32_t)(image->image >> 8), &parts.n_areas);
-        for (size_t i = 0, j = 0; r == 0 && (i < a->n || j < b->n);) {
-                const bool dumped = j == b->n || (i < a->n && a->list[i].vaddr < b->list[j].vaddr);
-                r = each_part(w, image, &parts, dumped ? &a->list[i++] : &b->list[j++], fn, context);
-        }
+        while (r == 0 && (e = take_first(lists, next)))
+                r = each_part(w, image, &parts, e, fn, context);
         return r;
 }
 
@@ -120,7 +135,7 @@ static int each_entry(const struct pagemap_writer *w, const struct image *image,
 static int write_part(const struct pagemap_writer *w, const struct image *image, const struct part *part, void *context)
 {
         struct pagemap_file *file = context;
-        uint32_t flags = part->flags;
+        uint32_t flags = part->flags & ~MAP_LEFT;
 
         (void)image;
         if (w->lazy && flags & (PE_PRESENT | PE_PARENT))
@@ -169,6 +184,37 @@ static int drop_image(struct pagemap_writer *w, struct image *image)
         return 0;
 }
 
+static int check_left(const struct pagemap_writer *w, const struct image *image, const struct part *part, void *context)
+{
+        (void)w;
+        (void)image;
+        (void)context;
+        return part->flags & MAP_LEFT && !part->lazy ? -EXDEV : 0;
+}
+
+/* The places of what comes later: a hole in a file that has its size. */
+static int place_left(struct pagemap_writer *w, struct image *image, struct error *err)
+{
+        if (!image->left.n)
+                return 0;
+        int r = each_entry(w, image, check_left, NULL);
+        if (r == -EXDEV)
+                return error_set(err, EBADMSG,
+                                 "memory of process %" PRIu64
+                                 " stayed on the source, and has to be here before it runs",
+                                 image->image >> 8);
+        if (r == 0)
+                r = page_index_settle(&image->index);
+        if (r == 0 && image->stored[w->left_level]) {
+                AUTO_FD int fd = pagemap_writer_open_pages(w, image, w->left_level, O_CREAT | O_EXCL);
+                if (fd < 0)
+                        r = fd;
+                else if (ftruncate(fd, (off_t)(image->stored[w->left_level] * PAGE_BYTES)) < 0)
+                        r = -errno;
+        }
+        return r < 0 ? pagemap_writer_failed(w, r, err) : 0;
+}
+
 int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, struct error *err)
 {
         int r = pagemap_writer_check(writer, err);
@@ -177,7 +223,12 @@ int pagemap_writer_finish(struct pagemap_writer *writer, uint64_t *ret_pages, st
                 return r;
         if (writer->round && !writer->last)
                 return error_set(err, EBADMSG, "the pages end within a round");
-        r = pagemap_writer_leave(writer);
+        for (struct image *i = writer->first; i; i = i->next) {
+                r = place_left(writer, i, err);
+                if (r < 0)
+                        return r;
+        }
+        r = pagemap_writer_close(writer);
         if (r == 0 && !writer->level_open) {
                 writer->last = true; /* also when there were no rounds */
                 r = pagemap_writer_level(writer);
@@ -199,7 +250,7 @@ struct owing {
 };
 
 static int tell(const struct pagemap_writer *w, const struct image *image, uint32_t level, uint64_t vaddr,
-                uint64_t n_pages, uint64_t position, const struct owing *o)
+                uint64_t n_pages, uint64_t position, bool left, const struct owing *o)
 {
         const struct page_owed owed = {.pid = (uint32_t)(image->image >> 8),
                                        .round = w->levels[level].round,
@@ -207,7 +258,8 @@ static int tell(const struct pagemap_writer *w, const struct image *image, uint3
                                        .file_pages = image->stored[level],
                                        .vaddr = vaddr,
                                        .n_pages = n_pages,
-                                       .position = position};
+                                       .position = position,
+                                       .left = left};
 
         return o->each(&owed, o->context);
 }
@@ -221,7 +273,7 @@ static int owe_part(const struct pagemap_writer *w, const struct image *image, c
         if (!part->lazy)
                 return 0;
         if (part->flags & PE_PRESENT)
-                return tell(w, image, w->n_levels - 1, part->vaddr, part->n_pages, part->position, o);
+                return tell(w, image, w->n_levels - 1, part->vaddr, part->n_pages, part->position, false, o);
         if (!(part->flags & PE_PARENT))
                 return 0;
         for (uint64_t vaddr = part->vaddr, until; r == 0 && vaddr < end; vaddr = until) {
@@ -230,7 +282,7 @@ static int owe_part(const struct pagemap_writer *w, const struct image *image, c
                         return -EBADMSG;
                 until = page_run_end(run) < end ? page_run_end(run) : end;
                 r = tell(w, image, run->level, vaddr, (until - vaddr) / PAGE_BYTES,
-                         run->position + (vaddr - run->vaddr) / PAGE_BYTES, o);
+                         run->position + (vaddr - run->vaddr) / PAGE_BYTES, part->flags & MAP_LEFT, o);
         }
         return r;
 }

@@ -77,6 +77,7 @@ void pagemap_writer_free(struct pagemap_writer *writer)
                 page_index_done(&i->index);
                 free(i->last.list);
                 free(i->kept.list);
+                free(i->left.list);
                 free(i);
         }
         free(writer);
@@ -170,6 +171,26 @@ int pagemap_writer_round(struct pagemap_writer *writer, struct error *err)
         return r < 0 ? pagemap_writer_failed(writer, r, err) : 0;
 }
 
+/* As a round whose pages come when all others are in use. */
+static int begin_left(struct pagemap_writer *w)
+{
+        w->round++;
+        int r = pagemap_writer_level(w);
+        w->left_level = w->n_levels - (r < 0 ? 0 : 1);
+        w->level_open = false;
+        return r;
+}
+
+void pagemap_writer_expect_left(struct pagemap_writer *writer)
+{
+        writer->expect_left = true;
+}
+
+uint64_t pagemap_writer_left(const struct pagemap_writer *writer)
+{
+        return writer->n_left;
+}
+
 int pagemap_writer_last(struct pagemap_writer *writer, struct error *err)
 {
         int r = pagemap_writer_check(writer, err);
@@ -179,6 +200,8 @@ int pagemap_writer_last(struct pagemap_writer *writer, struct error *err)
         if (writer->last || !writer->round)
                 return error_set(err, EBADMSG, "the rounds of pages end twice");
         r = begin_round(writer);
+        if (r == 0 && writer->expect_left)
+                r = begin_left(writer);
         writer->last = true;
         return r < 0 ? pagemap_writer_failed(writer, r, err) : 0;
 }
@@ -195,7 +218,7 @@ int pagemap_writer_open_pages(const struct pagemap_writer *w, const struct image
         return fd < 0 ? -errno : fd;
 }
 
-int pagemap_writer_leave(struct pagemap_writer *w)
+int pagemap_writer_close(struct pagemap_writer *w)
 {
         const uint32_t level = w->n_levels - 1;
         int r = 0;
@@ -209,7 +232,7 @@ int pagemap_writer_leave(struct pagemap_writer *w)
 
 static int make_current(struct pagemap_writer *w, struct image *image)
 {
-        int r = w->current == image ? 0 : pagemap_writer_leave(w);
+        int r = w->current == image ? 0 : pagemap_writer_close(w);
 
         w->current = image;
         return r;
@@ -431,26 +454,84 @@ static bool is_known(const struct image *image, uint64_t vaddr, uint64_t end)
         return true;
 }
 
-int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
-                        struct error *err)
+/* What was left out of the dump of an opened image, by rising address. */
+static int check_left_out(struct pagemap_writer *w, uint64_t number, uint64_t vaddr, uint64_t n_pages, bool left,
+                          struct image **ret, struct error *err)
 {
-        int r = pagemap_writer_check(writer, err);
+        int r = pagemap_writer_check(w, err);
 
         if (r < 0)
                 return r;
-        struct image *found = image_find(writer, image);
-        if (!writer->last || !found || !found->opened)
-                return error_set(err, EBADMSG, "pages to be kept of image 0x%" PRIx64 ", which is not there", image);
+        struct image *found = image_find(w, number);
+        if (!w->last || !found || !found->opened)
+                return error_set(err, EBADMSG, "pages left out of image 0x%" PRIx64 ", which is not there", number);
         if (n_pages == 0 || vaddr % PAGE_BYTES || vaddr >= ADDRESS_END || n_pages > (ADDRESS_END - vaddr) / PAGE_BYTES)
-                return error_set(err, EBADMSG, "%" PRIu64 " pages to be kept at 0x%" PRIx64, n_pages, vaddr);
+                return error_set(err, EBADMSG, "%" PRIu64 " pages left out at 0x%" PRIx64, n_pages, vaddr);
+        if (vaddr < (left ? found->left_end : found->kept_end))
+                return error_set(err, EBADMSG, "pages left out at 0x%" PRIx64 " behind others", vaddr);
+        *ret = found;
+        return 0;
+}
+
+int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
+                        struct error *err)
+{
         const uint64_t end = vaddr + n_pages * PAGE_BYTES;
-        if (vaddr < found->kept_end)
-                return error_set(err, EBADMSG, "pages to be kept at 0x%" PRIx64 " behind others", vaddr);
+        struct image *found;
+
+        int r = check_left_out(writer, image, vaddr, n_pages, false, &found, err);
+        if (r < 0)
+                return r;
         if (!is_known(found, vaddr, end))
                 return error_set(err, EBADMSG, "pages to be kept at 0x%" PRIx64 " never came", vaddr);
         r = entries_add(&found->kept, vaddr, n_pages, PE_PARENT);
         if (r < 0)
                 return pagemap_writer_failed(writer, r, err);
         found->kept_end = end;
+        return 0;
+}
+
+/* Those that no round has brought get places of their own. */
+static int make_places(struct pagemap_writer *w, struct image *image, uint64_t vaddr, uint64_t end)
+{
+        int r = 0;
+
+        while (r == 0 && vaddr < end) {
+                const struct page_run *run = page_index_find(&image->index, vaddr);
+                const bool known = run && run->vaddr <= vaddr;
+                uint64_t until = !run ? end : known ? page_run_end(run) : run->vaddr;
+                until = until < end ? until : end;
+                if (!known) {
+                        const struct page_run new = {.vaddr = vaddr,
+                                                     .n_pages = (until - vaddr) / PAGE_BYTES,
+                                                     .position = image->stored[w->left_level],
+                                                     .level = w->left_level};
+                        r = page_index_add(&image->index, &new);
+                        image->stored[w->left_level] += new.n_pages;
+                        w->stored += new.n_pages;
+                }
+                vaddr = until;
+        }
+        return r;
+}
+
+int pagemap_writer_leave(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
+                         struct error *err)
+{
+        const uint64_t end = vaddr + n_pages * PAGE_BYTES;
+        struct image *found;
+
+        int r = check_left_out(writer, image, vaddr, n_pages, true, &found, err);
+        if (r < 0)
+                return r;
+        if (!writer->expect_left || (image & 0xff) != PAGE_IMAGE_TASK)
+                return error_set(err, EBADMSG, "pages at 0x%" PRIx64 " were left on the source, unasked", vaddr);
+        r = make_places(writer, found, vaddr, end);
+        if (r == 0)
+                r = entries_add(&found->left, vaddr, n_pages, PE_PARENT | MAP_LEFT);
+        if (r < 0)
+                return pagemap_writer_failed(writer, r, err);
+        found->left_end = end;
+        writer->n_left += n_pages;
         return 0;
 }

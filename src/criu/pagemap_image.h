@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #pragma once
 
+#include <stdbool.h>
+
 #include "base/cleanup.h"
 #include "criu/page_server.h"
 
@@ -16,6 +18,7 @@ struct lazy_areas;
  *      round()   add()…          as often as one likes
  *      last()    open() add()…   what was dumped of the frozen task
  *                keep()…         what was left out of that dump: as the latest round has it
+ *                leave()…        and what comes after the end, into the places that finish() has made for it
  *      finish()
  *
  * A page that comes again is written over the one before, in place. What a round was the first to bring is in a
@@ -49,7 +52,16 @@ int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *b
 int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
                         struct error *err);
 
-/* Pages on the disk, each counted once. */
+/*
+ * Post-copy: pages of an opened image that are not here. To be expected before the rounds end, of which there is at
+ * least one (it may be empty). All of them must be among what may come late (below), or finish() fails.
+ */
+void pagemap_writer_expect_left(struct pagemap_writer *writer);
+int pagemap_writer_leave(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
+                         struct error *err);
+uint64_t pagemap_writer_left(const struct pagemap_writer *writer);
+
+/* Pages on the disk, each counted once, with room for those that are to come. */
 uint64_t pagemap_writer_stored(const struct pagemap_writer *writer);
 /* Completes the files, and removes those of images that only rounds knew. *ret_pages: pages that came with contents,
  * rounds included. After a failure, or without this call, the files are of no use. */
@@ -71,6 +83,7 @@ struct page_owed {
         uint64_t vaddr;      /* bytes */
         uint64_t n_pages;
         uint64_t position; /* of the first page in the file, in pages */
+        bool left;         /* what is there is not it: it has to come from the source first */
 };
 #define PAGE_OWED_FILE 48 /* bytes of a name, "round-3/pages-1.img" */
 const char *page_owed_file(const struct page_owed *owed, char ret[static PAGE_OWED_FILE]);

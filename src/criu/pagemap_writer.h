@@ -11,7 +11,11 @@
 
 /* The inside of a pagemap writer (pagemap_image.h), for the two files that make it: pages come in, and the end. */
 
-#define LEVELS_MAX (PAGEMAP_ROUNDS_MAX + 1) /* the last one is the image directory itself */
+/* The last one is the image directory itself; before it may be one for what was left on the source. */
+#define LEVELS_MAX (PAGEMAP_ROUNDS_MAX + 2)
+
+/* Flag of an entry, ours alone: its pages are not here yet. */
+#define MAP_LEFT (UINT32_C(1) << 16)
 
 /* A line of the pagemap that CRIU reads first. */
 struct map_entry {
@@ -32,7 +36,9 @@ struct image {
         uint64_t kept_end;             /* the same of what is kept */
         struct page_index index;       /* of what the rounds brought */
         uint64_t stored[LEVELS_MAX];   /* pages in the file of each level */
-        struct map_entries last, kept; /* of the frozen task: what was dumped, what was left out */
+        uint64_t left_end;             /* and of what was left */
+        struct map_entries last, kept; /* of the frozen task: what was dumped, what was left out and is here */
+        struct map_entries left;       /* what was left out and comes later */
         struct image *next;
 };
 
@@ -51,6 +57,9 @@ struct pagemap_writer {
         bool level_open;       /* this round has brought something new: the last level is its own */
         unsigned round;        /* 0: there was none yet */
         bool last;             /* after the rounds */
+        bool expect_left;      /* some will be */
+        uint32_t left_level;   /* where those go that no round has brought */
+        uint64_t n_left;       /* pages */
         struct image *current; /* whose files are open, as far as they were needed: */
         int files[LEVELS_MAX];
         off_t room; /* size of the last level's file, when it is ahead of what is in it; else 0 */
@@ -61,7 +70,7 @@ struct pagemap_writer {
 };
 
 /* Forget what is open of the image that pages came for last; cuts its file to size. Negative errno. */
-int pagemap_writer_leave(struct pagemap_writer *writer);
+int pagemap_writer_close(struct pagemap_writer *writer);
 /* Begin the directory of a round, or the last level. Negative errno. */
 int pagemap_writer_level(struct pagemap_writer *writer);
 /* May more be written? Else an error. */

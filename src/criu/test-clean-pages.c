@@ -96,7 +96,7 @@ static long kernel_answers(long number, ...)
 }
 
 struct story {
-        struct clean_pages *clean;
+        struct clean_pages *clean, *late;
         int pagemap;
 };
 
@@ -118,8 +118,12 @@ static int setup(void **state)
         char number[16];
         (void)snprintf(number, sizeof(number), "%d", clean_pages_fd(s.clean));
         (void)setenv(CLEAN_PAGES_ENV, number, 1);
-        attach();
-        assert_non_null(shared);
+        assert_int_equal(clean_pages_new(&s.late), 0);
+        (void)snprintf(number, sizeof(number), "%d", clean_pages_fd(s.late));
+        (void)setenv(LATE_PAGES_ENV, number, 1);
+        attach_both();
+        assert_non_null(kept);
+        assert_non_null(late);
         *state = &s;
         return 0;
 }
@@ -131,8 +135,10 @@ static int teardown(void **state)
 
         struct stat st;
         assert_int_equal(fstat(clean_pages_fd(s->clean), &st), 0);
-        (void)munmap(TAKE_PTR(shared), (size_t)st.st_size);
+        (void)munmap(TAKE_PTR(kept), (size_t)st.st_size);
+        (void)munmap(TAKE_PTR(late), (size_t)st.st_size);
         clean_pages_free(s->clean);
+        clean_pages_free(s->late);
         (void)close(s->pagemap);
         (void)snprintf(path, sizeof(path), "%s/%d/pagemap", kernel.pagemap, PID);
         (void)unlink(path);
@@ -189,14 +195,19 @@ static int to_text(pid_t pid, uint64_t vaddr, uint64_t n_pages, void *context)
         return 0;
 }
 
-static const char *removed(const struct story *s)
+static const char *removed_of(const struct clean_pages *pages)
 {
         static char text[512];
         struct clean_cursor cursor = {0};
 
         text[0] = '\0';
-        assert_int_equal(clean_pages_removed(s->clean, &cursor, to_text, text), 0);
+        assert_int_equal(clean_pages_removed(pages, &cursor, to_text, text), 0);
         return text;
+}
+
+static const char *removed(const struct story *s)
+{
+        return removed_of(s->clean);
 }
 
 static void clean(const struct story *s, pid_t pid, uint64_t first, uint64_t end)
@@ -217,6 +228,22 @@ static void test_clean_pages_are_not_heard_of(void **state)
         assert_string_equal(ask(s, 0, 100, 64), "0-3 5-10 15-20 ");
         assert_string_equal(removed(s), "4711:3-5 4711:20-25 "); /* 25 to 29 were not there to be removed */
         assert_int_equal(clean_pages_scans(s->clean), 1);
+}
+
+/* What is there already is not also left for later; what is neither is heard of. */
+static void test_late_pages_are_not_heard_of_either(void **state)
+{
+        const struct story *s = *state;
+
+        clean(s, PID, 3, 5);
+        clean(s, PID, 8, 20);
+        assert_int_equal(clean_pages_add(s->late, PID, at(4), at(12)), 0);
+        assert_int_equal(clean_pages_add(s->late, PID, at(22), at(23)), 0);
+        kernel_has(0, 10);
+        kernel_has(15, 25);
+        assert_string_equal(ask(s, 0, 100, 2), "0-3 20-22 23-25 ");
+        assert_string_equal(removed(s), "4711:3-5 4711:8-10 4711:15-20 ");
+        assert_string_equal(removed_of(s->late), "4711:5-8 4711:22-23 ");
 }
 
 /* One region may become many: the asker comes back for what did not fit. */
@@ -309,21 +336,17 @@ static void test_what_is_no_order_is_refused(void **state)
 
 static void test_memory_of_another_build_is_not_touched(void **state)
 {
-        struct story *s = *state;
-
-        shared->abi++;
-        void *mine = shared;
-        shared = NULL;
-        attach();
-        assert_null(shared);
-        shared = mine;
-        (void)s;
+        (void)state;
+        kept->abi++;
+        assert_null(attach(CLEAN_PAGES_ENV));
+        kept->abi--;
 }
 
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_clean_pages_are_not_heard_of, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_late_pages_are_not_heard_of_either, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_more_regions_than_fit, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_all_of_it_and_over_the_borders_of_windows, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_other_questions_pass, setup, teardown),

@@ -208,6 +208,7 @@ static void tell(struct story *s, const char *part)
                 .log_file = part,
                 .page_server_fd = -1,
                 .clean_pages_fd = -1,
+                .late_pages_fd = -1,
         };
 
         assert_int_equal(criu_dump(s->loop, &options, &handlers, s, &s->criu, &s->err), 0);
@@ -316,7 +317,8 @@ static void test_no_criu_is_said_at_once(void **state)
                                                   .work_fd = s->directory_fd,
                                                   .log_file = "x",
                                                   .page_server_fd = -1,
-                                                  .clean_pages_fd = -1};
+                                                  .clean_pages_fd = -1,
+                                                  .late_pages_fd = -1};
 
         assert_int_equal(criu_dump(s->loop, &options, &handlers, s, &s->criu, &s->err), -ENOENT);
         assert_null(s->criu);

@@ -201,6 +201,7 @@ static int run_dump(struct dump *d, pid_t pid, const char *images)
                 .log_file = "dump.log",
                 .page_server_fd = pair[1],
                 .clean_pages_fd = -1,
+                .late_pages_fd = -1,
                 .shell_job = true,
                 .skip_network_lock = true,
         };

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -222,10 +223,10 @@ static int collect(const struct page_owed *owed, void *context)
         struct told *t = context;
         char name[PAGE_OWED_FILE];
 
-        t->used += (size_t)snprintf(t->text + t->used, sizeof(t->text) - t->used, "%u %llx+%llu at %llu of %s; ",
+        t->used += (size_t)snprintf(t->text + t->used, sizeof(t->text) - t->used, "%u %llx+%llu at %llu of %s%s; ",
                                     owed->pid, (unsigned long long)((owed->vaddr - AT(0)) / PAGE_BYTES),
                                     (unsigned long long)owed->n_pages, (unsigned long long)owed->position,
-                                    page_owed_file(owed, name));
+                                    page_owed_file(owed, name), owed->left ? " (away)" : "");
         return 0;
 }
 
@@ -273,6 +274,84 @@ static void test_who_is_owed_what(void **state)
                                        "7 2c+4 at 4 of pages-1.img; ");
 }
 
+/* A writer for a task whose first and third area may come late, after a round and with its image opened. */
+static struct pagemap_writer *write_left(struct story *s)
+{
+        const struct area areas[] = {{AT(0), AT(1), ANONYMOUS, REGULAR, 0},
+                                     {AT(1), AT(2), ANONYMOUS | MAP_LOCKED, REGULAR, 0},
+                                     {AT(2), AT(3), ANONYMOUS, REGULAR, 0}};
+        struct pagemap_writer *w = NULL;
+
+        put_task(s, 7, 0);
+        put_memory(s, 7, 1, areas, 3);
+        assert_int_equal(lazy_areas_read(s->fd, false, &s->areas, &s->err), 0);
+        assert_int_equal(pagemap_writer_new(s->fd, &w), 0);
+        pagemap_writer_lazy(w, s->areas);
+        pagemap_writer_expect_left(w);
+        assert_int_equal(pagemap_writer_round(w, &s->err), 0);
+        add(w, s, 2, 4);
+        assert_int_equal(pagemap_writer_last(w, &s->err), 0);
+        assert_int_equal(pagemap_writer_open(w, PAGE_IMAGE(PAGE_IMAGE_TASK, 7), &s->err), 0);
+        add(w, s, 8, 2);
+        return w;
+}
+
+static int leave(struct pagemap_writer *w, struct story *s, uint64_t page, uint64_t n)
+{
+        return pagemap_writer_leave(w, PAGE_IMAGE(PAGE_IMAGE_TASK, 7), AT(0) + page * PAGE_BYTES, n, &s->err);
+}
+
+/* What stayed on the source has its places: where a round has brought it, and of its own. */
+static void test_what_was_left(void **state)
+{
+        struct story *s = *state;
+        CLEANUP(pagemap_writer_free_ptr) struct pagemap_writer *w = write_left(s);
+        struct told told = {0};
+        struct stat st;
+        uint64_t pages;
+
+        assert_int_equal(leave(w, s, 1, 3), 0); /* of these the round has brought two */
+        assert_int_equal(leave(w, s, 3, 1), -EBADMSG);
+        assert_int_equal(leave(w, s, 12, 0), -EBADMSG);
+        assert_int_equal(leave(w, s, 34, 5), 0);
+        assert_int_equal(pagemap_writer_keep(w, PAGE_IMAGE(PAGE_IMAGE_TASK, 7), AT(0) + 4 * PAGE_BYTES, 2, &s->err), 0);
+        assert_int_equal(pagemap_writer_left(w), 8);
+        assert_int_equal(pagemap_writer_stored(w), 4 + 2 + 6);
+        assert_int_equal(pagemap_writer_finish(w, &pages, &s->err), 0);
+        assert_int_equal(pages, 6);
+        assert_int_equal(pagemap_writer_owed(w, collect, &told), 0);
+        assert_string_equal(told.text, "7 1+1 at 0 of round-2/pages-1.img (away); "
+                                       "7 2+2 at 0 of round-1/pages-1.img (away); "
+                                       "7 4+2 at 2 of round-1/pages-1.img; "
+                                       "7 8+2 at 0 of pages-1.img; "
+                                       "7 22+5 at 1 of round-2/pages-1.img (away); ");
+        assert_int_equal(fstatat(s->fd, "round-2/pages-1.img", &st, 0), 0);
+        assert_int_equal(st.st_size, 6 * PAGE_BYTES);
+}
+
+/* Where it could not come late, or nobody said that some would be left, it is no copy. */
+static void test_what_must_not_be_left(void **state)
+{
+        struct story *s = *state;
+        CLEANUP(pagemap_writer_free_ptr) struct pagemap_writer *w = write_left(s), *other = NULL;
+        uint64_t pages;
+
+        assert_int_equal(leave(w, s, 15, 2), 0); /* one of them locked */
+        assert_int_equal(pagemap_writer_finish(w, &pages, &s->err), -EBADMSG);
+        assert_non_null(strstr(s->err.text, "process 7"));
+
+        assert_int_equal(fd_remove_tree(s->fd, "round-1", NULL), 0);
+        assert_int_equal(fd_remove_tree(s->fd, "round-2", NULL), 0);
+        assert_int_equal(pagemap_writer_new(s->fd, &other), 0);
+        pagemap_writer_lazy(other, s->areas);
+        assert_int_equal(pagemap_writer_round(other, &s->err), 0);
+        assert_int_equal(leave(other, s, 0, 1), -EBADMSG);
+        assert_int_equal(pagemap_writer_last(other, &s->err), 0);
+        assert_int_equal(leave(other, s, 0, 1), -EBADMSG);
+        assert_int_equal(pagemap_writer_open(other, PAGE_IMAGE(PAGE_IMAGE_TASK, 7), &s->err), 0);
+        assert_int_equal(leave(other, s, 0, 1), -EBADMSG);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -281,6 +360,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_unless_it_is_to_be_shared_no_more, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_is_no_image, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_who_is_owed_what, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_what_was_left, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_what_must_not_be_left, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

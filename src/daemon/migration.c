@@ -152,11 +152,17 @@ static const char *property(const struct migration *m, const char *key)
         return heard ? heard : text_of(m->request, key);
 }
 
-static const char *state_of(const struct migration *m)
+/* What is shown in place of the session's own state, and why. */
+static const char *shown_state(const struct migration *m)
 {
-        if (!m->attention[0])
-                return m->state;
-        return m->attention_waits ? "waiting" : "attention";
+        if (m->attention[0])
+                return m->attention_waits ? "waiting" : "attention";
+        return m->stalled[0] ? "stalled" : m->state;
+}
+
+static const char *shown_reason(const struct migration *m)
+{
+        return m->attention[0] ? m->attention : m->stalled[0] ? m->stalled : NULL;
 }
 
 json_t *migration_document(const struct migration *m)
@@ -175,7 +181,7 @@ json_t *migration_document(const struct migration *m)
         put_text(o, "source", m->source_side ? self : peer);
         put_text(o, "target", m->source_side ? peer : self);
         put_text(o, "mode", m->check ? "check" : property(m, "mode"));
-        put_text(o, "state", m->ended ? "ended" : state_of(m));
+        put_text(o, "state", m->ended ? "ended" : shown_state(m));
         put_text(o, "phase", m->phase);
         put_copy(o, "created_ms", json_object_get(m->request, "created_ms"));
         (void)json_object_set_new(o, "ended_ms", m->ended ? json_integer(m->ended_ms) : json_null());
@@ -184,7 +190,7 @@ json_t *migration_document(const struct migration *m)
         put_copy(o, "verdict", m->verdict);
         put_text(o, "result", result ? result : m->attention[0] && !m->attention_waits ? "unknown" : NULL);
         put_text(o, "owner", text_of(m->report, "owner"));
-        put_text(o, "reason", m->attention[0] ? m->attention : text_of(m->report, "reason"));
+        put_text(o, "reason", shown_reason(m) ?: text_of(m->report, "reason"));
         put_copy(o, "report", m->report);
         return o;
 }
@@ -223,8 +229,8 @@ static void publish(struct migration *m, const char *name, const json_t *packet)
 
 static void publish_state(struct migration *m)
 {
-        json_t *packet = json_pack("{s:s, s:s, s:s*}", "state", state_of(m), "phase", m->phase, "text",
-                                   m->attention[0] ? m->attention : NULL);
+        json_t *packet =
+                json_pack("{s:s, s:s, s:s*}", "state", shown_state(m), "phase", m->phase, "text", shown_reason(m));
 
         publish(m, "migration.state", packet);
         json_decref(packet);
@@ -263,7 +269,7 @@ int migration_settle(struct migration *m)
         (void)snprintf(path, sizeof(path), "%s/report.json", m->directory);
         m->ended_ms = stat(path, &st) == 0 ? (int64_t)st.st_mtim.tv_sec * 1000 : clock_wall_ms();
         m->ended = true;
-        m->attention[0] = '\0';
+        m->attention[0] = m->stalled[0] = '\0';
         const char *mode = text_of(report, "mode");
         if (mode && strcmp(mode, "check") == 0)
                 m->check = true;
@@ -413,6 +419,9 @@ static void on_event(const char *name, const json_t *packet, void *context)
                 take_cancel(m, packet);
         } else if (strcmp(name, "attention") == 0) {
                 take_attention(m, packet);
+        } else if (strcmp(name, "stalled") == 0) {
+                (void)snprintf(m->stalled, sizeof(m->stalled), "%s", text_of(packet, "text") ?: "");
+                publish_state(m);
         } else if (strcmp(name, "result") == 0) {
                 (void)migration_settle(m);
         }

@@ -35,6 +35,7 @@ struct migration {
         char state[32], phase[32];
         char attention[ERROR_TEXT_MAX]; /* why it stands still; "" while it does not */
         bool attention_waits;           /* until the other host answers; else until a person does something */
+        char stalled[ERROR_TEXT_MAX];   /* post-copy: why it waits for the link; "" while it does not */
         bool ended;                     /* report.json was read and the result is known to all */
         int64_t ended_ms;
 

@@ -169,6 +169,7 @@ int migrations_order(struct migrations *all, const struct migration_order *order
 static int check_decided(const struct migration *m, struct error *err)
 {
         if (m->ended || !m->state[0] || strcmp(m->state, handover_state_name(SOURCE_COMMITTED)) == 0 ||
+            strcmp(m->state, handover_state_name(SOURCE_SERVING)) == 0 ||
             strcmp(m->state, handover_state_name(SOURCE_ABORTED)) == 0)
                 return 0;
         return error_set_kind(err, ERROR_REFUSED, EBUSY,

@@ -59,6 +59,11 @@ void image_receiver_lazy(struct image_receiver *receiver, bool unshare)
         receiver->unshare = unshare;
 }
 
+void image_receiver_expect_left(struct image_receiver *receiver)
+{
+        pagemap_writer_expect_left(receiver->writer);
+}
+
 const struct error *image_receiver_lazy_failure(const struct image_receiver *receiver)
 {
         return &receiver->lazy_failure;
@@ -168,15 +173,19 @@ static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const 
         return 0;
 }
 
-static int on_pages_kept(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data, struct error *err)
+/* Kept, or left. */
+static int on_pages_left_out(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data,
+                             struct error *err)
 {
         if (f->flags || f->count || f->offset == 0 || f->offset > RUNS_PER_FRAME || f->size != f->offset * RUN_BYTES)
                 return error_set(err, EBADMSG, "%" PRIu64 " runs in %" PRIu32 " bytes", f->offset, f->size);
         for (uint64_t i = 0; i < f->offset; i++) {
                 struct page_span span;
                 int result = get_run(data, i, &span, err);
-                if (result == 0)
+                if (result == 0 && f->type == BULK_PAGES_KEPT)
                         result = pagemap_writer_keep(r->writer, f->object, span.vaddr, span.n_pages, err);
+                else if (result == 0)
+                        result = pagemap_writer_leave(r->writer, f->object, span.vaddr, span.n_pages, err);
                 if (result < 0)
                         return result;
         }
@@ -263,6 +272,11 @@ static int on_end(struct image_receiver *r, const struct bulk_frame *f, struct e
                                  r->frames, r->pages, f->offset, f->count);
         if (r->lazy && lazy_areas_read(r->images_fd, r->unshare, &r->areas, &r->lazy_failure) == 0)
                 pagemap_writer_lazy(r->writer, r->areas);
+        if (pagemap_writer_left(r->writer) && !r->areas) {
+                *err = r->lazy_failure;
+                return err->kind == ERROR_NONE ? error_set(err, EBADMSG, "memory was left on the source, unasked")
+                                               : -err->code;
+        }
         result = pagemap_writer_finish(r->writer, &written, err);
         if (result < 0)
                 return result;
@@ -288,7 +302,8 @@ static int dispatch(struct image_receiver *r, const struct bulk_frame *f, const 
         case BULK_LAST:
                 return on_last(r, f, err);
         case BULK_PAGES_KEPT:
-                return on_pages_kept(r, f, data, err);
+        case BULK_PAGES_LEFT:
+                return on_pages_left_out(r, f, data, err);
         case BULK_FILE_NAME:
                 return on_file_name(r, f, data, err);
         case BULK_FILE_DATA:

@@ -28,6 +28,7 @@ struct image_sender {
                 uint32_t flags, n_runs, n_pages;
         } filling; /* pages in the slot that are not sent yet, as long as more of their kind come */
         uint64_t frames, pages;
+        unsigned rounds;
 
         enum phase phase;
         int images_fd;
@@ -178,7 +179,15 @@ int image_sender_open(uint64_t image, void *sender)
 
 int image_sender_round(struct image_sender *sender, unsigned number)
 {
-        return send_mark(sender, &(struct bulk_frame){.type = BULK_ROUND, .object = number});
+        int r = send_mark(sender, &(struct bulk_frame){.type = BULK_ROUND, .object = number});
+
+        sender->rounds += r == 0;
+        return r;
+}
+
+unsigned image_sender_rounds(const struct image_sender *sender)
+{
+        return sender->rounds;
 }
 
 int image_sender_last(struct image_sender *sender)
@@ -200,12 +209,21 @@ int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_r
         return sender->phase == PHASE_PAGES ? send_pages(sender, image, PE_PRESENT, n_runs, n_pages) : -EINVAL;
 }
 
+static int send_runs(struct image_sender *s, enum bulk_type type, uint64_t image, uint32_t n_runs)
+{
+        return send_mark(
+                s, &(struct bulk_frame){
+                           .type = (uint16_t)type, .size = n_runs * RUN_BYTES, .object = image, .offset = n_runs});
+}
+
 int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_runs)
 {
-        return send_mark(sender, &(struct bulk_frame){.type = BULK_PAGES_KEPT,
-                                                      .size = n_runs * RUN_BYTES,
-                                                      .object = image,
-                                                      .offset = n_runs});
+        return send_runs(sender, BULK_PAGES_KEPT, image, n_runs);
+}
+
+int image_sender_left(struct image_sender *sender, uint64_t image, uint32_t n_runs)
+{
+        return send_runs(sender, BULK_PAGES_LEFT, image, n_runs);
 }
 
 bool image_sender_idle(const struct image_sender *sender)

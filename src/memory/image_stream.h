@@ -21,13 +21,19 @@
  *                    that what the memory of either host changed on the way is noticed
  *   BULK_PAGES_KEPT  object = page image, offset = number of runs; data = the runs: pages that were left out of the
  *                    dump, as the rounds brought them
- *   BULK_FILE_NAME   object = number of the file, from 1 without gaps; count = its bytes; data = its name. A file is
- *                    sent whole before the next begins
- *   BULK_FILE_DATA   object = number of that file, offset = position, without gaps; data = contents, not empty
- *   BULK_END         offset = number of frames before this one, count = pages with contents in all
+ *   BULK_PAGES_LEFT  the same of pages that are not here, nor in the dump: they stay with the frozen tasks on the
+ * source until they are wanted (post-copy) BULK_FILE_NAME   object = number of the file, from 1 without gaps; count =
+ * its bytes; data = its name. A file is sent whole before the next begins BULK_FILE_DATA   object = number of that
+ * file, offset = position, without gaps; data = contents, not empty BULK_END         offset = number of frames before
+ * this one, count = pages with contents in all
  *
  * A run is 16 bytes, big-endian: u64 vaddr, u32 pages, u32 0; by rising address. Fields that are not named are 0.
- * Nothing may follow the end.
+ * Nothing may follow the end, unless pages were left; then, on this link or on another after it was lost:
+ *
+ *   BULK_WANTED      from the target: object = page image, offset = number of runs, flags = BULK_URGENT when a task
+ * waits for the first of them; data = the runs, of pages that were left BULK_PAGES       the answer, as above, always
+ * checked, with BULK_URGENT as it was asked for. Order is the source's BULK_PAGES_GONE  object = page image, offset =
+ * number of runs; data = the runs: wanted, and nobody can read them
  */
 enum bulk_type {
         BULK_PAGES_OPEN = 1,
@@ -38,9 +44,13 @@ enum bulk_type {
         BULK_ROUND,
         BULK_LAST,
         BULK_PAGES_KEPT,
+        BULK_PAGES_LEFT, /* these, from version 3 of the protocol on */
+        BULK_WANTED,
+        BULK_PAGES_GONE,
 };
 
 #define BULK_CHECKED 0x8000U /* flag; version 2 of the protocol */
+#define BULK_URGENT 0x4000U  /* flag; version 3 */
 
 /* Ceilings of one stream; the first of what the receiver stores, for so much memory as STATE_OPEN tells. */
 #define STATE_MARGIN (UINT64_C(1) << 30)
@@ -99,10 +109,12 @@ void page_digest(const uint8_t *data, uint32_t n_pages, uint8_t ret[static DIGES
  * caller.
  */
 int image_sender_round(struct image_sender *sender, unsigned number);
+unsigned image_sender_rounds(const struct image_sender *sender); /* begun so far */
 int image_sender_reserve(struct image_sender *sender, uint8_t **ret);
 int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_runs, uint32_t n_pages);
 int image_sender_last(struct image_sender *sender);
 int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_runs);
+int image_sender_left(struct image_sender *sender, uint64_t image, uint32_t n_runs);
 /* Whether all that was sent is in the kernel's hands; false without a link. */
 bool image_sender_idle(const struct image_sender *sender);
 
@@ -132,6 +144,8 @@ int image_receiver_frame(struct image_receiver *receiver, const struct bulk_fram
  * Images that cannot be understood make nothing late; then image_receiver_lazy_failure() has the reason.
  */
 void image_receiver_lazy(struct image_receiver *receiver, bool unshare);
+/* Post-copy: pages may be left on the source; before the rounds end. */
+void image_receiver_expect_left(struct image_receiver *receiver);
 const struct error *image_receiver_lazy_failure(const struct image_receiver *receiver);
 /* What the pages were written with; borrowed. */
 const struct pagemap_writer *image_receiver_writer(const struct image_receiver *receiver);

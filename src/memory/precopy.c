@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 #include "base/cgroup.h"
-#include "base/proc_status.h"
 #include "memory/address_space.h"
+#include "memory/process_image.h"
 #include "memory/process_memory.h"
 
 /* Beyond so many a process is left to the dump altogether. */
@@ -103,48 +103,19 @@ uint64_t precopy_kept_bytes(const struct precopy *precopy)
 /* -- processes -------------------------------------------------------------------------------------------------------
  */
 
-/* Its pids, from our namespace inwards: ret[0] is what we know it by. How many, or a negative errno. */
-static int read_pids(pid_t pid, pid_t *ret, size_t max)
-{
-        AUTO_FREE char *status = NULL;
-
-        int r = proc_status_read(pid, &status);
-        if (r == 0)
-                r = proc_status_pids(status, "NSpid", ret, max);
-        return r == -EBADMSG || (r > 0 && ret[r - 1] == 0) ? -ESRCH : r;
-}
-
-#define DEPTH_MAX 32 /* of pid namespaces, in Linux */
-
-static int find_image(const struct precopy *p, pid_t pid, uint64_t *ret)
-{
-        pid_t pids[DEPTH_MAX + 1];
-
-        int n = read_pids(pid, pids, DEPTH_MAX + 1);
-        if (n < 0)
-                return n;
-        /* One that is not in the root's namespace is no part of the workload. */
-        if ((size_t)n <= p->depth)
-                return -ESRCH;
-        *ret = PAGE_IMAGE(PAGE_IMAGE_TASK, pids[p->depth]);
-        return 0;
-}
-
 int precopy_new(struct image_sender *sender, enum tracker_kind kind, enum precopy_demand demand, pid_t root,
                 struct precopy **ret, struct error *err)
 {
         CLEANUP(precopy_free_ptr) struct precopy *p = calloc(1, sizeof(*p));
-        pid_t pids[DEPTH_MAX + 1];
 
         if (!p)
                 return error_set(err, ENOMEM, "out of memory");
         p->sender = sender;
         p->demand = demand;
-        int n = read_pids(root, pids, DEPTH_MAX + 1);
-        if (n < 0)
-                return error_errno(err, -n, "cannot look at process %d", (int)root);
-        p->depth = (size_t)n - 1;
-        int r = tracker_new(kind, &p->tracker, err);
+        int r = process_image_depth(root, &p->depth);
+        if (r < 0)
+                return error_errno(err, -r, "cannot look at process %d", (int)root);
+        r = tracker_new(kind, &p->tracker, err);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(p);
@@ -199,7 +170,7 @@ static int watch_one(struct precopy *p, pid_t pid, struct error *reason, struct 
         struct process process = {.pid = pid};
         struct error why = {0};
 
-        int r = find_image(p, pid, &process.image);
+        int r = process_image_find(pid, p->depth, &process.image);
         if (r == 0 && is_abandoned(p, pid))
                 r = error_set(&why, EOPNOTSUPP, "too much memory of process %d cannot be read", (int)pid);
         else if (r == 0)
@@ -535,7 +506,8 @@ int precopy_clean(struct precopy *precopy, bool within, struct clean_pages *clea
                 uint64_t image;
                 struct error why = {0};
                 /* The name its pages went under must be the one CRIU has for it. */
-                if (!process->tracked || find_image(precopy, process->pid, &image) < 0 || image != process->image)
+                if (!process->tracked || process_image_find(process->pid, precopy->depth, &image) < 0 ||
+                    image != process->image)
                         continue;
                 precopy->current = i;
                 find_unread(precopy, process->pid);

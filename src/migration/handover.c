@@ -16,8 +16,11 @@
  *       | =PREPARED   | =DISCARDED                        | =COMMIT      copy died,    |
  *       v COMMIT      |                                   v STARTING     =ABORTED      |
  *    COMMITTED -------|  =DISCARDED                    STARTING -----------------------|
- *     |  | =RUNNING   |                                 |  | alive       never ran     |
- *     |  v RELEASED   v ABORTED                         |  v RUNNING                   v DISCARDING
+ *     |  | =FILLING --. (post-copy)                     |  | alive       never ran     |
+ *     |  |            v SERVING                         |  |                           |
+ *     |  |         SERVING --- operator: here > ABORTED |  |                           |
+ *     |  | =RUNNING | =RUNNING                          |  |                           |
+ *     |  v RELEASED v RELEASED                          |  v RUNNING                   v DISCARDING
  *     | RELEASED   ABORTED                              | RUNNING                   DISCARDING
  *     |     ^         ^                                 | gone  ^                    ^ | removed
  *     |     | =RUNNING, operator: there                 |       | operator: here     | v DISCARDED
@@ -30,6 +33,11 @@
  * or a user change nothing. The target starts on COMMIT only and gives up by itself only before STARTING, or when it is
  * certain that nothing ran. DISCARDING is durable before anything is removed, so the source is told at once and does
  * not stay frozen while files are removed.
+ *
+ * Post-copy: a running target that needs pages of the frozen copy says FILLING in place of RUNNING. SERVING is durable
+ * before a page is given after that, and the copy is destroyed only when RUNNING is heard: rule "until the last page".
+ * In SERVING it is known that the copy there ran, so nothing the target could say thaws this one; only a person who
+ * knows that the target's host is gone for ever takes it back, as it was when it was frozen.
  *
  * Late and repeated news are legal where the model has them, and answered with what we are. What is not in the table is
  * not legal.
@@ -82,6 +90,7 @@ static const struct transition transitions[] = {
 
         /* Committed: only the target's word or a person's moves it. */
         STAY(SOURCE_COMMITTED, EVENT_HEARD_PREPARED, ACT_TELL),
+        ON(SOURCE_COMMITTED, EVENT_HEARD_FILLING, SOURCE_SERVING, "SERVING", ACT_NONE),
         RELEASE(SOURCE_COMMITTED, EVENT_HEARD_RUNNING),
         ABORT(SOURCE_COMMITTED, EVENT_HEARD_DISCARDED),
         ON(SOURCE_COMMITTED, EVENT_HEARD_LOST, SOURCE_UNDECIDED, "UNDECIDED", ACT_CALL_OPERATOR),
@@ -93,8 +102,20 @@ static const struct transition transitions[] = {
         ABORT(SOURCE_COMMITTED, EVENT_RESOLVE_HERE),
         RELEASE(SOURCE_COMMITTED, EVENT_RESOLVE_THERE),
 
+        /* It runs there, and not without what is here. */
+        STAY(SOURCE_SERVING, EVENT_HEARD_FILLING, ACT_NONE),
+        RELEASE(SOURCE_SERVING, EVENT_HEARD_RUNNING),
+        STAY(SOURCE_SERVING, EVENT_FAILED, ACT_WAIT),
+        STAY(SOURCE_SERVING, EVENT_CANCEL, ACT_REFUSE_LATE),
+        STAY(SOURCE_SERVING, EVENT_LINK_LOST, ACT_WAIT),
+        STAY(SOURCE_SERVING, EVENT_ASK, ACT_TELL),
+        STAY(SOURCE_SERVING, EVENT_RESTARTED, ACT_TELL | ACT_WAIT),
+        ABORT(SOURCE_SERVING, EVENT_RESOLVE_HERE),
+        STAY(SOURCE_SERVING, EVENT_RESOLVE_THERE, ACT_NONE),
+
         /* Over: say so to whoever asks. What cannot be destroyed is frozen, and for a person to look at. */
         STAY(SOURCE_RELEASED, EVENT_HEARD_PREPARED, ACT_TELL),
+        STAY(SOURCE_RELEASED, EVENT_HEARD_FILLING, ACT_TELL),
         STAY(SOURCE_RELEASED, EVENT_HEARD_RUNNING, ACT_TELL),
         STAY(SOURCE_RELEASED, EVENT_HEARD_LOST, ACT_TELL),
         STAY(SOURCE_RELEASED, EVENT_FAILED, ACT_CALL_OPERATOR),
@@ -118,6 +139,7 @@ static const struct transition transitions[] = {
 
         /* The copy stays frozen. The target may have found it after all, or have been told by a person. */
         STAY(SOURCE_UNDECIDED, EVENT_HEARD_PREPARED, ACT_NONE),
+        ON(SOURCE_UNDECIDED, EVENT_HEARD_FILLING, SOURCE_SERVING, "SERVING", ACT_NONE),
         RELEASE(SOURCE_UNDECIDED, EVENT_HEARD_RUNNING),
         ABORT(SOURCE_UNDECIDED, EVENT_HEARD_DISCARDED),
         STAY(SOURCE_UNDECIDED, EVENT_HEARD_LOST, ACT_NONE),
@@ -219,6 +241,7 @@ static const struct state_facts states[HANDOVER_STATES] = {
         [SOURCE_WORKING] = {SIDE_SOURCE, "working", NULL, "source", false},
         [SOURCE_FROZEN] = {SIDE_SOURCE, "frozen", NULL, "source", false},
         [SOURCE_COMMITTED] = {SIDE_SOURCE, "committed", "COMMIT", "target", false},
+        [SOURCE_SERVING] = {SIDE_SOURCE, "serving", "SERVING", "target", false},
         [SOURCE_RELEASED] = {SIDE_SOURCE, "released", "RELEASED", "target", true},
         [SOURCE_ABORTED] = {SIDE_SOURCE, "aborted", "ABORTED", "source", true},
         [SOURCE_UNDECIDED] = {SIDE_SOURCE, "undecided", "UNDECIDED", "unknown", false},
@@ -234,6 +257,7 @@ static const struct state_facts states[HANDOVER_STATES] = {
 static const char *const events[HANDOVER_EVENTS] = {
         [EVENT_FROZEN] = "frozen",
         [EVENT_HEARD_PREPARED] = "heard-prepared",
+        [EVENT_HEARD_FILLING] = "heard-filling",
         [EVENT_HEARD_RUNNING] = "heard-running",
         [EVENT_HEARD_DISCARDED] = "heard-discarded",
         [EVENT_HEARD_LOST] = "heard-lost",

@@ -23,6 +23,7 @@ enum handover_state {
         SOURCE_WORKING,   /* the workload runs here; files and memory are on their way */
         SOURCE_FROZEN,    /* frozen here; the last of it is on its way, or the target prepares */
         SOURCE_COMMITTED, /* point of no return passed; the frozen copy is kept until RUNNING is heard */
+        SOURCE_SERVING,   /* FILLING heard: it runs there, and its last memory is still with the frozen copy here */
         SOURCE_RELEASED,  /* RUNNING heard: the frozen copy is being destroyed */
         SOURCE_ABORTED,   /* runs here again (or still); the target may still have to be told */
         SOURCE_UNDECIDED, /* committed, and the target does not know what became of the copy: an operator decides */
@@ -39,9 +40,10 @@ enum handover_state {
 
 enum handover_event {
         /* source */
-        EVENT_FROZEN,         /* all tasks frozen in our cgroup, network locked */
-        EVENT_HEARD_PREPARED, /* -> COMMIT */
-        EVENT_HEARD_RUNNING,
+        EVENT_FROZEN,          /* all tasks frozen in our cgroup, network locked */
+        EVENT_HEARD_PREPARED,  /* -> COMMIT */
+        EVENT_HEARD_FILLING,   /* the target says: it runs, and needs pages from here */
+        EVENT_HEARD_RUNNING,   /* it runs, and needs nothing any more */
         EVENT_HEARD_DISCARDED, /* the target says, durably: nothing ran here and nothing will (DISCARDING or DISCARDED)
                                 */
         EVENT_HEARD_LOST,      /* the target says: unknown */

@@ -22,7 +22,8 @@ static const char *const trackers[] = {[TRACKER_WANTED_AUTO] = "auto",
                                        [TRACKER_WANTED_NONE] = "none",
                                        NULL};
 
-static const char *const diverge[] = {[DIVERGE_STOP] = "stop", [DIVERGE_THROTTLE] = "throttle", NULL};
+static const char *const diverge[] = {
+        [DIVERGE_STOP] = "stop", [DIVERGE_THROTTLE] = "throttle", [DIVERGE_POSTCOPY] = "postcopy", NULL};
 
 const struct option_info migration_option_table[] = {
         {.key = "mode",
@@ -62,10 +63,14 @@ const struct option_info migration_option_table[] = {
          AT(max_downtime_ms)},
         {.key = "diverge",
          .argument = "WHAT",
-         .help = "when rounds help no more, stop: freeze it anyway; throttle: slow it down until they do",
+         .help = "when rounds help no more, stop: freeze it anyway; throttle: slow it down until they do; postcopy",
          .type = OPTION_WORD,
          .words = diverge,
          AT(diverge)},
+        {.key = "postcopy",
+         .help = "the last of its memory follows while it runs there; until then it needs both hosts",
+         .type = OPTION_FLAG,
+         AT(postcopy)},
         {.key = "unshare",
          .help = "resume before memory that parents and children share is in place; each gets its own copy",
          .type = OPTION_FLAG,

@@ -15,7 +15,7 @@
  */
 enum migration_mode { MODE_LIVE, MODE_RESTART };
 enum migration_files { MOVE_TREE, MOVE_SHARED };
-enum migration_diverge { DIVERGE_STOP, DIVERGE_THROTTLE };
+enum migration_diverge { DIVERGE_STOP, DIVERGE_THROTTLE, DIVERGE_POSTCOPY };
 enum migration_tracker {
         TRACKER_WANTED_AUTO, /* the best of those that are possible */
         TRACKER_WANTED_UFFD_WP,
@@ -35,6 +35,7 @@ struct migration_options {
         enum migration_tracker tracker; /* live: of written memory; without one all memory goes while frozen */
         uint64_t max_downtime_ms;       /* live: rounds go on until it is predicted, 0: MIGRATION_MAX_DOWNTIME_MS */
         enum migration_diverge diverge; /* live: what is done when rounds gain nothing and that is not reached */
+        bool postcopy;                  /* live: what rounds left stays on the source until it runs on the target */
         char images_dir[160];           /* instead of a private tmpfs, on both hosts; "" for that */
         bool keep_images, verbose, force, skip_cpu_check, skip_criu_check;
         uint64_t bandwidth;     /* bytes per second for memory and files together, 0: no cap */
@@ -81,6 +82,12 @@ const char *migration_option_flag(const struct option_info *info, char *buffer, 
  * a value out of range is ERROR_USAGE, and *ret is untouched.
  */
 int migration_options_parse(const json_t *object, const char *kind, struct migration_options *ret, struct error *err);
+
+/* May memory stay on the source until it runs on the target? */
+static inline bool migration_options_postcopy(const struct migration_options *options)
+{
+        return options->mode == MODE_LIVE && (options->postcopy || options->diverge == DIVERGE_POSTCOPY);
+}
 
 /* The object again, without what is as by default. New reference; NULL when out of memory. */
 json_t *migration_options_json(const struct migration_options *options);

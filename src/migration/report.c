@@ -87,6 +87,7 @@ static int allocate(const struct report_subject *subject, struct migration_repor
                 return r;
         report->owner = owner_names[0];
         report->downtime_ms = report->predicted_ms = report->predicted_copy_ms = -1;
+        report->postcopy.source_needed_ms = -1;
         report->phase = -1;
         *ret = TAKE_PTR(report);
         return 0;
@@ -170,6 +171,18 @@ void migration_report_unfrozen(struct migration_report *report, uint64_t now_ms)
         report->frozen_ms += elapsed(report->freeze_ms, now_ms);
 }
 
+void migration_report_handed_over(struct migration_report *report, uint64_t now_ms)
+{
+        if (report->is_frozen && report->downtime_ms < 0)
+                report->downtime_ms = report->frozen_ms + elapsed(report->freeze_ms, now_ms);
+}
+
+void migration_report_source_free(struct migration_report *report, uint64_t now_ms)
+{
+        if (report->postcopy.used && report->postcopy.source_needed_ms < 0)
+                report->postcopy.source_needed_ms = elapsed(report->begun_ms, now_ms);
+}
+
 static enum report_result result_of(const char *owner, const struct error *failure)
 {
         if (strcmp(owner, "unknown") == 0 || (failure && failure->kind == ERROR_UNKNOWN))
@@ -237,6 +250,16 @@ static json_t *known_json(int64_t number)
         return number < 0 ? json_null() : json_integer(number);
 }
 
+static json_t *postcopy_json(const struct migration_report *report)
+{
+        if (!report->postcopy.used)
+                return json_null();
+        return json_pack("{s:o, s:o, s:o, s:o}", "left_bytes", number_json(report->postcopy.left_bytes),
+                         "faulted_bytes", number_json(report->postcopy.faulted_bytes), "background_bytes",
+                         number_json(report->postcopy.background_bytes), "source_needed_ms",
+                         known_json(report->postcopy.source_needed_ms));
+}
+
 static json_t *failure_json(const struct migration_report *report)
 {
         if (report->failure.kind == ERROR_NONE)
@@ -267,6 +290,7 @@ json_t *migration_report_to_json(const struct migration_report *r)
         failed |= json_object_set_new(json, "bytes_sent", number_json(r->bytes_sent));
         failed |= json_object_set_new(json, "rounds", json_integer(r->rounds));
         failed |= json_object_set_new(json, "tracker", text_json(r->tracker));
+        failed |= json_object_set_new(json, "postcopy", postcopy_json(r));
         failed |= json_object_set_new(json, "phases", phases_json(r));
         failed |= json_object_set_new(json, "failure", failure_json(r));
         if (failed) {
@@ -383,6 +407,21 @@ static void get_failure(struct reader *in, struct migration_report *report)
                 fault(in, "failure");
 }
 
+static void get_postcopy(struct reader *in, struct migration_report *report)
+{
+        struct reader postcopy = {.json = json_object_get(in->json, "postcopy")};
+
+        if (!postcopy.json || json_is_null(postcopy.json))
+                return;
+        report->postcopy.used = true;
+        report->postcopy.left_bytes = (uint64_t)get_number(&postcopy, "left_bytes", INT64_MAX, false);
+        report->postcopy.faulted_bytes = (uint64_t)get_number(&postcopy, "faulted_bytes", INT64_MAX, false);
+        report->postcopy.background_bytes = (uint64_t)get_number(&postcopy, "background_bytes", INT64_MAX, false);
+        report->postcopy.source_needed_ms = get_number(&postcopy, "source_needed_ms", INT64_MAX, true);
+        if (postcopy.bad)
+                fault(in, "postcopy");
+}
+
 int migration_report_from_json(const json_t *json, struct migration_report **ret, struct error *err)
 {
         CLEANUP(migration_report_free_ptr) struct migration_report *report = NULL;
@@ -419,6 +458,7 @@ int migration_report_from_json(const json_t *json, struct migration_report **ret
         report->rounds = (unsigned)get_number(&in, "rounds", UINT32_MAX, false);
         if (report->ended_ms < 0)
                 report->ended_ms = 0;
+        get_postcopy(&in, report);
         get_phases(&in, report);
         get_failure(&in, report);
         if (in.bad)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -53,6 +54,13 @@ struct migration_report {
                 predicted_copy_ms; /* of downtime, and of memory in it; before the freeze; -1: not (null) */
         int64_t frozen_ms;         /* sum of all times frozen on the source */
         uint64_t bytes_sent;
+        struct {
+                bool used;              /* memory stayed on the source when it ran on the target already (else null) */
+                uint64_t left_bytes;    /* so much of it */
+                uint64_t faulted_bytes; /* of that, fetched because a task waited, with what lies around; */
+                uint64_t background_bytes; /* and by itself */
+                int64_t source_needed_ms;  /* from the start to when the source could be done without; -1: not yet */
+        } postcopy;
         unsigned rounds;
         struct report_phase phases[REPORT_PHASES_MAX]; /* in the order in which they first began */
         size_t n_phases;
@@ -87,6 +95,12 @@ int migration_report_phase(struct migration_report *report, const char *name, ui
 
 /* The current phase has done so many bytes beside what was sent in it. */
 void migration_report_bytes(struct migration_report *report, uint64_t bytes);
+
+/* Post-copy: the copy there runs. What it waited until then is the downtime, though it is frozen here for longer. */
+void migration_report_handed_over(struct migration_report *report, uint64_t now_ms);
+
+/* The last page is there. */
+void migration_report_source_free(struct migration_report *report, uint64_t now_ms);
 
 /* The source froze it, or let it go again (thawed or released). Repeated calls change nothing. */
 void migration_report_frozen(struct migration_report *report, uint64_t now_ms);

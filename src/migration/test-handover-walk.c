@@ -37,7 +37,7 @@ struct world {
         uint8_t named;  /* one of the losses that are allowed */
         uint8_t faults; /* that may still come, cancels of users among them */
         uint8_t quiet;  /* no more of them */
-        uint8_t none;   /* in place of padding: worlds are compared and hashed as bytes */
+        uint8_t wants;  /* the target's copy needs pages of the source's frozen one (post-copy) */
 };
 _Static_assert(sizeof(struct one) == 10 && sizeof(struct world) == 28, "a struct world has no padding");
 
@@ -53,6 +53,7 @@ static void copy_fails(struct world *w)
 {
         w->named |= w->hit;
         w->target.copy = NO_COPY;
+        w->wants = 0;
 }
 
 static void must(bool condition, const char *what, const struct world *w)
@@ -79,11 +80,12 @@ static void feed(struct world *w, struct one *side, enum handover_event event)
 }
 
 /* The message of a state, as the event it is on the other side. */
-static uint8_t message_of(enum handover_state state)
+static uint8_t message_of(enum handover_state state, bool wants)
 {
         switch (state) {
         case SOURCE_COMMITTED:
-        case SOURCE_UNDECIDED: /* it asks */
+        case SOURCE_SERVING:
+        case SOURCE_UNDECIDED: /* they ask */
                 return EVENT_HEARD_COMMIT;
         case SOURCE_RELEASED:
                 return EVENT_HEARD_RELEASED;
@@ -92,7 +94,7 @@ static uint8_t message_of(enum handover_state state)
         case TARGET_PREPARED:
                 return EVENT_HEARD_PREPARED;
         case TARGET_RUNNING:
-                return EVENT_HEARD_RUNNING;
+                return wants ? EVENT_HEARD_FILLING : EVENT_HEARD_RUNNING;
         case TARGET_DISCARDING:
         case TARGET_DISCARDED:
                 return EVENT_HEARD_DISCARDED;
@@ -105,7 +107,7 @@ static uint8_t message_of(enum handover_state state)
 
 static void tell(struct world *w, const struct one *from, struct one *to)
 {
-        uint8_t message = message_of(from->state);
+        uint8_t message = message_of(from->state, w->wants);
 
         if (!w->linked || message == NOTHING)
                 return;
@@ -140,6 +142,7 @@ static void act(struct world *w, struct one *side, struct one *other)
                         side->copy = RUNS;
                 break;
         case ACT_DESTROY:
+                must(!w->wants || other->copy != RUNS || w->named || w->word, "destroyed before the last page", w);
                 side->copy = NO_COPY;
                 break;
         case ACT_START:
@@ -151,6 +154,7 @@ static void act(struct world *w, struct one *side, struct one *other)
         case ACT_DISCARD:
                 must(side->copy != RUNS, "discarded while it ran", w);
                 side->copy = NO_COPY;
+                w->wants = 0;
                 if (side->state == TARGET_DISCARDING)
                         feed(w, side, EVENT_DISCARD_DONE);
                 break;
@@ -177,8 +181,9 @@ static void crash(struct world *w, struct one *side)
 static void source_host_dies(struct world *w)
 {
         w->hit |= w->source.copy != NO_COPY;
-        w->named |= w->source.copy != NO_COPY && w->target.copy != RUNS &&
-                    !(w->source.record == SOURCE_COMMITTED && w->target.copy == HELD);
+        w->named |= w->source.copy != NO_COPY &&
+                    (w->wants ||
+                     (w->target.copy != RUNS && !(w->source.record == SOURCE_COMMITTED && w->target.copy == HELD)));
         w->source.copy = NO_COPY;
         crash(w, &w->source);
 }
@@ -221,9 +226,13 @@ static void source_moves(const struct world *w, struct moves *moves)
         MOVE(is(s, SOURCE_FROZEN) && w->linked && w->target.up && is(&w->target, TARGET_RECEIVING) &&
                      w->target.copy == NO_COPY,
              m->target.copy = HELD);
+        MOVE(is(s, SOURCE_FROZEN) && w->linked && w->target.up && is(&w->target, TARGET_RECEIVING) &&
+                     w->target.copy == NO_COPY,
+             m->target.copy = HELD;
+             m->wants = 1);
         /* Waiting: a time-out asks, or before COMMIT gives up. */
         MOVE(is(s, SOURCE_FROZEN) && !s->acts, feed(m, &m->source, EVENT_FAILED));
-        MOVE((is(s, SOURCE_COMMITTED) || is(s, SOURCE_UNDECIDED)) && !s->acts && w->linked &&
+        MOVE((is(s, SOURCE_COMMITTED) || is(s, SOURCE_SERVING) || is(s, SOURCE_UNDECIDED)) && !s->acts && w->linked &&
                      w->target.inbox[0] == NOTHING && s->inbox[0] == NOTHING,
              feed(m, &m->source, EVENT_ASK));
         MOVE(is(s, SOURCE_UNDECIDED), m->word = 1; feed(m, &m->source, EVENT_RESOLVE_HERE));
@@ -259,6 +268,16 @@ static void target_moves(const struct world *w, struct moves *moves)
         MOVE(!w->quiet && w->faults, m->faults--; feed(m, &m->target, EVENT_CANCEL));
 }
 
+/* The last page comes; or it is found out that the source's host has lost it. */
+static void page_moves(const struct world *w, struct moves *moves)
+{
+        const bool wanted = w->wants && is(&w->target, TARGET_RUNNING) && w->target.up && w->source.up && w->linked;
+
+        MOVE(wanted && w->source.copy == ICE, m->wants = 0; m->target.acts |= ACT_TELL);
+        MOVE(wanted && w->source.copy != ICE, must(m->named || m->word, "pages were lost", m); m->wants = 0;
+             m->target.acts |= ACT_TELL);
+}
+
 static void world_moves(const struct world *w, struct moves *moves)
 {
         MOVE(!w->linked && w->source.up && w->target.up, m->linked = 1);
@@ -284,6 +303,7 @@ static void all_moves(const struct world *w, struct moves *moves)
         moves->n = 0;
         source_moves(w, moves);
         target_moves(w, moves);
+        page_moves(w, moves);
         world_moves(w, moves);
 }
 
@@ -295,12 +315,14 @@ static void check(const struct world *w)
         must(w->target.copy != RUNS || w->target.record == TARGET_STARTING || w->target.record == TARGET_RUNNING,
              "it runs without a record", w);
         must(w->source.record != SOURCE_UNDECIDED || w->source.copy == ICE || w->named, "undecided, and not held", w);
+        must(!w->wants || w->target.copy != RUNS || w->source.copy == ICE || w->named || w->word, "pages are nowhere",
+             w);
 }
 
 static bool ended(const struct world *w)
 {
         return w->source.up && w->target.up && handover_is_final(w->source.state) &&
-               handover_is_final(w->target.state) && !w->source.acts && !w->target.acts;
+               handover_is_final(w->target.state) && !w->source.acts && !w->target.acts && !w->wants;
 }
 
 static void check_end(const struct world *w)

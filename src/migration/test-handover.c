@@ -15,7 +15,7 @@
  * state. Every pair is here; the code has to agree with all of them.
  *
  *      -       not legal
- *      A R C U abort, release, commit, undecided: to that state, with its record and its acts
+ *      A R C V U abort, release, commit, serving, undecided: to that state, with its record and its acts
  *      D S P N G  discard, start, prepared, running (N), unknown (G, for gone)
  *      F X     to frozen without a record; to discarded
  *      =...    stays, with these acts: t tell, h thaw, y destroy, d discard, w wait, l late, o operator, e examine
@@ -26,30 +26,31 @@ struct row {
         const char *cells[8];
 };
 
-static const enum handover_state source_columns[] = {SOURCE_WORKING,  SOURCE_FROZEN,  SOURCE_COMMITTED,
+static const enum handover_state source_columns[] = {SOURCE_WORKING, SOURCE_FROZEN,  SOURCE_COMMITTED, SOURCE_SERVING,
                                                      SOURCE_RELEASED, SOURCE_ABORTED, SOURCE_UNDECIDED};
 static const struct row source_rows[] = {
-        /*                        working frozen committed released aborted undecided */
-        {EVENT_FROZEN,          {"F",    "-",   "-",      "-",     "=h",   "-"}},
-        {EVENT_HEARD_PREPARED,  {"-",    "C",   "=t",     "=t",    "=t",   "="}},
-        {EVENT_HEARD_RUNNING,   {"-",    "-",   "R",      "=t",    "-",    "R"}},
-        {EVENT_HEARD_DISCARDED, {"A",    "A",   "A",      "-",     "=",    "A"}},
-        {EVENT_HEARD_LOST,      {"-",    "-",   "U",      "=t",    "=t",   "="}},
-        {EVENT_FAILED,          {"A",    "A",   "=w",     "=o",    "=o",   "=w"}},
-        {EVENT_CANCEL,          {"A",    "A",   "=l",     "=l",    "=",    "=o"}},
-        {EVENT_LINK_LOST,       {"A",    "A",   "=w",     "=",     "=",    "=w"}},
-        {EVENT_ASK,             {"-",    "-",   "=t",     "=t",    "=t",   "=t"}},
-        {EVENT_RESTARTED,       {"A",    "A",   "=tw",    "=ty",   "=th",  "=to"}},
-        {EVENT_HELD,            {"-",    "-",   "-",      "-",     "-",    "-"}},
-        {EVENT_HEARD_COMMIT,    {"-",    "-",   "-",      "-",     "-",    "-"}},
-        {EVENT_ALIVE,           {"-",    "-",   "-",      "-",     "-",    "-"}},
-        {EVENT_NEVER_RAN,       {"-",    "-",   "-",      "-",     "-",    "-"}},
-        {EVENT_GONE,            {"-",    "-",   "-",      "-",     "-",    "-"}},
-        {EVENT_HEARD_ABORTED,   {"-",    "-",   "-",      "-",     "-",    "-"}},
-        {EVENT_HEARD_RELEASED,  {"-",    "-",   "-",      "-",     "-",    "-"}},
-        {EVENT_DISCARD_DONE,    {"-",    "-",   "-",      "-",     "-",    "-"}},
-        {EVENT_RESOLVE_HERE,    {"A",    "A",   "A",      "-",     "=",    "A"}},
-        {EVENT_RESOLVE_THERE,   {"-",    "-",   "R",      "=",     "-",    "R"}},
+        /*                        working frozen committed serving released aborted undecided */
+        {EVENT_FROZEN,          {"F",  "-",  "-",  "-",  "-",  "=h",  "-"}},
+        {EVENT_HEARD_PREPARED,  {"-",  "C",  "=t",  "-",  "=t",  "=t",  "="}},
+        {EVENT_HEARD_FILLING,   {"-",  "-",  "V",  "=",  "=t",  "-",  "V"}},
+        {EVENT_HEARD_RUNNING,   {"-",  "-",  "R",  "R",  "=t",  "-",  "R"}},
+        {EVENT_HEARD_DISCARDED, {"A",  "A",  "A",  "-",  "-",  "=",  "A"}},
+        {EVENT_HEARD_LOST,      {"-",  "-",  "U",  "-",  "=t",  "=t",  "="}},
+        {EVENT_FAILED,          {"A",  "A",  "=w",  "=w",  "=o",  "=o",  "=w"}},
+        {EVENT_CANCEL,          {"A",  "A",  "=l",  "=l",  "=l",  "=",  "=o"}},
+        {EVENT_LINK_LOST,       {"A",  "A",  "=w",  "=w",  "=",  "=",  "=w"}},
+        {EVENT_ASK,             {"-",  "-",  "=t",  "=t",  "=t",  "=t",  "=t"}},
+        {EVENT_RESTARTED,       {"A",  "A",  "=tw",  "=tw",  "=ty",  "=th",  "=to"}},
+        {EVENT_HELD,            {"-",  "-",  "-",  "-",  "-",  "-",  "-"}},
+        {EVENT_HEARD_COMMIT,    {"-",  "-",  "-",  "-",  "-",  "-",  "-"}},
+        {EVENT_ALIVE,           {"-",  "-",  "-",  "-",  "-",  "-",  "-"}},
+        {EVENT_NEVER_RAN,       {"-",  "-",  "-",  "-",  "-",  "-",  "-"}},
+        {EVENT_GONE,            {"-",  "-",  "-",  "-",  "-",  "-",  "-"}},
+        {EVENT_HEARD_ABORTED,   {"-",  "-",  "-",  "-",  "-",  "-",  "-"}},
+        {EVENT_HEARD_RELEASED,  {"-",  "-",  "-",  "-",  "-",  "-",  "-"}},
+        {EVENT_DISCARD_DONE,    {"-",  "-",  "-",  "-",  "-",  "-",  "-"}},
+        {EVENT_RESOLVE_HERE,    {"A",  "A",  "A",  "A",  "-",  "=",  "A"}},
+        {EVENT_RESOLVE_THERE,   {"-",  "-",  "R",  "=",  "=",  "-",  "R"}},
 };
 
 static const enum handover_state target_columns[] = {TARGET_RECEIVING,  TARGET_PREPARED,  TARGET_STARTING, TARGET_RUNNING,
@@ -58,6 +59,7 @@ static const struct row target_rows[] = {
         /*                        receiving prepared starting running discarding discarded unknown */
         {EVENT_FROZEN,          {"-",      "-",     "-",     "-",    "-",       "-",      "-"}},
         {EVENT_HEARD_PREPARED,  {"-",      "-",     "-",     "-",    "-",       "-",      "-"}},
+        {EVENT_HEARD_FILLING,   {"-",      "-",     "-",     "-",    "-",       "-",      "-"}},
         {EVENT_HEARD_RUNNING,   {"-",      "-",     "-",     "-",    "-",       "-",      "-"}},
         {EVENT_HEARD_DISCARDED, {"-",      "-",     "-",     "-",    "-",       "-",      "-"}},
         {EVENT_HEARD_LOST,      {"-",      "-",     "-",     "-",    "-",       "-",      "-"}},
@@ -87,6 +89,7 @@ static const struct {
         {'A', {SOURCE_ABORTED, "ABORTED", ACT_TELL | ACT_THAW}},
         {'R', {SOURCE_RELEASED, "RELEASED", ACT_TELL | ACT_DESTROY}},
         {'C', {SOURCE_COMMITTED, "COMMIT", ACT_TELL}},
+        {'V', {SOURCE_SERVING, "SERVING", ACT_NONE}},
         {'U', {SOURCE_UNDECIDED, "UNDECIDED", ACT_CALL_OPERATOR}},
         {'F', {SOURCE_FROZEN, NULL, ACT_NONE}},
         {'D', {TARGET_DISCARDING, "DISCARDING", ACT_TELL | ACT_DISCARD}},
@@ -241,6 +244,8 @@ static void test_ends(void **unused)
         assert_false(handover_is_final(TARGET_DISCARDING));
         assert_string_equal(handover_owner(SOURCE_FROZEN), "source");
         assert_string_equal(handover_owner(SOURCE_COMMITTED), "target");
+        assert_false(handover_is_final(SOURCE_SERVING));
+        assert_string_equal(handover_owner(SOURCE_SERVING), "target");
         assert_string_equal(handover_owner(SOURCE_UNDECIDED), "unknown");
         assert_string_equal(handover_owner(TARGET_UNKNOWN), "unknown");
         assert_string_equal(handover_owner(TARGET_PREPARED), "source");

@@ -153,6 +153,7 @@ static void test_json(void **unused)
                                            "bytes_sent",
                                            "rounds",
                                            "tracker",
+                                           "postcopy",
                                            "phases",
                                            "failure",
                                            "started_ms",
@@ -171,6 +172,9 @@ static void test_json(void **unused)
                 if (i == 1) {
                         assert_int_equal(migration_report_phase(r, "files", 1200, 0), 0);
                         migration_report_end(r, SOURCE_ABORTED, &failure, "alpha", WALL + 9, 1700, 77);
+                } else if (i == 2) {
+                        r->postcopy.used = true;
+                        r->postcopy.left_bytes = 12345;
                 }
                 json_t *json = migration_report_to_json(r);
                 assert_non_null(json);
@@ -187,12 +191,39 @@ static void test_json(void **unused)
         }
 }
 
+/* With post-copy it is frozen for longer than it stood still, and the moment when the source is free is told. */
+static void test_postcopy(void **unused)
+{
+        CLEANUP(migration_report_free_ptr) struct migration_report *r = begin();
+
+        (void)unused;
+        r->postcopy.used = true;
+        migration_report_frozen(r, 1500);
+        migration_report_handed_over(r, 1540);
+        migration_report_handed_over(r, 1700); /* told again after a loss of the link */
+        migration_report_source_free(r, 2900);
+        migration_report_source_free(r, 3100);
+        migration_report_unfrozen(r, 3000);
+        assert_int_equal(r->downtime_ms, 40);
+        assert_int_equal(r->frozen_ms, 1500);
+        assert_int_equal(r->postcopy.source_needed_ms, 1900);
+        json_t *json = migration_report_to_json(r), *postcopy = json_object_get(json, "postcopy");
+        assert_int_equal(json_integer_value(json_object_get(postcopy, "source_needed_ms")), 1900);
+        (void)json_object_set_new(postcopy, "left_bytes", json_string("many"));
+        struct migration_report *none = NULL;
+        struct error err = {0};
+        assert_int_equal(migration_report_from_json(json, &none, &err), -EBADMSG);
+        assert_non_null(strstr(err.text, "postcopy"));
+        json_decref(json);
+}
+
 /* Whatever single thing is missing or of another kind is found and named. */
 static void test_bad_json(void **unused)
 {
         CLEANUP(migration_report_free_ptr) struct migration_report *r = success(), *back = NULL;
         static const char *const may_be_null[] = {
-                "reason", "downtime_ms", "predicted_downtime_ms", "predicted_copy_ms", "tracker", "failure", "result"};
+                "reason",  "downtime_ms", "predicted_downtime_ms", "predicted_copy_ms", "tracker", "postcopy",
+                "failure", "result"};
         json_t *good = migration_report_to_json(r);
         const char *key;
         json_t *value;
@@ -282,9 +313,9 @@ static void test_sizes(void **unused)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_story), cmocka_unit_test(test_results),  cmocka_unit_test(test_failure),
-                cmocka_unit_test(test_json),  cmocka_unit_test(test_bad_json), cmocka_unit_test(test_subject),
-                cmocka_unit_test(test_sizes),
+                cmocka_unit_test(test_story),   cmocka_unit_test(test_results),  cmocka_unit_test(test_failure),
+                cmocka_unit_test(test_json),    cmocka_unit_test(test_postcopy), cmocka_unit_test(test_bad_json),
+                cmocka_unit_test(test_subject), cmocka_unit_test(test_sizes),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

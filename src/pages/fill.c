@@ -30,11 +30,36 @@ static void pause_for(unsigned us)
         (void)nanosleep(&t, NULL);
 }
 
-/* The next owed page of anybody behind the cursor; round to the first once. */
+/* A piece of which nothing is on another host. Of others only what is asked for is given: they stay in the store. */
+static bool is_whole(const struct page_worker *w, const struct ledger_part *part)
+{
+        const uint64_t all = w->ledger->files[part->file].n_pages, end = part->end < all ? part->end : all;
+
+        return part->first >= end ||
+               page_ledger_here(w->ledger, part->file, part->first, end - part->first) == end - part->first;
+}
+
+/* The next owed page of the space at or behind `from`, of a piece that is whole. */
+static bool find_here(const struct page_worker *w, uint32_t space, uint64_t from, uint64_t *ret)
+{
+        struct ledger_run run;
+
+        while (page_ledger_next(w->ledger, space, from, UINT64_MAX, UINT64_MAX, &run)) {
+                const struct ledger_part part = page_store_piece(run.file, run.position);
+                const uint64_t n = part.end - run.position < run.n_pages ? part.end - run.position : run.n_pages;
+                *ret = run.vaddr;
+                if (is_whole(w, &part))
+                        return true;
+                from = run.vaddr + n * PAGE_BYTES;
+        }
+        return false;
+}
+
+/* The next of anybody behind the cursor; round to the first once. */
 static bool find_next(struct page_worker *w, struct worker_fault *ret)
 {
         const uint32_t n = w->ledger->head->n_spaces;
-        struct ledger_run run;
+        uint64_t vaddr;
 
         for (uint32_t i = 0; i <= n; i++) {
                 if (w->cursor_space >= n) {
@@ -43,10 +68,9 @@ static bool find_next(struct page_worker *w, struct worker_fault *ret)
                 }
                 const uint32_t space = w->cursor_space;
                 if (w->ledger->spaces[space].state == SPACE_LIVE && !w->dead[space] &&
-                    __atomic_load_n(&w->owed[space], __ATOMIC_ACQUIRE) &&
-                    page_ledger_next(w->ledger, space, w->cursor, UINT64_MAX, 1, &run)) {
-                        *ret = (struct worker_fault){.space = space, .vaddr = run.vaddr};
-                        w->cursor = run.vaddr / PIECE_BYTES * PIECE_BYTES + PIECE_BYTES;
+                    __atomic_load_n(&w->owed[space], __ATOMIC_ACQUIRE) && find_here(w, space, w->cursor, &vaddr)) {
+                        *ret = (struct worker_fault){.space = space, .vaddr = vaddr};
+                        w->cursor = vaddr / PIECE_BYTES * PIECE_BYTES + PIECE_BYTES;
                         return true;
                 }
                 w->cursor_space++;
@@ -90,6 +114,20 @@ static bool next_piece(struct page_worker *w, struct worker_piece *ret)
         return found;
 }
 
+/* Where to go on: after a run that is given up to where its piece ends, or that has to wait for others of it. */
+static uint64_t fill_run(struct page_worker *w, uint32_t space, struct ledger_run *run, int *ret)
+{
+        const struct ledger_part part = page_store_piece(run->file, run->position);
+
+        if (run->n_pages > part.end - run->position)
+                run->n_pages = part.end - run->position;
+        *ret = 0;
+        if (!is_whole(w, &part))
+                return run->vaddr + run->n_pages * PAGE_BYTES;
+        *ret = page_place_run(w, space, run);
+        return run->vaddr;
+}
+
 /* False: nothing is left of the piece. */
 static bool fill_some(struct page_worker *w, const struct worker_piece *p, uint64_t *from, int *ret)
 {
@@ -103,10 +141,8 @@ static bool fill_some(struct page_worker *w, const struct worker_piece *p, uint6
                 some = page_ledger_next_of(w->ledger, space, &p->part, *from, RUN_PAGES, &run);
         else if (some)
                 some = page_ledger_next(w->ledger, space, *from, end, RUN_PAGES, &run);
-        if (some) {
-                *ret = page_place_run(w, space, &run);
-                *from = run.vaddr;
-        }
+        if (some)
+                *from = fill_run(w, space, &run, ret);
         (void)pthread_rwlock_unlock(&w->lock);
         return some;
 }
@@ -214,7 +250,7 @@ void page_fill_around(struct page_worker *w, const struct worker_fault *fault)
         struct worker_piece piece;
 
         if (!page_worker_is_filling(w) || __atomic_load_n(&w->owed[fault->space], __ATOMIC_ACQUIRE) == 0 ||
-            !find_piece(w, fault, &piece))
+            !find_piece(w, fault, &piece) || !is_whole(w, &piece.part))
                 return;
         bool known = false;
         (void)pthread_mutex_lock(&w->mutex);

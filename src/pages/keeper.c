@@ -65,6 +65,8 @@ static void work(struct page_ledger *ledger, pid_t keeper)
         /* One that cannot begin because nobody wants it any more, and the images are gone, is through as well. */
         if (end == WORKER_THROUGH || (r < 0 && ledger->head->stop)) {
                 (void)unlinkat(PAGE_SERVICE_IMAGES, CRIU_LAZY_SOCKET, 0);
+                (void)unlinkat(PAGE_SERVICE_IMAGES, PAGE_SERVICE_WANTED, 0);
+                (void)unlinkat(PAGE_SERVICE_IMAGES, PAGE_SERVICE_HERE, 0);
                 _exit(0);
         }
         if (r < 0 && getppid() == keeper)

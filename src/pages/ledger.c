@@ -74,7 +74,7 @@ void page_ledger_free(struct page_ledger *ledger)
 /* -- lists -------------------------------------------------------------------------------------------------------- */
 
 /* Fresh bytes, which are zero. Whoever dies now has lost them, and nothing else. 0: there are none. */
-static uint64_t take(struct page_ledger *l, uint64_t bytes)
+uint64_t page_ledger_take(struct page_ledger *l, uint64_t bytes)
 {
         const uint64_t at = l->head->used, rounded = (bytes + 63) / 64 * 64;
 
@@ -104,7 +104,7 @@ static int reserve(struct page_ledger *l, struct ledger_runs *runs, uint64_t n, 
 {
         if (n <= runs->room)
                 return 0;
-        const uint64_t room = n < 16 ? 16 : 2 * n, at = take(l, room * sizeof(struct ledger_run));
+        const uint64_t room = n < 16 ? 16 : 2 * n, at = page_ledger_take(l, room * sizeof(struct ledger_run));
         if (!at)
                 return -ENOSPC;
         if (keep && runs->n)
@@ -117,7 +117,7 @@ static int reserve(struct page_ledger *l, struct ledger_runs *runs, uint64_t n, 
 static int reserve_bits(struct page_ledger *l, struct ledger_space *s, uint64_t n)
 {
         if (n > s->bits_room) {
-                const uint64_t at = take(l, (n + WORD_BITS - 1) / WORD_BITS * sizeof(uint64_t));
+                const uint64_t at = page_ledger_take(l, (n + WORD_BITS - 1) / WORD_BITS * sizeof(uint64_t));
                 if (!at)
                         return -ENOSPC;
                 s->bits = at;

@@ -63,7 +63,23 @@ struct ledger_file {
         uint64_t n_pages;
         int32_t fd; /* as above; -1: not open */
         uint32_t zero;
+        uint64_t here; /* offset in the ledger of a bit for each page that is in the file; 0: all are */
 };
+
+/* Pages that are still with the frozen tasks on the source: which they are there, and where they go to in a file. */
+struct ledger_away {
+        uint64_t image, vaddr; /* as criu/page_server.h has them */
+        uint64_t n_pages, position;
+        uint32_t file, zero;
+};
+
+/* A page of which a task waits until it comes: set by a worker, and by the session set free when it has come. */
+struct ledger_wanted {
+        uint32_t state; /* 0: free, 1: being written, 2: wanted */
+        uint32_t file;
+        uint64_t position;
+};
+#define LEDGER_WANTED_MAX 1024U
 
 /* The beginning of the file. What a system call writes for us lies here too, so that no death can lose it. */
 struct ledger_head {
@@ -82,6 +98,13 @@ struct ledger_head {
         uint64_t used;           /* end of what is taken of the file */
         uint64_t total, settled; /* pages owed at first; settled since, of children too */
         uint64_t events;         /* taken from userfaultfds */
+
+        /* Pages on another host. An array of struct ledger_away, in the order in which they were added. */
+        uint64_t away_at, n_away, away_room;
+        uint64_t wanted_at;  /* array of LEDGER_WANTED_MAX; 0: nothing is away */
+        uint64_t total_away; /* pages, at first */
+        uint64_t arrived;    /* of them */
+        uint64_t faulted;    /* times that a task had to wait for one */
 
         /* From CRIU: pid, or -pid of a dead task, or the word for the end; 0: nothing is being taken. */
         int32_t word;
@@ -118,6 +141,29 @@ int page_ledger_add_run(struct page_ledger *ledger, uint32_t space, uint64_t vad
                         uint64_t position);
 /* The space is complete: all of it is owed. */
 int page_ledger_owe(struct page_ledger *ledger, uint32_t space);
+
+/* Pages of a file that are not in it yet; before anything is owed of them. */
+int page_ledger_add_away(struct page_ledger *ledger, uint64_t image, uint64_t vaddr, uint64_t n_pages, uint32_t file,
+                         uint64_t position);
+
+/* -- what is on another host; any thread, any process */
+static inline const struct ledger_away *page_ledger_away(const struct page_ledger *ledger)
+{
+        return (const struct ledger_away *)(const void *)(ledger->base + ledger->head->away_at);
+}
+/* How many pages from there on are in the file, at most `max`; 0: not that one. */
+uint64_t page_ledger_here(const struct page_ledger *ledger, uint32_t file, uint64_t position, uint64_t max);
+/* How many are not. */
+uint64_t page_ledger_missing(const struct page_ledger *ledger, uint32_t file, uint64_t position, uint64_t max);
+/* They are in the file now. How many of them were not before. */
+uint64_t page_ledger_arrived(struct page_ledger *ledger, uint32_t file, uint64_t position, uint64_t n_pages);
+/* A task waits for it. False: no room to say so. */
+bool page_ledger_want(struct page_ledger *ledger, uint32_t file, uint64_t position);
+/* The next that is wanted and not here, from *cursor (at first 0) on. False: no other. */
+bool page_ledger_wanted(struct page_ledger *ledger, size_t *cursor, uint32_t *ret_file, uint64_t *ret_position);
+
+/* Fresh bytes of the ledger, which are zero; 0: there are none. Before the service starts, or by its first thread. */
+uint64_t page_ledger_take(struct page_ledger *ledger, uint64_t bytes);
 
 /* -- what is owed */
 /* The first owed page at or behind `from` and before `end`, with those that follow it in both, at most `max` pages. */

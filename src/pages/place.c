@@ -89,10 +89,13 @@ static int refused(struct page_worker *w, uint32_t space, const struct ledger_ru
 
 int page_place_run(struct page_worker *w, uint32_t space, const struct ledger_run *run)
 {
+        const uint64_t here = page_ledger_here(w->ledger, run->file, run->position, run->n_pages);
         struct uffdio_copy copy = {.dst = run->vaddr,
                                    .src = (uintptr_t)page_store_at(w->store, run->file, run->position),
-                                   .len = run->n_pages * PAGE_BYTES};
+                                   .len = here * PAGE_BYTES};
 
+        if (here == 0)
+                return -EBUSY;
         const int error = ioctl(uffd_of(w, space), UFFDIO_COPY, &copy) < 0 ? errno : 0;
         const uint64_t done = error == 0 ? copy.len : copy.copy > 0 ? (uint64_t)copy.copy : 0;
         if (done) {

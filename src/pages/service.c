@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
@@ -21,6 +22,7 @@
 #include "base/spawn.h"
 #include "criu/criu.h"
 #include "criu/lazy_areas.h"
+#include "criu/page_server.h"
 #include "pages/ledger.h"
 
 /* The session's side. Whether the service lives is told by a lock on the ledger, which it inherits. */
@@ -72,7 +74,7 @@ struct filling_in {
         struct {
                 unsigned round;
                 uint32_t number;
-        } files[PAGEMAP_ROUNDS_MAX + 1]; /* of this task */
+        } files[PAGEMAP_ROUNDS_MAX + 2]; /* of this task */
         size_t n_files;
 };
 
@@ -111,7 +113,12 @@ static int owe(const struct page_owed *o, void *context)
         }
         if (r == 0)
                 r = find_file(f, o, &file);
-        return r < 0 ? r : page_ledger_add_run(f->ledger, f->space, o->vaddr, o->n_pages, file, o->position);
+        if (r == 0)
+                r = page_ledger_add_run(f->ledger, f->space, o->vaddr, o->n_pages, file, o->position);
+        if (r == 0 && o->left)
+                r = page_ledger_add_away(f->ledger, PAGE_IMAGE(PAGE_IMAGE_TASK, o->pid), o->vaddr, o->n_pages, file,
+                                         o->position);
+        return r;
 }
 
 static int fill_in(struct page_ledger *ledger, const struct page_service_options *o, struct error *err)
@@ -161,6 +168,13 @@ static int run_program(const struct page_service_options *o, int ledger_fd, pid_
         return r;
 }
 
+static int make_bells(int images_fd, struct error *err)
+{
+        if (mkfifoat(images_fd, PAGE_SERVICE_WANTED, 0600) < 0 || mkfifoat(images_fd, PAGE_SERVICE_HERE, 0600) < 0)
+                return error_errno(err, errno, "cannot make a FIFO");
+        return 0;
+}
+
 /*
  * One of each task, one of each file of pages, and as many again for children that are forked before all is given: one
  * whose descriptor found no place would wait for ever.
@@ -185,6 +199,8 @@ static int start_with(const struct page_service_options *o, int fd, pid_t *ret_p
                 r = fill_in(ledger, o, err);
         if (r == 0 && ledger->head->total == 0)
                 return 1;
+        if (r == 0 && ledger->head->n_away)
+                r = make_bells(o->images_fd, err);
         if (r == 0)
                 r = has_descriptors(ledger->head, err);
         if (r == 0 && flock(fd, LOCK_EX | LOCK_NB) < 0)
@@ -244,6 +260,7 @@ int page_service_look(const char *path, struct page_service_status *ret, struct 
                 .given_bytes = (h->settled < h->total ? h->settled : h->total) * PAGE_BYTES,
                 .workers = h->workers,
                 .trouble = h->trouble,
+                .away_bytes = (h->total_away - h->arrived) * PAGE_BYTES,
         };
         memcpy(ret->failure, h->failure, sizeof(ret->failure) - 1);
         return 0;

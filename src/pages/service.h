@@ -27,6 +27,10 @@ int page_service_possible(int images_fd, struct error *err);
 
 #define PAGE_SERVICE_LEDGER_ENDING ".pages"
 
+/* In the images, where some pages are on another host (remote.h): FIFOs in which a byte says "look". */
+#define PAGE_SERVICE_WANTED "wanted.bell" /* the session: pages are wanted */
+#define PAGE_SERVICE_HERE "here.bell"     /* the service: some have come */
+
 struct page_service_options {
         const char *path;    /* of the ledger, which must not exist; ends in PAGE_SERVICE_LEDGER_ENDING */
         const char *program; /* phaul-pages */
@@ -52,6 +56,7 @@ struct page_service_status {
         bool through; /* all that was owed is given, or nobody is left */
         bool filling; /* the tasks run */
         uint64_t total_bytes, given_bytes;
+        uint64_t away_bytes; /* still on another host */
         unsigned workers;
         int trouble;       /* errno of what it cannot do and goes on trying, 0: nothing */
         char failure[256]; /* why a worker gave up, "" if none did */

@@ -173,9 +173,60 @@ static void test_what_cannot_be(void **state)
                 -E2BIG);
 }
 
+/* Places of pages that are on another host: nobody is given what lies there until they have come. */
+static void test_pages_that_are_away(void **state)
+{
+        struct story *s = *state;
+        struct page_ledger *l = s->ledger;
+        uint32_t file;
+        uint64_t position;
+
+        assert_int_equal(page_ledger_here(l, s->files[0], 0, 50), 50);
+        assert_int_equal(page_ledger_missing(l, s->files[0], 0, 50), 0);
+        assert_false(page_ledger_want(l, s->files[0], 3)); /* nothing is away */
+
+        assert_int_equal(page_ledger_add_away(l, 0x701, AT(10), 120, s->files[0], 10), 0);
+        assert_int_equal(page_ledger_add_away(l, 0x701, AT(100), 1, s->files[1], 999), 0);
+        assert_int_equal(page_ledger_add_away(l, 0x701, AT(0), 1, s->files[1], 1000), -EINVAL);
+        assert_int_equal(l->head->total_away, 121);
+        assert_int_equal(page_ledger_here(l, s->files[0], 0, 200), 10);
+        assert_int_equal(page_ledger_here(l, s->files[0], 10, 1), 0);
+        assert_int_equal(page_ledger_missing(l, s->files[0], 10, 200), 120);
+        assert_int_equal(page_ledger_missing(l, s->files[0], 70, 20), 20);
+        assert_int_equal(page_ledger_here(l, s->files[0], 130, 70), 70);
+
+        assert_int_equal(page_ledger_arrived(l, s->files[0], 20, 44), 44);
+        assert_int_equal(page_ledger_arrived(l, s->files[0], 0, 21), 10); /* 10 to 19; the others were here */
+        assert_int_equal(page_ledger_here(l, s->files[0], 0, 200), 64);
+        assert_int_equal(page_ledger_missing(l, s->files[0], 64, 200), 66);
+        assert_int_equal(l->head->arrived, 54);
+
+        assert_true(page_ledger_want(l, s->files[0], 64));
+        assert_true(page_ledger_want(l, s->files[1], 999));
+        for (unsigned turn = 0; turn < 2; turn++) { /* told until it is here: who was told may have died */
+                size_t cursor = 0;
+                assert_true(page_ledger_wanted(l, &cursor, &file, &position));
+                assert_int_equal(position, 64);
+                assert_true(page_ledger_wanted(l, &cursor, &file, &position));
+                assert_int_equal(file, s->files[1]);
+                assert_false(page_ledger_wanted(l, &cursor, &file, &position));
+        }
+        assert_int_equal(page_ledger_arrived(l, s->files[0], 64, 1), 1);
+        size_t cursor = 0;
+        assert_true(page_ledger_wanted(l, &cursor, &file, &position));
+        assert_int_equal(position, 999);
+        assert_int_equal(page_ledger_arrived(l, s->files[1], 999, 1), 1);
+        cursor = 0;
+        assert_false(page_ledger_wanted(l, &cursor, &file, &position));
+        for (unsigned i = 0; i < LEDGER_WANTED_MAX; i++)
+                assert_true(page_ledger_want(l, s->files[0], 65 + i % 65));
+        assert_false(page_ledger_want(l, s->files[0], 64));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_pages_that_are_away, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_runs_and_what_is_settled, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_moves_is_owed_where_it_goes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_a_child_is_owed_what_its_parent_is, setup, teardown),

@@ -90,11 +90,20 @@ static void put_task(const struct lazy_story *s)
 }
 
 /* A round has brought most of it, but not the last word of some; the dump of the frozen task the rest. */
-enum { IN_ROUND = 1, STALE = 2, DUMPED = 4 };
-static unsigned how_it_came(uint64_t page)
+enum { IN_ROUND = 1, STALE = 2, DUMPED = 4, LEFT = 8 };
+
+/* Some of which a round has brought an older word. */
+bool was_left(uint64_t page)
+{
+        return was_sent(page) && (page % 11 < 3 || page % 512 > 400);
+}
+
+static unsigned how_it_came(const struct lazy_story *s, uint64_t page)
 {
         if (!was_sent(page))
                 return 0;
+        if (s->left && was_left(page))
+                return page % 3 ? LEFT : IN_ROUND | STALE | LEFT;
         return page % 7 == 3 ? DUMPED : page % 5 == 0 ? IN_ROUND | STALE | DUMPED : IN_ROUND;
 }
 
@@ -104,7 +113,7 @@ static void add_pages(const struct lazy_story *s, struct pagemap_writer *w, unsi
         struct error err = {0};
 
         for (uint64_t n = 0; n < s->n_pages; n++) {
-                const unsigned how = how_it_came(n);
+                const unsigned how = how_it_came(s, n);
                 const struct page_batch batch = {.image = PAGE_IMAGE(PAGE_IMAGE_TASK, TASK_PID),
                                                  .vaddr = BASE + n * PAGE_BYTES,
                                                  .n_pages = 1,
@@ -122,26 +131,30 @@ static void put_pages(const struct lazy_story *s, struct pagemap_writer *w)
         struct error err = {0};
         uint64_t pages;
 
+        if (s->left)
+                pagemap_writer_expect_left(w);
         assert_int_equal(pagemap_writer_round(w, &err), 0);
         add_pages(s, w, IN_ROUND);
         assert_int_equal(pagemap_writer_last(w, &err), 0);
         assert_int_equal(pagemap_writer_open(w, image, &err), 0);
         add_pages(s, w, DUMPED);
         for (uint64_t n = 0; n < s->n_pages; n++)
-                if (how_it_came(n) == IN_ROUND)
+                if (how_it_came(s, n) == IN_ROUND)
                         assert_int_equal(pagemap_writer_keep(w, image, BASE + n * PAGE_BYTES, 1, &err), 0);
+                else if (how_it_came(s, n) & LEFT)
+                        assert_int_equal(pagemap_writer_leave(w, image, BASE + n * PAGE_BYTES, 1, &err), 0);
         assert_int_equal(pagemap_writer_finish(w, &pages, &err), 0);
 }
 
 /* -- the story ---------------------------------------------------------------------------------------------------- */
 
-void lazy_story_begin(struct lazy_story *s, uint64_t n_pages, bool keep)
+static void begin(struct lazy_story *s, uint64_t n_pages, bool keep, bool left)
 {
         CLEANUP(pagemap_writer_free_ptr) struct pagemap_writer *w = NULL;
         CLEANUP(lazy_areas_free_ptr) struct lazy_areas *areas = NULL;
         struct error err = {0};
 
-        *s = (struct lazy_story){.n_pages = n_pages};
+        *s = (struct lazy_story){.n_pages = n_pages, .left = left};
         (void)snprintf(s->directory, sizeof(s->directory), "/dev/shm/phaul-pages-XXXXXX");
         assert_non_null(mkdtemp(s->directory));
         memcpy(s->ledger, s->directory, sizeof(s->directory));
@@ -164,6 +177,16 @@ void lazy_story_begin(struct lazy_story *s, uint64_t n_pages, bool keep)
                 fail_msg("%s", err.text);
         AUTO_FD int fd = open(s->ledger, O_RDWR | O_CLOEXEC);
         assert_int_equal(page_ledger_open(fd, &s->view, &err), 0);
+}
+
+void lazy_story_begin(struct lazy_story *s, uint64_t n_pages, bool keep)
+{
+        begin(s, n_pages, keep, false);
+}
+
+void lazy_story_begin_left(struct lazy_story *s, uint64_t n_pages)
+{
+        begin(s, n_pages, false, true);
 }
 
 void lazy_story_end(struct lazy_story *s)

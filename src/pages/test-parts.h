@@ -18,12 +18,16 @@ struct lazy_story {
         char directory[64], ledger[96];
         int images_fd;
         uint64_t n_pages;
+        bool left; /* some pages are not here: they were left on another host */
         pid_t service;
         struct page_ledger *view; /* of the ledger, to look at */
 };
 
 /* Images of a task with one area of that many pages at BASE, and the service on it. */
 void lazy_story_begin(struct lazy_story *s, uint64_t n_pages, bool keep);
+/* The same with pages that were left; was_left() says which. */
+void lazy_story_begin_left(struct lazy_story *s, uint64_t n_pages);
+bool was_left(uint64_t page);
 void lazy_story_end(struct lazy_story *s);
 
 static inline void *at_address(uint64_t address)

@@ -52,8 +52,12 @@ static bool answer(struct page_worker *w, const struct worker_fault *f)
         if (w->ledger->spaces[f->space].state == SPACE_LIVE)
                 r = page_place_fault(w, f->space, f->vaddr);
         (void)pthread_rwlock_unlock(&w->lock);
-        if (r == 0)
+        if (r == -EBUSY)
+                page_waiting_add(w, f);
+        if (r == 0 || r == -EBUSY) {
                 page_fill_around(w, f);
+                r = 0;
+        }
         if (r == -ESRCH) {
                 let_go(w, f->space);
                 r = 0;
@@ -135,7 +139,8 @@ static void close_strays(struct page_worker *w, int images_fd)
         for (const struct dirent *e; dir && (e = readdir(dir));) {
                 const int fd = atoi(e->d_name);
                 bool known = fd <= PAGE_SERVICE_IMAGES || fd == dirfd(dir) || fd == w->listener || fd == images_fd ||
-                             fd == w->epoll || fd == w->keeper_fd || fd == h->connection;
+                             fd == w->epoll || fd == w->keeper_fd || fd == h->connection || fd == w->wanted_bell ||
+                             fd == w->here_bell;
                 for (uint32_t i = 0; !known && i < h->n_files; i++)
                         known = w->ledger->files[i].fd == fd;
                 for (uint32_t i = 0; !known && i < h->n_spaces; i++)
@@ -209,6 +214,8 @@ static int begin(struct page_worker *w, int images_fd, pid_t keeper, struct erro
                 r = watch_keeper(w, keeper);
         if (r == 0)
                 r = page_worker_watch(w, w->listener, WATCH_LISTENER);
+        if (r == 0)
+                r = page_waiting_begin(w, images_fd);
         if (r < 0)
                 return error_errno(err, -r, "a worker of the page service cannot begin");
         r = page_store_new(w->ledger, images_fd, &w->store, err);
@@ -229,6 +236,7 @@ static int begin(struct page_worker *w, int images_fd, pid_t keeper, struct erro
 static void done(struct page_worker *w)
 {
         page_fill_stop(w);
+        page_waiting_end(w);
         page_store_free(w->store);
         free(w->owed);
         free(w->dead);
@@ -246,6 +254,8 @@ static void on_event(struct page_worker *w, uint32_t what)
                 page_intake_read(w);
         else if (what == WATCH_KEEPER)
                 w->keeper_gone = true;
+        else if (what == WATCH_HERE)
+                page_waiting_look(w);
         else
                 page_events_take(w, what);
 }
@@ -268,7 +278,13 @@ static void serve(struct page_worker *w)
 int page_worker_run(struct page_ledger *ledger, int listener, int images_fd, pid_t keeper, enum worker_end *ret,
                     struct error *err)
 {
-        CLEANUP(done) struct page_worker w = {.ledger = ledger, .listener = listener, .epoll = -1, .keeper_fd = -1};
+        CLEANUP(done)
+        struct page_worker w = {.ledger = ledger,
+                                .listener = listener,
+                                .epoll = -1,
+                                .keeper_fd = -1,
+                                .wanted_bell = -1,
+                                .here_bell = -1};
 
         int r = begin(&w, images_fd, keeper, err);
         if (r < 0)

@@ -12,7 +12,7 @@
 /*
  * One worker of the page service: the inside of service.h. The first thread takes what userfaultfds say and
  * answers faults; the others fill. Files: worker.c its life, intake.c CRIU's connection, events.c what
- * userfaultfds say, place.c giving pages, fill.c the other threads.
+ * userfaultfds say, place.c giving pages, fill.c the other threads, waiting.c pages that are on another host.
  *
  * `lock` is held for reading by whoever gives a page, from looking whether it is owed until that is settled; and for
  * writing by whoever takes messages, until what they say is in the ledger. So no page is given on the ground of an
@@ -28,6 +28,14 @@ struct worker_fault {
         uint32_t space;
         uint64_t vaddr;
 };
+
+/* The same for a page that is on another host. */
+struct worker_waiting {
+        struct worker_fault fault;
+        uint32_t file;
+        uint64_t position;
+};
+#define WORKER_WAITING_MAX 4096
 
 /* A piece of the store that somebody faulted in. */
 struct worker_piece {
@@ -49,6 +57,12 @@ struct page_worker {
         struct worker_fault faults[WORKER_FAULTS_MAX];
         size_t n_faults;
         uint64_t looked_ms; /* when spaces were last looked at */
+
+        /* Post-copy: for pages on another host, which the session brings. */
+        int wanted_bell, here_bell; /* -1: all are here */
+        struct worker_waiting waiting[WORKER_WAITING_MAX];
+        size_t n_waiting;
+        bool forgot; /* one that had no room there */
 
         /* The fillers. */
         pthread_t fillers[WORKER_FILLERS_MAX];
@@ -75,7 +89,7 @@ int page_worker_run(struct page_ledger *ledger, int listener, int images_fd, pid
 /* -- page_place.c; the lock is held by the caller */
 /*
  * Give pages that are owed, as one goes. 0: some progress; -EAGAIN: there are messages to be taken first; -ESRCH: the
- * tasks are gone; else what does not work.
+ * tasks are gone; -EBUSY: the first one is still on another host; else what does not work.
  */
 int page_place_run(struct page_worker *w, uint32_t space, const struct ledger_run *run);
 /* Answer a fault: with the page, with zeros, or by letting the task look again. As above. */
@@ -114,10 +128,19 @@ void page_fill_around(struct page_worker *w, const struct worker_fault *fault);
 /* There may be more to do; the lock is not held. */
 void page_fill_nudge(struct page_worker *w);
 
+/* -- page_waiting.c */
+int page_waiting_begin(struct page_worker *w, int images_fd);
+void page_waiting_end(struct page_worker *w);
+/* Its page is on another host: the session is told. */
+void page_waiting_add(struct page_worker *w, const struct worker_fault *fault);
+/* Pages have come: who waited for them is to be answered. */
+void page_waiting_look(struct page_worker *w);
+
 /* What epoll says of which descriptor. */
 #define WATCH_LISTENER UINT32_MAX
 #define WATCH_CONNECTION (UINT32_MAX - 1)
 #define WATCH_KEEPER (UINT32_MAX - 2)
+#define WATCH_HERE (UINT32_MAX - 3)
 int page_worker_watch(struct page_worker *w, int fd, uint32_t what);
 void page_worker_trouble(struct page_worker *w, int error, uint64_t at);
 static inline bool page_worker_is_filling(const struct page_worker *w)

@@ -71,6 +71,10 @@ static void send_state(struct watcher *w)
         if (attention)
                 watcher_send(w, attention);
         json_decref(attention);
+        json_t *stalled = s->stalled[0] ? json_pack("{s:s, s:s}", "event", "stalled", "text", s->stalled) : NULL;
+        if (stalled)
+                watcher_send(w, stalled);
+        json_decref(stalled);
 }
 
 static void do_cancel(struct watcher *w)

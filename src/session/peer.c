@@ -311,11 +311,15 @@ int peer_expect(struct session *s, enum message_type type, uint64_t timeout_ms, 
 static void stream_up(struct link *link, const struct link_peer *who, uint32_t version, void *context)
 {
         struct stream *stream = context;
+        struct session_peer *p = stream->session->peer;
 
         (void)link;
         (void)who;
         (void)version;
         stream->open = true;
+        /* The other side may have sent something already, which comes before peer_bulk() returns. */
+        if (stream->purpose == PURPOSE_BULK && !p->bulk)
+                p->bulk = stream;
 }
 
 static void stream_down(struct link *link, const struct error *err, void *context)
@@ -451,21 +455,27 @@ static bool stream_settled(void *context)
 }
 
 struct arrival {
-        const struct session_peer *peer;
+        struct session *session;
         uint32_t number;
+        enum session_wait_mode mode;
 };
 
+/* Or, where nothing else would end the wait: the source has lost us, or says something else since. */
 static bool stream_arrived(void *context)
 {
         const struct arrival *a = context;
 
-        return stream_find(a->peer, a->number) != NULL;
+        return stream_find(a->session->peer, a->number) != NULL ||
+               (a->mode == WAIT_THROUGH && (!peer_is_up(a->session) || peer_has_message(a->session)));
 }
 
 /* The open stream of that number: the source connects it, the target waits for it. */
 static int stream_get(struct session *s, enum purpose purpose, uint32_t number, struct stream **ret, struct error *err)
 {
         struct session_peer *p = s->peer;
+        /* Once it runs on the target nothing is given up any more. */
+        const enum session_wait_mode mode =
+                s->state == SOURCE_SERVING || s->state == TARGET_RUNNING ? WAIT_THROUGH : WAIT_INTERRUPTIBLE;
         struct stream *stream;
         int r;
 
@@ -475,7 +485,7 @@ static int stream_get(struct session *s, enum purpose purpose, uint32_t number, 
                         return error_set(err, ENOMEM, "too many connections at once");
                 r = peer_dial(s, purpose, number, &stream_handlers, stream, &stream->link, err);
                 if (r == 0)
-                        r = session_wait(s, WAIT_INTERRUPTIBLE, stream_settled, stream, CONNECT_TIMEOUT_MS,
+                        r = session_wait(s, mode, stream_settled, stream, CONNECT_TIMEOUT_MS,
                                          "opening a data connection", err);
                 if (r == 0 && stream->lost) {
                         if (err)
@@ -483,10 +493,12 @@ static int stream_get(struct session *s, enum purpose purpose, uint32_t number, 
                         r = error_wrap(err, "cannot open a data connection to %s", s->request.peer);
                 }
         } else {
-                struct arrival arrival = {.peer = p, .number = number};
-                r = session_wait(s, WAIT_INTERRUPTIBLE, stream_arrived, &arrival, CONNECT_TIMEOUT_MS,
-                                 "waiting for a data connection", err);
+                struct arrival arrival = {.session = s, .number = number, .mode = mode};
+                r = session_wait(s, mode, stream_arrived, &arrival, CONNECT_TIMEOUT_MS, "waiting for a data connection",
+                                 err);
                 stream = stream_find(p, number);
+                if (r == 0 && !stream)
+                        r = error_set(err, ENOTCONN, "data connection %u did not come", number);
                 if (r == 0 && stream->purpose != purpose)
                         r = error_set(err, EPROTO, "data connection %u is of another kind", number);
                 if (r == 0 && (!stream->link || link_welcome(stream->link, WIRE_VERSION_MAX) < 0))

@@ -67,6 +67,7 @@
  *   {"event": "verdict", "verdict": "ok" | "warning" | "error", "items": [{"id", "host", "grade", "reason"}]}
  *   {"event": "attention", "text", "waits": BOOL}                it stands still, and why: until the other host answers
  *                                                                (true) or a person does something; "": it goes on again
+ *   {"event": "stalled", "text"}                                 post-copy: the link is down, it waits; "": it goes on
  *   {"event": "cancel", "ok": BOOL, "text"}                      ok false: too late, or nothing to cancel
  *   {"event": "result", …}                                       the report, as in report.json, after it is durable
  *   {"event": "bye"}                                             the last packet before it exits

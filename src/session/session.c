@@ -257,6 +257,15 @@ json_t *session_attention_event(const struct session *s)
                          (int)s->attention_waits);
 }
 
+void session_stalled(struct session *s, const char *why)
+{
+        if (strcmp(s->stalled, why ?: "") == 0)
+                return;
+        (void)snprintf(s->stalled, sizeof(s->stalled), "%s", why ?: "");
+        session_log(s, why ? "warning" : "info", "%s", why ?: "it goes on: the link is back");
+        control_event(s, json_pack("{s:s, s:s}", "event", "stalled", "text", s->stalled));
+}
+
 /* -- things made here ------------------------------------------------------------------------------------------ */
 
 int session_leftover(const char *what, const char *name, void *session, struct error *err)

@@ -84,6 +84,8 @@ struct session {
         char **actions;                   /* built-in virtual-IP actions, from the configuration */
         char attention[ERROR_TEXT_MAX];   /* why it stands still; "" while it does not */
         bool attention_waits;             /* until the other host answers; else until a person does something */
+        char stalled[ERROR_TEXT_MAX];     /* why it waits, and goes on by itself when that is over; "" */
+        bool needs_source;                /* target, post-copy: what runs here needs pages that are still there */
         bool cancel_requested;
         bool recovering; /* started again on a record that exists */
         bool finished;   /* report.json is written, now or by an earlier process */
@@ -128,6 +130,9 @@ void session_attention(struct session *s, const char *why);
 void session_waiting(struct session *s, const char *why);
 /* The event that tells it; NULL without memory. */
 json_t *session_attention_event(const struct session *s);
+
+/* Post-copy: the link to the host that its memory is on is down (`why`), or back again (NULL). As above. */
+void session_stalled(struct session *s, const char *why);
 
 /* Begin the report, as soon as it is known what of (on the target by the offer). */
 int session_report_open(struct session *s, struct error *err);

@@ -121,7 +121,8 @@ static void begin_lanes(struct session_tunnel *t)
         const struct session *s = t->session;
         struct error why = {0};
 
-        if (t->tunnel && s->state != SOURCE_COMMITTED && s->state != SOURCE_ABORTED && !s->finished)
+        if (t->tunnel && s->state != SOURCE_COMMITTED && s->state != SOURCE_SERVING && s->state != SOURCE_ABORTED &&
+            !s->finished)
                 return;
         close_lanes(t);
         (void)error_set(&why, ENOTCONN, "new descriptors to %s took the place of the old ones", s->request.peer);

@@ -119,6 +119,7 @@ static int examine_there(struct source_side *x, struct verdict *v, const char *c
         r = peer_connect(s, WAIT_INTERRUPTIBLE, err);
         if (r < 0)
                 return error_wrap(err, "cannot reach %s", s->request.peer);
+        source_postcopy_agree(x);
         if (shared && !(probes = source_probes_write(x, err)))
                 r = -err->code;
         if (r == 0)

@@ -204,6 +204,7 @@ static int dump(struct source_side *x, struct error *err)
                 .file_locks = true,
                 .skip_network_lock = true,
                 .clean_pages_fd = x->clean_pages ? clean_pages_fd(x->clean_pages) : -1,
+                .late_pages_fd = x->late_pages ? clean_pages_fd(x->late_pages) : -1,
                 .verbose = s->request.options.verbose,
         };
 
@@ -284,5 +285,7 @@ int source_freeze(struct source_side *x, struct error *err)
                 r = source_files_last(x, err);
         if (r == 0)
                 r = finish_images(x, err);
+        if (r == 0)
+                r = source_postcopy_give(x, err);
         return r < 0 ? r : peer_send_simple(s, MSG_STATE_END, err);
 }

@@ -77,6 +77,9 @@ static int hear(struct source_side *x, const struct message *m, struct error *er
         case MSG_PREPARED:
                 event = EVENT_HEARD_PREPARED;
                 break;
+        case MSG_FILLING:
+                event = EVENT_HEARD_FILLING;
+                break;
         case MSG_RUNNING:
                 event = EVENT_HEARD_RUNNING;
                 break;
@@ -101,6 +104,14 @@ static int hear(struct source_side *x, const struct message *m, struct error *er
                 return 0;
         if (r < 0)
                 return r;
+        if (event == EVENT_HEARD_FILLING && s->state == SOURCE_SERVING) {
+                const uint8_t *token;
+                size_t size;
+                if (message_get_bytes(m, FIELD_TOKEN, &token, &size) == 0 && size == sizeof(s->token))
+                        memcpy(s->token, token, size);
+                x->asked_for_pages = true;
+                source_serve(x);
+        }
         if (event == EVENT_HEARD_DISCARDED && committed) {
                 char text[ERROR_TEXT_MAX];
                 if (message_get_text(m, FIELD_TEXT, text, sizeof(text)) < 0)
@@ -150,6 +161,14 @@ static void not_reached(struct session *s, struct reaching *r, const struct erro
         (void)strcpy(r->said, why->text);
         if (!r->since_ms)
                 r->since_ms = now;
+        if (s->state == SOURCE_SERVING) {
+                (void)snprintf(
+                        text, sizeof(text),
+                        "the link to %s is down (%.200s): it runs there, and a part of its memory is still in the "
+                        "frozen original here, which is kept. It goes on when the link is back",
+                        s->request.peer, why->text);
+                session_stalled(s, text);
+        }
         if (s->state == SOURCE_COMMITTED && now - r->since_ms > ATTENTION_MS) {
                 (void)snprintf(text, sizeof(text),
                                "%s has not answered since the commit: the original is kept here and does not run, as "
@@ -190,6 +209,15 @@ static void stand_still(const struct source_side *x)
         nap(s, STAND_STILL_MS);
 }
 
+/* Or the way for pages can be opened again. */
+static bool something_to_do(void *context)
+{
+        const struct source_side *x = context;
+        struct session *s = x->session;
+
+        return heard_or_lost(s) || (x->asked_for_pages && !x->bulk && clock_ms() >= x->reopen_at_ms);
+}
+
 int source_settle(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -211,12 +239,16 @@ int source_settle(struct source_side *x, struct error *err)
                                 stand_still(x);
                                 continue;
                         }
+                        x->asked_for_pages = false;
                         reach(s, &reaching);
                         continue;
                 }
-                (void)session_wait(s, WAIT_THROUGH, heard_or_lost, s, 0, "waiting for the target", NULL);
+                (void)session_wait(s, WAIT_THROUGH, something_to_do, x, 0, "waiting for the target", NULL);
 
                 CLEANUP(message_free_ptr) struct message *m = peer_take(s);
+                x->asked_for_pages &= peer_is_up(s);
+                if (!m && x->asked_for_pages && !x->bulk)
+                        source_serve(x);
                 if (!m)
                         continue;
                 heard_of(&reaching);

@@ -29,6 +29,28 @@ static const struct {
 /* -- the way for memory and metadata ---------------------------------------------------------------------------------
  */
 
+/* What is wanted is answered whatever this side waits for at the moment. */
+static void give(struct source_side *x)
+{
+        struct error err = {0};
+
+        if (x->giver && page_giver_give(x->giver, &err) < 0)
+                session_log(x->session, "warning", "%s", err.text);
+}
+
+static void bulk_frame(const struct bulk_frame *frame, const void *data, void *context)
+{
+        struct source_side *x = context;
+        struct error err = {0};
+
+        if (!x->giver)
+                return;
+        if (page_giver_wanted(x->giver, frame, data, &err) < 0)
+                session_log(x->session, "error", "%s: %s", x->session->request.peer, err.text);
+        else
+                give(x);
+}
+
 static void bulk_writable(void *context)
 {
         struct source_side *x = context;
@@ -37,6 +59,7 @@ static void bulk_writable(void *context)
                 image_sender_writable(x->sender);
         if (x->pages)
                 page_server_resume(x->pages);
+        give(x);
         x->writable = true;
 }
 
@@ -46,12 +69,17 @@ static void bulk_lost(const struct error *err, void *context)
         struct source_side *x = context;
 
         x->bulk = NULL;
+        if (x->giver)
+                page_giver_link(x->giver, NULL);
         page_server_free(TAKE_PTR(x->pages)); /* reads into memory that the link shared */
         if (x->sender)
                 image_sender_detach(x->sender);
         if (!x->images_sent)
                 x->bulk_error = *err;
 }
+
+const struct peer_bulk_handlers source_bulk_handlers = {
+        .frame = bulk_frame, .writable = bulk_writable, .lost = bulk_lost};
 
 static bool never(void *context)
 {
@@ -91,7 +119,6 @@ static uint64_t memory_of_all(const struct session *s)
 
 int source_open_state(struct source_side *x, struct error *err)
 {
-        static const struct peer_bulk_handlers handlers = {.writable = bulk_writable, .lost = bulk_lost};
         struct session *s = x->session;
 
         if (x->sender)
@@ -105,7 +132,7 @@ int source_open_state(struct source_side *x, struct error *err)
                 message_put_u64(m, FIELD_MEMORY_BYTES, x->memory_bytes);
         int r = peer_send(s, m, err);
         if (r == 0)
-                r = peer_bulk(s, number, &handlers, x, &x->bulk, err);
+                r = peer_bulk(s, number, &source_bulk_handlers, x, &x->bulk, err);
         if (r < 0)
                 return r;
         r = image_sender_new(x->bulk, peer_version(s) >= VERSION_DIGESTS, &x->sender);
@@ -143,7 +170,7 @@ static bool handed_over(void *context)
         return h->result < 0 ? h->result != -EAGAIN : image_sender_idle(x->sender);
 }
 
-static int hand_over(struct source_side *x, int (*more)(struct source_side *, struct error *), const char *what,
+int source_hand_over(struct source_side *x, int (*more)(struct source_side *, struct error *), const char *what,
                      struct error *err)
 {
         struct handing h = {.side = x, .more = more, .result = -EAGAIN, .err = err};
@@ -282,7 +309,7 @@ static int one_round(struct source_side *x, enum convergence_advice *ret, struct
                 return 1;
         }
         session_round(s, x->memory_rounds, bytes);
-        r = hand_over(x, send_more, "sending memory", err);
+        r = source_hand_over(x, send_more, "sending memory", err);
         if (r < 0)
                 return r;
         *ret = convergence_round(&x->convergence, &(struct convergence_round){.scanned_us = scanned,
@@ -322,6 +349,10 @@ static int slow_down(struct source_side *x, struct error *err)
         struct session *s = x->session;
         unsigned allowed = 0;
 
+        if (s->request.options.diverge == DIVERGE_POSTCOPY && !x->postcopy) {
+                x->postcopy = true;
+                session_log(s, "info", "it dirties memory faster than it is sent: the rest follows when it runs there");
+        }
         if (s->request.options.diverge != DIVERGE_THROTTLE)
                 return 1;
         int r = x->throttle ? 0 : begin_throttle(x, err);
@@ -415,19 +446,19 @@ static void say_tracked(struct source_side *x)
                             all, scanned);
 }
 
-int source_memory(struct source_side *x, struct error *err)
+static int memory_rounds(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
 
         if (s->request.options.tracker == TRACKER_WANTED_NONE)
-                return 0;
+                return 1;
         session_phase(s, "memory");
         int r = source_open_state(x, err);
         if (r < 0)
                 return r;
         r = begin_rounds(x, err);
         if (r != 0)
-                return r < 0 ? r : 0;
+                return r;
         x->in_rounds = true;
         r = s->hauler->gather ? s->hauler->gather(&s->workload, err) : 0;
         if (r == 0)
@@ -435,10 +466,21 @@ int source_memory(struct source_side *x, struct error *err)
         if (r == 0)
                 r = rounds(x, err);
         if (r == 0)
-                r = hand_over(x, say_last, "sending memory", err);
+                r = source_hand_over(x, say_last, "sending memory", err);
         if (r == 0)
                 say_tracked(x);
         return r;
+}
+
+int source_memory(struct source_side *x, struct error *err)
+{
+        x->postcopy = x->session->request.options.postcopy;
+        int r = memory_rounds(x, err);
+        if (r < 0)
+                return r;
+        /* No rounds help no more than others. */
+        x->postcopy |= r > 0 && x->session->request.options.diverge == DIVERGE_POSTCOPY;
+        return x->postcopy ? source_postcopy_begin(x, err) : 0;
 }
 
 /* -- around the dump -------------------------------------------------------------------------------------------------
@@ -446,7 +488,9 @@ int source_memory(struct source_side *x, struct error *err)
 
 int source_memory_clean(struct source_side *x, struct error *err)
 {
-        return x->precopy ? precopy_clean(x->precopy, x->within, x->clean_pages, err) : 0;
+        int r = x->precopy ? precopy_clean(x->precopy, x->within, x->clean_pages, err) : 0;
+
+        return r < 0 ? r : source_postcopy_mark(x, err);
 }
 
 static int tell_kept(struct source_side *x, struct error *err)
@@ -456,11 +500,9 @@ static int tell_kept(struct source_side *x, struct error *err)
 
 int source_memory_kept(struct source_side *x, struct error *err)
 {
-        if (!x->precopy)
-                return 0;
-        int r = hand_over(x, tell_kept, "sending memory", err);
-        if (r == 0)
+        int r = x->precopy ? source_hand_over(x, tell_kept, "sending memory", err) : 0;
+        if (r == 0 && x->precopy)
                 session_log(x->session, "info", "%.1f MB were there already, %u scans",
                             (double)precopy_kept_bytes(x->precopy) / 1e6, clean_pages_scans(x->clean_pages));
-        return r;
+        return r < 0 ? r : source_postcopy_left(x, err);
 }

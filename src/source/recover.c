@@ -137,7 +137,7 @@ int source_recover(struct source_side *x, struct error *err)
 
         /* Our CRIU, if it was at work, lost its socket with us and is undoing its dump: let it finish before we thaw.
          */
-        if (x->frozen_since_us && s->state != SOURCE_COMMITTED)
+        if (x->frozen_since_us && s->state != SOURCE_COMMITTED && s->state != SOURCE_SERVING)
                 (void)usleep(CRIU_LEAVES_MS * 1000);
         return 0;
 }

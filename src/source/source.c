@@ -17,6 +17,9 @@ static void side_done(struct source_side *x)
         precopy_free(x->precopy);
         throttle_free(x->throttle);
         clean_pages_free(x->clean_pages);
+        clean_pages_free(x->late_pages);
+        page_giver_free(x->giver);
+        late_memory_free(x->late);
         image_sender_free(x->sender);
         if (x->images_fd >= 0)
                 (void)close(x->images_fd);
@@ -89,7 +92,9 @@ static void succeed(struct source_side *x)
         struct error err = {0};
 
         migration_report_unfrozen(s->report, clock_ms());
-        if (!s->recovering && (x->frozen_since_us || x->stopping))
+        source_postcopy_end(x);
+        /* With post-copy it is frozen here for longer than it stood still. */
+        if (!s->recovering && s->report->downtime_ms < 0 && (x->frozen_since_us || x->stopping))
                 s->report->downtime_ms = s->report->frozen_ms;
         int r = source_release(x, &err);
         if (r < 0)
@@ -138,7 +143,7 @@ int source_run(struct session *s)
                 return tell_again(&x);
         if (s->recovering) {
                 r = source_recover(&x, &failure);
-                if (r == 0 && s->state == SOURCE_COMMITTED)
+                if (r == 0 && (s->state == SOURCE_COMMITTED || s->state == SOURCE_SERVING))
                         r = source_settle(&x, &failure);
                 else if (r == 0 && s->state != SOURCE_RELEASED && s->state != SOURCE_UNDECIDED)
                         r = error_set(&failure, EINTR, "the session was interrupted before the commit");

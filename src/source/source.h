@@ -5,9 +5,12 @@
 #include "criu/page_server.h"
 #include "files/files.h"
 #include "memory/image_stream.h"
+#include "memory/late_memory.h"
+#include "memory/page_giver.h"
 #include "memory/precopy.h"
 #include "migration/convergence.h"
 #include "network/network.h"
+#include "session/peer.h"
 #include "session/session.h"
 #include "source/throttle.h"
 
@@ -50,6 +53,13 @@ struct source_side {
         struct precopy *precopy; /* NULL: all memory is in the dump */
         enum tracker_kind tracker;
         struct clean_pages *clean_pages;
+        bool postcopy;                  /* what rounds left stays here until it runs there */
+        bool round_said;                /* that is empty, where there were none */
+        struct clean_pages *late_pages; /* what may stay; NULL: nothing */
+        struct late_memory *late;
+        struct page_giver *giver; /* NULL: nothing stayed, or nobody has asked this process yet */
+        bool asked_for_pages;     /* on this control link, with the token that opens a way */
+        uint64_t reopen_at_ms;    /* when the way of the pages may be opened again */
         bool untracked_told;
         bool stuck;     /* what stood still for a round could not be thawed */
         bool within;    /* criu dumps from within the workload's pid namespace */
@@ -106,6 +116,23 @@ int source_bulk_state(struct source_side *x, struct error *err);
 int source_memory_clean(struct source_side *x, struct error *err);
 /* The dump is through: tell the target what it left out. */
 int source_memory_kept(struct source_side *x, struct error *err);
+/* Post-copy is wanted: can it be? Falls back with a reason. When it is known that rounds help no more, or of itself. */
+void source_postcopy_agree(struct source_side *x);
+int source_postcopy_begin(struct source_side *x, struct error *err);
+/* All tasks stand still and criu has not looked at memory yet: what may stay here. After the dump: what does. */
+int source_postcopy_mark(struct source_side *x, struct error *err);
+int source_postcopy_left(struct source_side *x, struct error *err);
+/* All is sent but that: whoever wants a page is given it. */
+int source_postcopy_give(struct source_side *x, struct error *err);
+/* FILLING was heard: it runs there, and fetches the rest. Opens a way for that when there is none. */
+void source_serve(struct source_side *x);
+/* How much was given; for the report. */
+void source_postcopy_end(struct source_side *x);
+/* Handlers of the way for memory. */
+extern const struct peer_bulk_handlers source_bulk_handlers;
+/* The link takes a little at a time: until `more`, which says -EAGAIN meanwhile, is through and all of it has left. */
+int source_hand_over(struct source_side *x, int (*more)(struct source_side *, struct error *), const char *what,
+                     struct error *err);
 /* Freeze, dump, send what is left. Afterwards the target has everything and restores. */
 int source_freeze(struct source_side *x, struct error *err);
 /* The same in restart mode: stop, send what changed since the last round. */

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "pages/service.h"
 #include "preflight/preflight.h"
 #include "session/control.h"
 #include "session/peer.h"
@@ -187,6 +188,28 @@ static void examine_host(const struct message *offer, int64_t arrived_ms, struct
         json_decref(target);
 }
 
+/* Memory that is not here cannot be put in place before it runs. */
+static void examine_postcopy(const struct session *s, struct verdict *v)
+{
+        struct error why = {0};
+        char text[400];
+
+        if (!migration_options_postcopy(v->options))
+                return;
+        int r = page_service_possible(-1, &why);
+        if (r == 0 && access(s->paths.pages, X_OK) < 0)
+                r = error_errno(&why, errno, "%s", s->paths.pages);
+        if (r < 0) {
+                (void)snprintf(text, sizeof(text), "post-copy is not possible here: %.300s", why.text);
+                verdict_report("postcopy", GRADE_ERROR, text, v);
+                return;
+        }
+        verdict_report("postcopy", GRADE_OK,
+                       "it may run here before the last of its memory has come, and is lost if the source's host dies "
+                       "until then",
+                       v);
+}
+
 /* What a restore needs beyond what a start does. */
 static void examine_restore(const struct target_side *x, const struct message *offer, int64_t arrived_ms,
                             struct verdict *v)
@@ -194,6 +217,7 @@ static void examine_restore(const struct target_side *x, const struct message *o
         examine_memory(x, v);
         session_images_examine(x->session, verdict_report, v);
         examine_host(offer, arrived_ms, v);
+        examine_postcopy(x->session, v);
 }
 
 int target_examine(struct target_side *x, const struct message *offer, struct error *err)

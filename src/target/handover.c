@@ -342,7 +342,7 @@ int target_tell(struct session *s, const struct error *failure)
                 type = MSG_PREPARED;
                 break;
         case TARGET_RUNNING:
-                type = MSG_RUNNING;
+                type = s->needs_source ? MSG_FILLING : MSG_RUNNING;
                 break;
         case TARGET_UNKNOWN:
                 type = MSG_LOST;
@@ -360,6 +360,8 @@ int target_tell(struct session *s, const struct error *failure)
                 message_put_text(m, FIELD_KIND, error_kind_name(failure->kind));
                 message_put_text(m, FIELD_TEXT, failure->text);
         }
+        if (type == MSG_FILLING)
+                message_put_bytes(m, FIELD_TOKEN, s->token, sizeof(s->token));
         return peer_send(s, m, NULL);
 }
 

@@ -48,9 +48,16 @@ int target_lazy(struct target_side *x, struct error *err)
         int r = session_leftover("pages", s->paths.ledger, s, err);
         if (r < 0)
                 return r;
-        if (start(x, &why) < 0)
+        const bool left = pagemap_writer_left(image_receiver_writer(x->receiver)) > 0;
+        r = start(x, &why);
+        /* What is not here cannot be put in place before it runs. */
+        if (r < 0 && left) {
+                *err = why;
+                return error_wrap(err, "post-copy is not possible on %s", s->request.self);
+        }
+        if (r < 0)
                 session_log(s, "info", "all memory is put in place before it runs: %s", why.text);
-        return 0;
+        return left ? target_remote_open(x, err) : 0;
 }
 
 void target_lazy_held(struct target_side *x)
@@ -59,6 +66,7 @@ void target_lazy_held(struct target_side *x)
 }
 
 struct fill {
+        struct target_side *side;
         struct session *session;
         uint64_t next_ms;
         struct page_service_status status;
@@ -78,11 +86,33 @@ static bool looked_over(struct fill *f)
         return f->result < 0 || !f->status.running;
 }
 
+/* The last page is here, or nobody is left who could want one. */
+static void free_source(struct target_side *x, bool over)
+{
+        struct session *s = x->session;
+
+        if (!s->needs_source || (!target_remote_over(x) && !over))
+                return;
+        s->needs_source = false;
+        session_stalled(s, NULL);
+        if (s->report) {
+                s->report->postcopy.faulted_bytes = x->faulted_bytes;
+                s->report->postcopy.background_bytes = x->background_bytes;
+                migration_report_source_free(s->report, clock_ms());
+        }
+        session_log(s, "info", "%s is needed no more: %.1f MB fetched where a task waited, %.1f MB beside",
+                    s->request.peer, (double)x->faulted_bytes / 1e6, (double)x->background_bytes / 1e6);
+        (void)target_tell(s, NULL);
+}
+
 static bool over_or_message(void *context)
 {
         struct fill *f = context;
 
-        return peer_has_message(f->session) || looked_over(f);
+        const bool over = looked_over(f);
+
+        free_source(f->side, over);
+        return peer_has_message(f->session) || over;
 }
 
 /* A source that asks again is answered meanwhile. */
@@ -92,6 +122,8 @@ static void hear(struct target_side *x)
 
         if (m->type == MSG_RELEASED)
                 x->heard = true;
+        else if (m->type == MSG_PAGES_OPEN)
+                target_remote_way(x, m);
         else if (m->type == MSG_RESUME || m->type == MSG_COMMIT || m->type == MSG_ABORTED)
                 (void)target_tell(x->session, NULL);
 }
@@ -117,13 +149,21 @@ static void tell(struct session *s, const struct fill *f, uint64_t begun_ms)
 void target_fill(struct target_side *x)
 {
         struct session *s = x->session;
-        struct fill f = {.session = s};
+        struct fill f = {.side = x, .session = s};
         const uint64_t begun_ms = clock_ms();
         struct error err = {0};
 
         if (page_service_look(s->paths.ledger, &f.status, NULL) < 0)
                 return; /* it was all there before */
+        if (s->needs_source && !x->remote && target_remote_open(x, &err) < 0)
+                session_log(s, "error", "%s", err.text);
         session_phase(s, "fill");
+        if (x->remote && s->report) {
+                s->report->postcopy.used = true;
+                s->report->postcopy.left_bytes = page_remote_total_bytes(x->remote);
+                session_round(s, 0, page_remote_missing_bytes(x->remote));
+        }
+        target_remote_pull(x);
         while (!looked_over(&f)) {
                 (void)session_wait(s, WAIT_THROUGH, over_or_message, &f, 0, "the memory", NULL);
                 if (peer_has_message(s))
@@ -131,6 +171,8 @@ void target_fill(struct target_side *x)
                 else
                         f.next_ms = 0;
         }
+        free_source(x, true);
+        target_remote_close(x);
         if (f.result == 0)
                 tell(s, &f, begun_ms);
         if (page_service_stop(s->paths.ledger, &err) < 0)

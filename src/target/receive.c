@@ -84,6 +84,8 @@ static void bulk_frame(const struct bulk_frame *frame, const void *data, void *c
 {
         struct target_side *x = context;
 
+        if (x->state_ended)
+                target_remote_frame(x, frame, data);
         if (!x->receiver || x->state_ended || x->state_error.kind != ERROR_NONE)
                 return;
         int r = image_receiver_frame(x->receiver, frame, data, &x->state_error);
@@ -95,6 +97,8 @@ static void bulk_lost(const struct error *err, void *context)
 {
         struct target_side *x = context;
 
+        if (x->state_ended)
+                target_remote_lost(x, err);
         if (x->state_ended || x->state_error.kind != ERROR_NONE)
                 return;
         x->state_lost = true;
@@ -104,10 +108,10 @@ static void bulk_lost(const struct error *err, void *context)
 
 static int open_state(struct target_side *x, const struct message *m, struct error *err)
 {
-        static const struct peer_bulk_handlers handlers = {.frame = bulk_frame, .lost = bulk_lost};
+        static const struct peer_bulk_handlers handlers = {
+                .frame = bulk_frame, .writable = target_remote_writable, .lost = bulk_lost};
         struct session *s = x->session;
         uint64_t memory = 0;
-        struct link *link;
         uint32_t number;
 
         if (!x->prepared || x->receiver || s->request.options.mode == MODE_RESTART ||
@@ -126,7 +130,9 @@ static int open_state(struct target_side *x, const struct message *m, struct err
         if (r < 0)
                 return error_errno(err, -r, "cannot receive memory");
         image_receiver_lazy(x->receiver, s->request.options.unshare);
-        return peer_bulk(s, number, &handlers, x, &link, err);
+        if (migration_options_postcopy(&s->request.options))
+                image_receiver_expect_left(x->receiver);
+        return peer_bulk(s, number, &handlers, x, &x->way, err);
 }
 
 static int took_it_back(const struct session *s, struct error *err)
@@ -171,7 +177,11 @@ static int close_state(struct target_side *x, struct error *err)
         int r = session_wait(s, WAIT_INTERRUPTIBLE, state_settled, x, STATE_END_TIMEOUT_MS, "receiving memory", err);
         if (r == 0 && x->state_error.kind != ERROR_NONE)
                 r = state_failed(x, err);
-        peer_bulk_close(s);
+        /* What was left on the source comes on it, too. */
+        if (r < 0 || pagemap_writer_left(image_receiver_writer(x->receiver)) == 0) {
+                peer_bulk_close(s);
+                x->way = NULL;
+        }
         return r;
 }
 

@@ -63,7 +63,8 @@ static bool restore_settled(void *context)
 {
         const struct target_side *x = context;
 
-        return x->held || x->restore_ended;
+        /* CRIU may wait for pages that are on the source, and will not come any more. */
+        return x->held || x->restore_ended || (x->remote && !x->way);
 }
 
 static bool sync_settled(void *context)
@@ -147,6 +148,9 @@ int target_restore(struct target_side *x, struct error *err)
                 r = session_wait(s, WAIT_INTERRUPTIBLE, restore_settled, x, RESTORE_TIMEOUT_MS, "restoring", err);
         if (r < 0)
                 return r;
+        if (!x->held && !x->restore_ended)
+                return error_set(err, ENOTCONN, "the link to %s was lost while memory was still there",
+                                 s->request.peer);
         if (!x->held) {
                 *err = x->restore_error;
                 return error_wrap(err, "restoring %s/%s on %s", s->request.kind, s->request.target_name,

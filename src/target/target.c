@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "pages/service.h"
 #include "session/peer.h"
 
 #define ATTACH_TIMEOUT_MS 15000
@@ -19,6 +20,7 @@ static void side_done(struct target_side *x)
         image_receiver_free(x->receiver);
         source_free(x->sync_source);
         source_free(x->on_pages);
+        target_remote_close(x);
         if (x->images_fd >= 0)
                 (void)close(x->images_fd);
         json_decref(x->probes);
@@ -113,6 +115,11 @@ static int recover(struct target_side *x, struct error *err)
         int r = target_recall(x, err);
         if (r < 0)
                 return r;
+        struct page_service_status pages;
+        s->needs_source = page_service_look(s->paths.ledger, &pages, NULL) == 0 && pages.running && pages.away_bytes;
+        if (s->needs_source && target_remote_open(x, err) < 0)
+                session_log(s, "error", "%s", err->text);
+        error_clear(err);
         switch (s->state) {
         case TARGET_PREPARED:
                 r = target_find_ports(x, err);

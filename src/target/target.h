@@ -3,6 +3,7 @@
 
 #include "files/files.h"
 #include "memory/image_stream.h"
+#include "pages/remote.h"
 #include "session/session.h"
 
 /*
@@ -39,6 +40,17 @@ struct target_side {
         struct source *sync_source;
         int sync_status; /* -1 while it runs */
 
+        /* Post-copy: pages that are still on the source. */
+        struct page_remote *remote; /* NULL: none */
+        struct source *on_bell;
+        struct link *way;           /* that they come on; NULL: it was lost */
+        bool way_failed;            /* what came on it cannot be used */
+        bool pulling;               /* everything is asked for, not only what a task waits for */
+        struct remote_run next_run; /* taken, and not asked for yet */
+        uint64_t on_their_way;      /* pages */
+        uint64_t faulted_bytes, background_bytes, gone_bytes;
+        uint64_t cut_since_ms; /* 0: it is not */
+
         struct source *on_pages; /* the page service's first process, while it is our child */
         struct hauler_restore *restore;
         struct hauler_port ports[TARGET_PORTS_MAX]; /* of the held copy, found before they are needed */
@@ -62,6 +74,19 @@ int target_restore(struct target_side *x, struct error *err);
 int target_lazy(struct target_side *x, struct error *err);
 /* The copy is held: who may look for it by its root. */
 void target_lazy_held(struct target_side *x);
+/* Post-copy, once the page service is there: where it is told what is wanted. Nothing to do where nothing was left. */
+int target_remote_open(struct target_side *x, struct error *err);
+void target_remote_close(struct target_side *x);
+/* The copy runs: from now on all of it is fetched. */
+void target_remote_pull(struct target_side *x);
+/* Of the way that memory came on, after the end of the images. */
+void target_remote_frame(struct target_side *x, const struct bulk_frame *frame, const void *data);
+void target_remote_writable(void *side);
+void target_remote_lost(struct target_side *x, const struct error *err);
+/* PAGES_OPEN: another way in its place. */
+void target_remote_way(struct target_side *x, const struct message *m);
+/* The source is needed no more. To be asked often: it also tells when the link is down. */
+bool target_remote_over(struct target_side *x);
 /* RUNNING is told: until the memory is in place, and nothing is left of who brought it. */
 void target_fill(struct target_side *x);
 /* From PREPARED on: wait for the source's decision, start, tell. */

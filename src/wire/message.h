@@ -44,6 +44,8 @@ enum message_type {
         MSG_RESUME,      /* first on a reconnected control connection: the source's state */
         MSG_LOST,        /* target: state unknown; an operator is needed */
         MSG_RELEASED,    /* the source let go: the target may forget the migration */
+        MSG_FILLING,     /* target: the tasks run, and need pages that were left on the source; token for their way */
+        MSG_PAGES_OPEN,  /* the way for these pages was lost; another bulk connection follows */
 
         MSG_PROBE = 40, /* bytes to measure the link with, during the pre-flight; the one marked last is answered */
         MSG_PROBED,     /* target: they are here */

@@ -101,8 +101,11 @@ static int source(const struct hauler *h, char **argv, struct error *err)
 static int dump(const struct hauler *h, char **argv, struct error *err)
 {
         static const struct criu_handlers handlers = {.notify = dump_notify, .done = dump_done};
-        struct criu_dump_options options = {
-                .page_server_fd = -1, .clean_pages_fd = -1, .log_file = "dump.log", .skip_network_lock = true};
+        struct criu_dump_options options = {.page_server_fd = -1,
+                                            .clean_pages_fd = -1,
+                                            .late_pages_fd = -1,
+                                            .log_file = "dump.log",
+                                            .skip_network_lock = true};
         struct progress progress = {0};
         struct workload w = {0};
         struct loop *loop = NULL;
