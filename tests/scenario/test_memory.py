@@ -85,26 +85,6 @@ def test_a_tracker_that_this_kernel_lacks(site):
     goes_on(site, "alpha", "writer")
 
 
-@pytest.fixture
-def asks_for_entries(site):
-    """CRIU on alpha asks for pages as it does before Linux 6.7, by a fault that it has built in."""
-    here = "/usr/local/sbin/criu"
-    script = f'c=$(command -v criu) && cp -p "$c" {here}.real && {{ [ "$c" != {here} ] || touch {here}.wrapped; }}'
-    site["alpha"].run("sh", "-c", script)
-    site["alpha"].run("sh", "-c", f"cat >{here} && chmod 755 {here}", input=f'#!/bin/sh\nCRIU_FAULT=135 exec {here}.real "$@"\n')
-    yield
-    site["alpha"].run("sh", "-c", f"if [ -e {here}.wrapped ]; then mv {here}.real {here}; else rm {here} {here}.real; fi; rm -f {here}.wrapped")
-
-
-def test_a_criu_that_reads_page_tables_entry_by_entry(site, asks_for_entries):
-    in_container(site, "writer", "memwriter", "--mib", "128", "--rate", "20")
-    report = site.migrate("alpha", "lxc/writer", "beta")
-    goes_on(site, "beta", "writer")
-    assert left_out(site, "alpha", report) > 64
-    log = site["alpha"].run("cat", f"/var/lib/phaul/migrations/{report['id']}/log").stdout
-    assert int(re.search(r"already, (\d+) scans", log)[1]) > 64, log  # 2 MiB are looked at together
-
-
 @pytest.mark.parametrize("tracker", ["uffd-wp", "hash"])
 def test_whatever_a_program_does_to_its_memory(site, tracker):
     """Maps, unmaps, moves, shrinks, gives back, forbids, forks: there and back, and again."""
