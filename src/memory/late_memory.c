@@ -351,8 +351,6 @@ static struct process *find_image(const struct late_memory *l, uint64_t image)
 ssize_t late_memory_read(uint64_t image, const struct page_span *spans, uint32_t n_spans, void *to, void *late)
 {
         struct process *p = find_image(late, image);
-        uint8_t *at = to;
-        ssize_t pages = 0;
 
         if (!p)
                 return -ESRCH;
@@ -360,14 +358,6 @@ ssize_t late_memory_read(uint64_t image, const struct page_span *spans, uint32_t
                 p->memory = process_memory_open(p->pid);
         if (p->memory < 0)
                 return p->memory;
-        for (uint32_t i = 0; i < n_spans; i++) {
-                ssize_t n = process_memory_read(p->memory, spans[i].vaddr, at, (size_t)spans[i].n_pages * PAGE_BYTES);
-                if (n < 0)
-                        return pages ? pages : n;
-                pages += n / PAGE_BYTES;
-                at += n;
-                if (n / PAGE_BYTES < (ssize_t)spans[i].n_pages)
-                        break;
-        }
-        return pages || process_has_memory(p->pid) ? pages : -ESRCH;
+        ssize_t n = process_memory_read_spans(p->memory, spans, n_spans, to);
+        return n != 0 || process_has_memory(p->pid) ? n : -ESRCH;
 }

@@ -330,21 +330,12 @@ static int note_unread(struct precopy *p)
 static ssize_t read_load(const struct precopy *p, const struct load *load, uint8_t *to)
 {
         const pid_t pid = p->processes[p->todo.list[p->next].process].pid;
-        ssize_t done = 0;
 
         AUTO_FD int memory = process_memory_open(pid);
         if (memory < 0)
                 return memory;
-        for (uint32_t i = 0; i < load->n_spans; i++) {
-                const size_t size = (size_t)load->spans[i].n_pages * PAGE_BYTES;
-                ssize_t n = process_memory_read(memory, load->spans[i].vaddr, to + done * PAGE_BYTES, size);
-                if (n < 0)
-                        return n;
-                done += n / PAGE_BYTES;
-                if ((size_t)n < size)
-                        break;
-        }
-        return done > 0 || process_has_memory(pid) ? done : -ESRCH;
+        ssize_t n = process_memory_read_spans(memory, load->spans, load->n_spans, to);
+        return n != 0 || process_has_memory(pid) ? n : -ESRCH;
 }
 
 static int send_load(struct precopy *p, const struct load *load, uint8_t *slot, uint32_t n_pages)

@@ -6,8 +6,6 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define PAGE 4096U
-
 int process_memory_open(pid_t pid)
 {
         char path[64];
@@ -31,5 +29,21 @@ ssize_t process_memory_read(int fd, uint64_t vaddr, void *to, size_t size)
                         break;
                 done += (size_t)n;
         }
-        return (ssize_t)(done / PAGE * PAGE);
+        return (ssize_t)(done / PAGE_BYTES * PAGE_BYTES);
+}
+
+ssize_t process_memory_read_spans(int fd, const struct page_span *spans, uint32_t n_spans, void *to)
+{
+        uint64_t done = 0;
+
+        for (uint32_t i = 0; i < n_spans; i++) {
+                const size_t size = (size_t)spans[i].n_pages * PAGE_BYTES;
+                ssize_t n = process_memory_read(fd, spans[i].vaddr, (char *)to + done * PAGE_BYTES, size);
+                if (n < 0)
+                        return n;
+                done += (uint64_t)n / PAGE_BYTES;
+                if ((size_t)n < size)
+                        break;
+        }
+        return (ssize_t)done;
 }

@@ -67,7 +67,7 @@ def unlike_before(site, host):
     return {k: traces[k] for k in ("mounts", "programs")}
 
 
-@pytest.fixture(params=["lxc", "pid"])
+@pytest.fixture(params=["lxc", "pid"] if FULL else ["pid"])
 def workload(site, request):
     return Workload(site, request.param, 256 if FULL else 96)
 

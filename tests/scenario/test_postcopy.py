@@ -26,7 +26,7 @@ class Workload(Lazy):
         return self.site.pid_of(self.site[host], program)
 
 
-@pytest.fixture(params=["lxc", "pid"])
+@pytest.fixture(params=["lxc", "pid"] if FULL else ["lxc"])
 def workload(site, request):
     return Workload(site, request.param, MIB)
 
