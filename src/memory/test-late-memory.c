@@ -123,7 +123,7 @@ static const char *marks(const struct story *s, pid_t pid, const void *at)
 {
         static char text[N + 1];
         const size_t size = sizeof(struct clean_header) + 65536 * sizeof(struct clean_window);
-        const struct clean_header *h = mmap(NULL, size, PROT_READ, MAP_SHARED, clean_pages_fd(s->pages), 0);
+        struct clean_header *h = mmap(NULL, size, PROT_READ, MAP_SHARED, clean_pages_fd(s->pages), 0);
 
         assert_ptr_not_equal(h, MAP_FAILED);
         for (unsigned i = 0; i < N; i++) {
@@ -137,7 +137,7 @@ static const char *marks(const struct story *s, pid_t pid, const void *at)
                         text[i] = window->clean[page / 64] >> page % 64 & 1 ? '+' : '-';
                 }
         }
-        (void)munmap((void *)(uintptr_t)h, size);
+        (void)munmap(h, size);
         return text;
 }
 
