@@ -68,11 +68,15 @@ def test_a_command_is_in_its_hosts_namespaces_and_cgroups(alpha, beta):
 
 
 def test_killing_exec_kills_its_command(lab, alpha, eventually):
+    def sleeps():
+        """Itself, not what is about to become it."""
+        return "sleep 4321" in alpha.run("ps", "-eo", "args").stdout.splitlines()
+
     waiting = subprocess.Popen([LAB, "--lab", "test-lab", "exec", "alpha", "--", "sleep", "4321"])
-    eventually(lambda: "4321" in alpha.run("ps", "ax").stdout)
+    eventually(sleeps)
     waiting.kill()
     waiting.wait()
-    eventually(lambda: "4321" not in alpha.run("ps", "ax").stdout)
+    eventually(lambda: not sleeps())
 
 
 def test_spawn_outlives_its_caller_and_logs_in_the_host(lab, alpha, eventually):
