@@ -13,27 +13,13 @@ import jsonschema
 import pytest
 import yaml
 
-from site_under_test import TREE, eventually
+from site_under_test import TREE, Connection, eventually
 
 IP = "10.77.0.20"
 SPEC = yaml.safe_load((TREE / "docs/openapi.yaml").read_text())
 METHODS = ["get", "post", "put", "patch", "delete", "options", "head", "trace"]
 NOBODY = "0" * 32
 ORDER = {"kind": "lxc", "id": "shop", "host": "beta"}
-
-
-class Connection(http.client.HTTPConnection):
-    """To the phauld of a host, from outside: its root directory can be reached through its pid 1."""
-
-    def __init__(self, host, timeout=30):
-        super().__init__("phauld", timeout=timeout)
-        self.path = f"/proc/{host.pid}/root/run/phaul/phauld.sock"
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-        self.plain = self.sock  # http.client forgets it when the answer has no end
 
 
 def ask(host, method, path, body=None, headers=None, timeout=30):
