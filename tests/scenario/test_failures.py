@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from site_under_test import eventually
+from site_under_test import FULL, eventually
 
 IP = "10.77.0.20"
 PHASES = ["files", "freeze", "state", "restore", "commit"]
@@ -33,7 +33,7 @@ def shop(site):
     counting.kill()
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", PHASES if FULL else ["files", "state", "commit"])
 def test_cancel(site, shop, phase):
     identity = site.migrating_held("source", phase)
     done = site["alpha"].run("phaul", "cancel", identity, check=False)
@@ -44,7 +44,7 @@ def test_cancel(site, shop, phase):
     shop()
 
 
-@pytest.mark.parametrize("phase", ["examine", *PHASES[:-1]])
+@pytest.mark.parametrize("phase", ["examine", *PHASES[:-1]] if FULL else ["examine", "freeze", "restore"])
 def test_link_cut(site, shop, phase):
     identity = site.migrating_held("source", phase)
     # Only the road between the hosts: the container's bridge port shares alpha's link, so beta's is cut.
@@ -58,9 +58,9 @@ def test_link_cut(site, shop, phase):
     shop()
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
-@pytest.mark.parametrize("phase", ["freeze", "state"])
-def test_only_the_connection_for_memory_is_lost(site, shop, phase, side):
+@pytest.mark.parametrize("side,phase", [("source", "freeze"), ("target", "state"),
+                                        *([("source", "state"), ("target", "freeze")] if FULL else [])])
+def test_only_the_connection_for_memory_is_lost(site, shop, side, phase):
     """Frozen it must not stay, although the other host still answers."""
     identity = site.migrating_held("source", phase)
     site.kill_bulk(site["alpha" if side == "source" else "beta"])
