@@ -13,11 +13,11 @@
 #include "base/kernel_abi.h"
 #include "base/proc_status.h"
 #include "memory/address_space.h"
+#include "memory/page_scan.h"
 #include "memory/process_image.h"
 #include "memory/process_memory.h"
 
 #define SMAPS_MAX (256U << 20)
-#define REGIONS 512
 
 struct process {
         pid_t pid, parent;
@@ -218,44 +218,26 @@ static void leave_shared_out(struct process *parent, struct process *child)
         }
 }
 
-/* What is there of an area: a mapping may be much larger. */
-static int mark_area(const struct process *p, int pagemap, const struct area *a, struct clean_pages *pages)
-{
-        struct scan_region regions[REGIONS];
-        uint64_t told = a->start;
+struct marking {
+        struct clean_pages *pages;
+        pid_t number;
+};
 
-        for (uint64_t start = a->start; start < a->end;) {
-                struct scan_request q = {.size = sizeof(q),
-                                         .start = start,
-                                         .end = a->end,
-                                         .regions = (uintptr_t)regions,
-                                         .regions_size = REGIONS,
-                                         .inverted = PAGE_ZERO,
-                                         .all_of = PAGE_ZERO,
-                                         .any_of = PAGE_PRESENT | PAGE_SWAPPED,
-                                         .returned = PAGE_PRESENT};
-                const int n = ioctl(pagemap, SCAN_IOCTL, &q);
-                if (n < 0)
-                        return -errno;
-                if (q.walk_end <= start || q.walk_end > a->end || n > REGIONS)
-                        return -EIO;
-                for (int i = 0; i < n; i++) {
-                        /* Some may be told twice (memory/track_uffd.c). */
-                        if (regions[i].end <= told)
-                                continue;
-                        int r = clean_pages_add(pages, p->number, regions[i].start > told ? regions[i].start : told,
-                                                regions[i].end);
-                        if (r < 0)
-                                return r;
-                        told = regions[i].end;
-                }
-                start = q.walk_end;
-        }
-        return 0;
+static int on_there(uint64_t start, uint64_t end, void *context)
+{
+        const struct marking *m = context;
+
+        return clean_pages_add(m->pages, m->number, start, end);
 }
 
+/* What is there of an area: a mapping may be much larger. */
 static int mark_process(const struct process *p, struct clean_pages *pages)
 {
+        static const struct scan_request there = {.inverted = PAGE_ZERO,
+                                                  .all_of = PAGE_ZERO,
+                                                  .any_of = PAGE_PRESENT | PAGE_SWAPPED,
+                                                  .returned = PAGE_PRESENT};
+        struct marking marking = {pages, p->number};
         char path[64];
         int r = 0;
 
@@ -265,7 +247,8 @@ static int mark_process(const struct process *p, struct clean_pages *pages)
                 return errno == ENOENT || errno == ESRCH ? 0 : -errno;
         for (size_t i = 0; r == 0 && i < p->space.n; i++)
                 if (p->late[i])
-                        r = mark_area(p, pagemap, &p->space.areas[i], pages);
+                        r = page_scan(pagemap, &there, p->space.areas[i].start, p->space.areas[i].end, on_there,
+                                      &marking);
         return r;
 }
 

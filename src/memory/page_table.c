@@ -3,16 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/kernel_abi.h"
+#include "memory/page_scan.h"
 
 #define PAGE 4096U
-#define PORTION 4096U /* entries */
-#define REGIONS 512U
+#define PORTION 4096U      /* entries */
 #define SWAP_TYPES 16U     /* far more than anybody has swap files; the kernel's own types begin after 20 of them */
 #define SWAP_TYPE_MASK 31U /* MAX_SWAPFILES_SHIFT is 5 */
 
@@ -65,45 +63,28 @@ static int read_entries(int pagemap, uint64_t start, uint64_t end, page_entries_
         return 0;
 }
 
-/* Where there is anything, the kernel tells of itself: -ENOTTY before Linux 6.7. */
-static int walk_used(int pagemap, const struct area *area, page_entries_fn found, void *context)
-{
-        struct scan_region regions[REGIONS];
-        uint64_t done = area->start;
+struct walk {
+        int pagemap;
+        page_entries_fn found;
+        void *context;
+};
 
-        for (uint64_t start = area->start; start < area->end;) {
-                struct scan_request q = {.size = sizeof(q),
-                                         .start = start,
-                                         .end = area->end,
-                                         .regions = (uintptr_t)regions,
-                                         .regions_size = REGIONS,
-                                         .any_of = PAGE_PRESENT | PAGE_SWAPPED,
-                                         .returned = PAGE_PRESENT | PAGE_SWAPPED};
-                int n = ioctl(pagemap, SCAN_IOCTL, &q);
-                if (n < 0)
-                        return -errno;
-                if (q.walk_end <= start || q.walk_end > area->end || n > (int)REGIONS)
-                        return -EIO;
-                for (int i = 0; i < n; i++) {
-                        /* Some may be told twice (see track_uffd.c). */
-                        const uint64_t from = regions[i].start > done ? regions[i].start : done;
-                        int r = from < regions[i].end ? read_entries(pagemap, from, regions[i].end, found, context) : 0;
-                        if (r < 0)
-                                return r;
-                        done = regions[i].end > done ? regions[i].end : done;
-                }
-                start = q.walk_end;
-        }
-        return 0;
+static int on_used(uint64_t start, uint64_t end, void *context)
+{
+        const struct walk *w = context;
+
+        return read_entries(w->pagemap, start, end, w->found, w->context);
 }
 
 int page_table_walk(int pagemap, const struct address_space *space, page_entries_fn found, void *context)
 {
+        static const struct scan_request used = {.any_of = PAGE_PRESENT | PAGE_SWAPPED, .returned = PAGE_PRESENT};
+        struct walk walk = {pagemap, found, context};
         bool scans = true;
 
         for (size_t i = 0; i < space->n; i++) {
                 const struct area *area = &space->areas[i];
-                int r = scans ? walk_used(pagemap, area, found, context) : -ENOTTY;
+                int r = scans ? page_scan(pagemap, &used, area->start, area->end, on_used, &walk) : -ENOTTY;
                 if (r == -ENOTTY) {
                         scans = false;
                         r = area->end - area->start <= PAGE_TABLE_AREA_MAX

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "base/cleanup.h"
@@ -49,8 +48,6 @@ static int hash_open(void **ret_state, struct error *err)
 
         if (!t)
                 return error_set(err, ENOMEM, "out of memory");
-        if (sysconf(_SC_PAGESIZE) != PAGE)
-                return error_set(err, EOPNOTSUPP, "pages of this machine do not have 4096 bytes");
         if (getrandom(&t->seed, sizeof(t->seed), 0) != sizeof(t->seed))
                 return error_errno(err, errno, "cannot get random numbers");
         t->zero_frame = page_table_zero_frame();

@@ -85,8 +85,6 @@ static int soft_open(void **ret_state, struct error *err)
         AUTO_FREE struct soft_tracker *t = calloc(1, sizeof(*t));
         if (!t)
                 return error_set(err, ENOMEM, "out of memory");
-        if (sysconf(_SC_PAGESIZE) != PAGE)
-                return error_set(err, EOPNOTSUPP, "pages of this machine do not have 4096 bytes");
         AUTO_FD int pagemap = trackable_pagemap(getpid(), err);
         if (pagemap < 0)
                 return pagemap;

@@ -17,6 +17,7 @@
 #include "base/kernel_abi.h"
 #include "memory/address_space.h"
 #include "memory/inject.h"
+#include "memory/page_scan.h"
 #include "memory/track.h"
 #include "memory/trackable.h"
 
@@ -31,14 +32,12 @@
  */
 #define UFFD_FLAGS (O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY) /* without privilege; nobody ever has to answer */
 #define FEATURES (UFFD_WP_ASYNC | UFFD_WP_UNPOPULATED)
-#define REGIONS 2048
 #define RETRIES 1000 /* of an ioctl that meets a change of the mappings */
 #define ADDRESSES_END UINT64_C(0x7ffffffff000)
 #define PAGE 4096U
 
 struct uffd_tracker {
         uint64_t left_out; /* kinds of pages that have no contents of their own */
-        struct scan_region regions[REGIONS];
 };
 
 /* -- the kernel's calls ------------------------------------------------------------------------------------------ */
@@ -182,8 +181,6 @@ static int uffd_open(void **ret_state, struct error *err)
         AUTO_FREE struct uffd_tracker *t = calloc(1, sizeof(*t));
         if (!t)
                 return error_set(err, ENOMEM, "out of memory");
-        if (sysconf(_SC_PAGESIZE) != PAGE)
-                return error_set(err, EOPNOTSUPP, "pages of this machine do not have 4096 bytes");
         AUTO_FD int pagemap = trackable_pagemap(getpid(), err);
         if (pagemap < 0)
                 return pagemap;
@@ -311,15 +308,10 @@ struct look {
         void *context;
 };
 
-static struct scan_request request_for(const struct look *l, uint64_t start, uint64_t end)
+static struct scan_request request_for(const struct look *l)
 {
         const uint64_t left_out = l->tracker->left_out;
-        struct scan_request q = {.start = start,
-                                 .end = end,
-                                 .regions = (uintptr_t)l->tracker->regions,
-                                 .regions_size = REGIONS,
-                                 .any_of = PAGE_PRESENT | PAGE_SWAPPED,
-                                 .returned = PAGE_WP_ALLOWED};
+        struct scan_request q = {.any_of = PAGE_PRESENT | PAGE_SWAPPED, .returned = PAGE_WP_ALLOWED};
 
         if (!l->clean) {
                 /* Only what is there: else empty memory would be filled with markers, which a dump takes for pages. */
@@ -333,37 +325,22 @@ static struct scan_request request_for(const struct look *l, uint64_t start, uin
         return q;
 }
 
-static int look_at(const struct look *l, uint64_t start, uint64_t end, struct error *err)
+static int on_pages(uint64_t start, uint64_t end, void *context)
 {
-        const pid_t pid = l->process->pid;
-        uint64_t told = start;
+        const struct look *l = context;
 
-        while (start < end) {
-                struct scan_request q = request_for(l, start, end);
-                int n = scan_pages(l->pagemap, &q);
-                if (n < 0)
-                        return error_errno(err, -n, "cannot scan the memory of process %d", (int)pid);
-                if (q.walk_end <= start || q.walk_end > end || n > REGIONS)
-                        return error_set(err, EIO, "PAGEMAP_SCAN of process %d does not go on", (int)pid);
-                for (int i = 0; i < n; i++) {
-                        const struct scan_region *region = &l->tracker->regions[i];
-                        if (region->end <= told)
-                                continue;
-                        int r = l->found(pid, region->start > told ? region->start : told, region->end, l->context);
-                        if (r < 0)
-                                return error_negative(r);
-                        told = region->end;
-                }
-                /*
-                 * After more than 512 regions the kernel may say that a walk that is through ended where a buffer of
-                 * its own was full (it keeps the old value): some are seen twice then.
-                 */
-                start = q.walk_end;
-        }
-        return 0;
+        return l->found(l->process->pid, start, end, l->context);
 }
 
-static int look_at_all(const struct look *l, struct error *err)
+static int look_at(struct look *l, uint64_t start, uint64_t end, struct error *err)
+{
+        const struct scan_request q = request_for(l);
+
+        int r = page_scan(l->pagemap, &q, start, end, on_pages, l);
+        return r < 0 ? error_errno(err, -r, "cannot scan the memory of process %d", (int)l->process->pid) : 0;
+}
+
+static int look_at_all(struct look *l, struct error *err)
 {
         CLEANUP(address_space_done) struct address_space space = {0};
         const struct tracked *p = l->process;
@@ -389,7 +366,7 @@ static int look(struct uffd_tracker *t, const struct tracked *p, bool clean, tra
                 struct error *err)
 {
         AUTO_FD int pagemap = trackable_pagemap(p->pid, err);
-        const struct look l = {t, p, pagemap, clean, found, context};
+        struct look l = {t, p, pagemap, clean, found, context};
 
         return pagemap < 0 ? pagemap : look_at_all(&l, err);
 }

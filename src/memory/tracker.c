@@ -2,6 +2,7 @@
 #include "memory/tracker.h"
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "memory/address_space.h"
 #include "memory/track.h"
@@ -16,6 +17,7 @@ static const struct {
         [TRACKER_HASH] = {"hash", &track_hash},
 };
 
+#define PAGE 4096
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
 struct tracker {
@@ -38,6 +40,8 @@ int tracker_new(enum tracker_kind kind, struct tracker **ret, struct error *err)
         if ((size_t)kind >= KINDS)
                 return error_set(err, EINVAL, "there is no tracker %d", (int)kind);
         if (kinds[kind].ops) {
+                if (sysconf(_SC_PAGESIZE) != PAGE)
+                        return error_set(err, EOPNOTSUPP, "pages of this machine do not have %d bytes", PAGE);
                 int r = kinds[kind].ops->open(&t->state, err);
                 if (r < 0)
                         return r;
