@@ -19,37 +19,10 @@
 
 #include "base/cleanup.h"
 #include "memory/process_memory.h"
-#include "memory/test-tracker.h"
-#include "memory/tracker.h"
+#include "memory/test-tracker-story.h"
 
 #define HUGE_PAGES 512U
 #define HUGE_BYTES (HUGE_PAGES * PAGE)
-
-static enum tracker_kind kind;
-static struct servant servant;
-static struct tracker *tracker;
-
-static int set_up(void **state)
-{
-        struct error err = {0};
-
-        (void)state;
-        servant_start(&servant);
-        if (tracker_new(kind, &tracker, &err) < 0)
-                fail_msg("%s", err.text);
-        return 0;
-}
-
-static int tear_down(void **state)
-{
-        (void)state;
-        tracker_free(tracker);
-        tracker = NULL;
-        servant_end(&servant);
-        return 0;
-}
-
-#define ask(...) servant_ask(&servant, __VA_ARGS__)
 
 /* -- a round ------------------------------------------------------------------------------------------------------ */
 
@@ -83,14 +56,6 @@ static void send(const struct report *r, pid_t pid)
                                 tracker_sent(tracker, pid, a, 1, page);
 }
 
-static void attach_to(pid_t pid)
-{
-        struct error err = {0};
-
-        if (tracker_attach(tracker, pid, &err) < 0)
-                fail_msg("attach: %s", err.text);
-}
-
 static struct report *scan_of(pid_t pid, uint64_t start, uint64_t pages)
 {
         struct report *r = calloc(1, sizeof(*r));
@@ -118,21 +83,6 @@ static uint64_t round_of(pid_t pid, uint64_t start, uint64_t pages)
 static uint64_t a_round(uint64_t start, uint64_t pages)
 {
         return round_of(servant.child.pid, start, pages);
-}
-
-static uint64_t clean_of(pid_t pid, uint64_t start, uint64_t pages)
-{
-        struct page_count count = {.start = start, .end = start + pages * PAGE};
-        struct error err = {0};
-
-        if (tracker_clean(tracker, pid, page_count_add, &count, &err) < 0)
-                fail_msg("clean: %s", err.text);
-        return count.pages;
-}
-
-static uint64_t clean(uint64_t start, uint64_t pages)
-{
-        return clean_of(servant.child.pid, start, pages);
 }
 
 /* Between two that nobody may touch: what the kernel merges with a new mapping counts as new. */
@@ -381,8 +331,6 @@ static void test_a_failed_scan_is_no_scan(void **state)
         assert_int_equal(tracker_clean(tracker, servant.child.pid, NULL, NULL, &err), -EOPNOTSUPP);
         assert_int_equal(a_round(area, 32), 32);
 }
-
-#define STORY(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(int argc, char **argv)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "memory/test-tracker.h"
+#include "memory/test-tracker-story.h"
 
 #include <fcntl.h>
 #include <linux/aio_abi.h>
@@ -97,6 +97,55 @@ void servant_exec(struct servant *s)
                 (void)usleep(1000);
         }
         fail_msg("it does not sleep");
+}
+
+/* -- a story ------------------------------------------------------------------------------------------------------ */
+
+enum tracker_kind kind = TRACKER_UFFD_WP;
+struct servant servant;
+struct tracker *tracker;
+
+int set_up(void **state)
+{
+        struct error err = {0};
+
+        (void)state;
+        servant_start(&servant);
+        if (tracker_new(kind, &tracker, &err) < 0)
+                fail_msg("%s", err.text);
+        return 0;
+}
+
+int tear_down(void **state)
+{
+        (void)state;
+        tracker_free(tracker);
+        tracker = NULL;
+        servant_end(&servant);
+        return 0;
+}
+
+void attach_to(pid_t pid)
+{
+        struct error err = {0};
+
+        if (tracker_attach(tracker, pid, &err) < 0)
+                fail_msg("attach: %s", err.text);
+}
+
+uint64_t clean_of(pid_t pid, uint64_t start, uint64_t pages)
+{
+        struct page_count count = {.start = start, .end = start + pages * PAGE};
+        struct error err = {0};
+
+        if (tracker_clean(tracker, pid, page_count_add, &count, &err) < 0)
+                fail_msg("clean: %s", err.text);
+        return count.pages;
+}
+
+uint64_t clean(uint64_t start, uint64_t pages)
+{
+        return clean_of(servant.child.pid, start, pages);
 }
 
 /* -- what it is told ------------------------------------------------------------------------------------------------

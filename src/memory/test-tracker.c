@@ -25,50 +25,14 @@
 
 #include "base/fd.h"
 #include "base/test-process.h"
-#include "memory/test-tracker.h"
-#include "memory/tracker.h"
+#include "memory/test-tracker-story.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define HUGE (2 * MIB)
 #define ADVICE_GUARD 102 /* MADV_GUARD_INSTALL, Linux 6.13 */
 
-/* -- the process -------------------------------------------------------------------------------------------------- */
-
-static struct servant servant;
-static struct tracker *tracker;
-
-static int set_up(void **state)
-{
-        struct error err = {0};
-
-        (void)state;
-        servant_start(&servant);
-        if (tracker_new(TRACKER_UFFD_WP, &tracker, &err) < 0)
-                fail_msg("%s", err.text);
-        return 0;
-}
-
-static int tear_down(void **state)
-{
-        (void)state;
-        tracker_free(tracker);
-        tracker = NULL;
-        servant_end(&servant);
-        return 0;
-}
-
-#define ask(...) servant_ask(&servant, __VA_ARGS__)
-
 /* -- what the tracker says ------------------------------------------------------------------------------------------
  */
-
-static void attach_to(pid_t pid)
-{
-        struct error err = {0};
-
-        if (tracker_attach(tracker, pid, &err) < 0)
-                fail_msg("attach: %s", err.text);
-}
 
 static void attach(void)
 {
@@ -103,21 +67,6 @@ static uint64_t dirty(uint64_t start, uint64_t pages)
         return dirty_of(servant.child.pid, start, pages);
 }
 
-static uint64_t clean_of(pid_t pid, uint64_t start, uint64_t pages)
-{
-        struct page_count count = {.start = start, .end = start + pages * PAGE};
-        struct error err = {0};
-
-        if (tracker_clean(tracker, pid, page_count_add, &count, &err) < 0)
-                fail_msg("clean: %s", err.text);
-        return count.pages;
-}
-
-static uint64_t clean(uint64_t start, uint64_t pages)
-{
-        return clean_of(servant.child.pid, start, pages);
-}
-
 /* Mapped, written, tracked, reported: all of it is clean. */
 static uint64_t clean_area(uint64_t pages)
 {
@@ -142,6 +91,8 @@ static void test_names(void **state)
         (void)state;
         assert_string_equal(tracker_kind_name(TRACKER_NONE), "none");
         assert_string_equal(tracker_kind_name(TRACKER_UFFD_WP), "uffd-wp");
+        assert_string_equal(tracker_kind_name(TRACKER_SOFT_DIRTY), "soft-dirty");
+        assert_string_equal(tracker_kind_name(TRACKER_HASH), "hash");
         assert_int_equal(tracker_new(TRACKER_NONE, &none, &err), 0);
         assert_int_equal(tracker_attach(none, servant.child.pid, &err), -EOPNOTSUPP);
         assert_int_equal(tracker_scan(none, servant.child.pid, NULL, NULL, &err), -EOPNOTSUPP);
@@ -499,8 +450,6 @@ static void test_no_trace(void **state)
         attach();
         assert_int_equal(dirty(area, 32), 32);
 }
-
-#define STORY(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
 {
