@@ -57,10 +57,8 @@ int source_link_speed(struct source_side *x, struct verdict *v, struct error *er
         }
         if (r < 0)
                 return error_wrap(err, "cannot measure the link");
-        CLEANUP(tracker_free_ptr) struct tracker *tracker = NULL;
         const struct preflight_link link = {
-                .tracked = s->request.options.tracker != TRACKER_WANTED_NONE &&
-                           tracker_new(TRACKER_UFFD_WP, &tracker, NULL) == 0,
+                .tracked = source_memory_tracked(s),
                 .round_us = round_us,
                 /* The way of the first byte and of the answer is not the link's speed. */
                 .bytes_per_second = bytes * 1000000 / (us > round_us ? us - round_us : 1),

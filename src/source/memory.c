@@ -393,6 +393,19 @@ static int say_last(struct source_side *x, struct error *err)
         return precopy_last(x->precopy, err);
 }
 
+bool source_memory_tracked(const struct session *s)
+{
+        const enum migration_tracker wanted = s->request.options.tracker;
+
+        for (size_t i = 0; i < sizeof(trackers) / sizeof(trackers[0]); i++) {
+                CLEANUP(tracker_free_ptr) struct tracker *tracker = NULL;
+                if ((wanted == TRACKER_WANTED_AUTO || wanted == trackers[i].wanted) &&
+                    tracker_new(trackers[i].kind, &tracker, NULL) == 0)
+                        return true;
+        }
+        return false;
+}
+
 /* By the best tracker that can be had here. 1: by none. */
 static int begin_precopy(struct source_side *x, struct error *err)
 {

@@ -106,6 +106,8 @@ int source_files(struct source_side *x, struct error *err);
 /* The last round of every tree, ready to go the moment the tasks stand still; then the round itself. */
 int source_files_arm(struct source_side *x, struct error *err);
 int source_files_last(struct source_side *x, struct error *err);
+/* Can there be rounds of memory here, by the tracker that is wanted? Tried on this process. */
+bool source_memory_tracked(const struct session *s);
 /* Rounds of memory while the workload runs, until another one would not pay. */
 int source_memory(struct source_side *x, struct error *err);
 /* The way for memory and metadata, opened once. */
