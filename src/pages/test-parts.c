@@ -19,7 +19,9 @@
 
 #include <cmocka.h>
 
+#include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/test-process.h"
 #include "base/fd.h"
 #include "criu/criu.h"
 #include "criu/images.pb-c.h"
@@ -278,4 +280,32 @@ uint64_t bytes_stored(const struct lazy_story *s)
                 if (fstatat(s->images_fd, s->view->files[i].name, &st, 0) == 0)
                         bytes += (uint64_t)st.st_blocks * 512;
         return bytes;
+}
+
+void check_pages(const struct lazy_story *s)
+{
+        for (uint64_t n = 0; n < s->n_pages; n++)
+                if (!check_page(page_at(n), seed_of(n)))
+                        _exit(1);
+}
+
+void be_lazy(const struct lazy_story *s, bool wait, int out)
+{
+        int connection = become_lazy(s);
+
+        say(out, "+");
+        finish_restore(connection);
+        if (wait && !wait_for_end(s))
+                _exit(2);
+        check_pages(s);
+}
+
+uint64_t bytes_resident(pid_t pid)
+{
+        unsigned long all = 0, resident = 0;
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
+        AUTO_FILE FILE *f = fopen(path, "re");
+        return f && fscanf(f, "%lu %lu", &all, &resident) == 2 ? resident * (uint64_t)PAGE_BYTES : 0;
 }

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "criu/page_server.h"
 #include "pages/ledger.h"
 #include "pages/service.h"
 
@@ -35,6 +36,11 @@ static inline void *at_address(uint64_t address)
         return (void *)(uintptr_t)address; /* NOLINT(performance-no-int-to-ptr): addresses are numbers to the service */
 }
 
+static inline void *page_at(uint64_t page)
+{
+        return at_address(BASE + page * PAGE_BYTES);
+}
+
 /* Whether the page was sent. */
 bool was_sent(uint64_t page);
 /* Numbers that follow from `seed`; 0: zeros. */
@@ -48,6 +54,13 @@ static inline uint64_t seed_of(uint64_t page)
 /* In the process: the area, registered and handed to the service. The connection, for finish(). */
 int become_lazy(const struct lazy_story *s);
 void finish_restore(int connection);
+
+/* Exits with 1 at the first page that is not what it has to be. */
+void check_pages(const struct lazy_story *s);
+/* All of that: from when it says "+" it is restored, and reads its pages, when all were given to it if `wait`. */
+void be_lazy(const struct lazy_story *s, bool wait, int out);
+/* What the process has in memory. */
+uint64_t bytes_resident(pid_t pid);
 
 /* Until no process of the service is left; false when that takes a minute. */
 bool wait_for_end(const struct lazy_story *s);

@@ -30,36 +30,15 @@
 
 static struct lazy_story story;
 
-static void *page_at(uint64_t n)
-{
-        return at_address(BASE + n * PAGE_BYTES);
-}
-
-static void check_all(void)
-{
-        for (uint64_t n = 0; n < PAGES; n++)
-                if (!check_page(page_at(n), seed_of(n)))
-                        _exit(1);
-}
-
 static void read_all(int out)
 {
-        int connection = become_lazy(&story);
-
-        say(out, "+");
-        finish_restore(connection);
-        check_all();
+        be_lazy(&story, false, out);
 }
 
+/* Touches nothing itself before all is there. */
 static void wait_and_read(int out)
 {
-        int connection = become_lazy(&story);
-
-        say(out, "+");
-        finish_restore(connection);
-        if (!wait_for_end(&story))
-                _exit(2);
-        check_all();
+        be_lazy(&story, true, out);
 }
 
 /* Before it runs, as CRIU does; then all that is forked shares what is missing. */
@@ -72,7 +51,7 @@ static void read_early_and_fork(int out)
                 _exit(1);
         finish_restore(connection);
         pid_t child = fork();
-        check_all();
+        check_pages(&story);
         if (child == 0)
                 _exit(0);
         int status = 0;
@@ -200,16 +179,6 @@ static void test_what_nobody_touches_is_fetched_by_itself(void **state)
         assert_int_equal(page_remote_faults(remote), 0);
         page_remote_free(remote);
         lazy_story_end(&story);
-}
-
-static uint64_t bytes_resident(pid_t pid)
-{
-        unsigned long all = 0, resident = 0;
-        char path[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
-        AUTO_FILE FILE *f = fopen(path, "re");
-        return f && fscanf(f, "%lu %lu", &all, &resident) == 2 ? resident * (uint64_t)PAGE_BYTES : 0;
 }
 
 /* Pieces that wait for a page are not given in part, or all of them would be in the store and with the task. */

@@ -23,16 +23,15 @@
 
 static struct lazy_story story;
 
-static void *page_at(uint64_t n)
+static void read_all(int out)
 {
-        return at_address(BASE + n * PAGE_BYTES);
+        be_lazy(&story, false, out);
 }
 
-static void check_all(void)
+/* Touches nothing itself before all is there. */
+static void wait_and_read(int out)
 {
-        for (uint64_t n = 0; n < PAGES; n++)
-                if (!check_page(page_at(n), seed_of(n)))
-                        _exit(1);
+        be_lazy(&story, true, out);
 }
 
 static void hold_still(int out)
@@ -45,27 +44,6 @@ static void hold_still(int out)
         say(out, "+");
         (void)pause();
         (void)close(connection);
-}
-
-static void read_all(int out)
-{
-        int connection = become_lazy(&story);
-
-        say(out, "+");
-        finish_restore(connection);
-        check_all();
-}
-
-/* Touches nothing itself. */
-static void wait_and_read(int out)
-{
-        int connection = become_lazy(&story);
-
-        say(out, "+");
-        finish_restore(connection);
-        if (!wait_for_end(&story))
-                _exit(2);
-        check_all();
 }
 
 static void test_each_page_is_there_when_it_is_touched(void **state)
@@ -115,16 +93,6 @@ static void touch_at_random(int out)
                         _exit(1);
         }
         (void)pause();
-}
-
-static uint64_t bytes_resident(pid_t pid)
-{
-        unsigned long all = 0, resident = 0;
-        char path[64];
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
-        AUTO_FILE FILE *f = fopen(path, "re");
-        return f && fscanf(f, "%lu %lu", &all, &resident) == 2 ? resident * (uint64_t)PAGE_BYTES : 0;
 }
 
 static void test_memory_is_not_there_twice(void **state)
