@@ -76,8 +76,16 @@ static int parse_line(const char *line, struct area *a, struct address_space *sp
         return 0;
 }
 
-static int add_area(struct address_space *space, const struct area *a)
+/* After all others. The kernel gives the file out in pieces of a page or so: a mapping that grew together with one of
+ * the last piece meanwhile is told a second time, as a whole. What was told stays as it was told then. */
+static int add_area(struct address_space *space, struct area *a)
 {
+        uint64_t told = space->n ? space->areas[space->n - 1].end : 0;
+
+        if (a->end <= told)
+                return 0;
+        if (a->start < told)
+                a->start = told;
         if (space->n == space->room) {
                 size_t room = space->room ? space->room * 2 : 256;
                 struct area *grown = room <= AREAS_MAX ? reallocarray(space->areas, room, sizeof(*grown)) : NULL;
@@ -93,19 +101,15 @@ static int add_area(struct address_space *space, const struct area *a)
 int address_space_parse(const char *maps, struct address_space *ret)
 {
         CLEANUP(address_space_done) struct address_space space = {0};
-        uint64_t last = 0;
 
         for (const char *line = maps; *line;) {
                 struct area a;
                 const char *end = strchr(line, '\n');
                 int r = end ? parse_line(line, &a, &space) : -EBADMSG;
-                if (r == 0 && a.start < last)
-                        r = -EBADMSG;
                 if (r == 0)
                         r = add_area(&space, &a);
                 if (r < 0)
                         return r;
-                last = a.end;
                 line = end + 1;
         }
         *ret = space;

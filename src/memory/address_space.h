@@ -25,7 +25,7 @@ struct area {
 };
 
 struct address_space {
-        struct area *areas; /* by rising address */
+        struct area *areas; /* by rising address, none over another */
         size_t n, room;
         const char *obstacle; /* a mapping that shows memory being written past the page tables, or NULL; static */
 };
