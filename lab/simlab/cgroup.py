@@ -5,6 +5,7 @@ One hierarchy left shared would be enough for one host's cgroups to appear in an
 """
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -23,6 +24,7 @@ class Hierarchy:
     options: str = ""
 
 
+@functools.cache
 def hierarchies(mounts="/proc/mounts"):
     """Every cgroup tree mounted under /sys/fs/cgroup."""
     found = []
@@ -71,10 +73,15 @@ def create(lab, host):
             (group / "cgroup.clone_children").write_text("1")
 
 
+def doors(lab, host):
+    """The files that take a process into the host's cgroups, one for each hierarchy."""
+    return [str(_group(tree, lab, host) / "cgroup.procs") for tree in hierarchies()]
+
+
 def join(lab, host):
     """Move the calling process to the host's cgroups; its first one unshares its cgroup namespace after that."""
-    for tree in hierarchies():
-        (_group(tree, lab, host) / "cgroup.procs").write_text("0")
+    for door in doors(lab, host):
+        Path(door).write_text("0")
 
 
 def hosts_with_groups(lab):

@@ -79,7 +79,7 @@ def _image(options):
     current = [image.host_image(), image.guest_image()]
     print(*current, sep="\n")
     if options.prune:
-        prune({*current, *tools.layers(), *(layer for name in Lab.names() for layer in Lab(name).layers)})
+        prune({*current, *tools.layers(), tools.enter().parent, *(layer for name in Lab.names() for layer in Lab(name).layers)})
 
 
 def _build(options):

@@ -13,7 +13,6 @@ from . import cgroup, container, link, tools
 from .sh import PATH, LabError, run
 
 _INIT = Path(__file__).with_name("host-init.sh")
-_SPACES = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
 
 
 class Host:
@@ -69,7 +68,7 @@ class Host:
             keeper = subprocess.Popen(
                 ["nsenter", f"--net=/run/netns/{link.space(self.lab.name, self.name)}", *unshare, "sh", str(_INIT)], env=env,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=self._join)
+                preexec_fn=lambda: cgroup.join(self.lab.name, self.name))
         deadline = time.monotonic() + 30
         while keeper.poll() is None and time.monotonic() < deadline:
             for pid in _children(keeper.pid):
@@ -108,26 +107,18 @@ class Host:
     # Commands
 
     def _enter(self, argv, terminal=False):
-        """The command line that runs argv in the host; it dies with the process that waits for it outside.
-
-        Away from a terminal it leads a session: CRIU dumps no process whose session is outside of its pid namespace.
-        """
+        """The command line that runs argv in the host; it dies with the process that waits for it outside."""
         if not self.pid:
             raise LabError(f"{self.name} is down")
-        session = [] if terminal else ["setsid"]
-        # Whoever runs us in the background of a script, or under nohup, has some signals ignored.
-        return ["nsenter", "--target", str(self.pid), *_SPACES, "--", "env", "--default-signal", "setpriv", "--pdeathsig", "KILL",
-                "--", *session, *(str(a) for a in argv)]
-
-    def _join(self):
-        cgroup.join(self.lab.name, self.name)
+        return [str(tools.enter()), *(["--terminal"] if terminal else []), str(self.pid),
+                *cgroup.doors(self.lab.name, self.name), "--", *(str(a) for a in argv)]
 
     def run(self, *argv, check=True, env=None, **options):
         """Run a command and return its CompletedProcess with text output; options go to subprocess.run."""
         options = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120, **options}
         if "input" not in options:
             options.setdefault("stdin", subprocess.DEVNULL)
-        done = subprocess.run(self._enter(argv), env={**_environment(), **(env or {})}, preexec_fn=self._join, **options)
+        done = subprocess.run(self._enter(argv), env={**_environment(), **(env or {})}, **options)
         if check and done.returncode:
             why = (done.stderr or done.stdout or "").strip()
             raise LabError(f"{self.name}: {' '.join(map(str, argv))}: exit {done.returncode}: {why}")
@@ -135,12 +126,11 @@ class Host:
 
     def popen(self, *argv, env=None, **options):
         """Start a command and return its Popen; killing that kills the command."""
-        return subprocess.Popen(self._enter(argv), env={**_environment(), **(env or {})}, preexec_fn=self._join, **options)
+        return subprocess.Popen(self._enter(argv), env={**_environment(), **(env or {})}, **options)
 
     def exec(self, argv):
         """Become the command, with our standard descriptors and no other."""
         command = self._enter(argv, terminal=os.isatty(0))
-        self._join()
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.execvpe(command[0], command, _environment())
 

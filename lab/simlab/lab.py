@@ -59,6 +59,7 @@ class Lab:
         names = _host_names(hosts)
         image.host_image()
         tools.layers()
+        tools.enter()
         with self._lock():
             if self._record().exists():
                 raise LabError(f"lab {self.name} is up already; `lab down` ends it")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Overlay layers of the lab's own programs: the workloads, and the shim that criu needs on some machines."""
+"""The lab's own programs: the way into a host, and overlay layers of the workloads and of the shim that criu needs on some machines."""
 
+import functools
 from pathlib import Path
 
 from . import chamber, image
@@ -9,12 +10,22 @@ from .sh import LabError
 
 LAB = Path(__file__).resolve().parents[1]
 FOLDER = "usr/local/lib/phaul-lab"   # programs are static, so containers can have a copy
+STATIC = "-static -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE"
 CAP_SYS_RESOURCE = 24
 
 
 def layers():
     """The layers that lie over the image, uppermost first."""
     return [*([_shim()] if shim_needed() else []), _workloads()]
+
+
+@functools.cache
+def enter():
+    """The program of this machine that runs a command in a host; see enter.c."""
+    def build(root, log):
+        root.mkdir()
+        _gcc(root, log, f"{STATIC} -o /build/enter /src/enter/enter.c")
+    return built("enter", _ingredients("enter"), build) / "enter"
 
 
 def programs():
@@ -40,7 +51,7 @@ def _shim():
         criu = root / "usr/local/sbin/criu"
         criu.parent.mkdir(parents=True)
         (root / FOLDER).mkdir(parents=True)
-        _gcc(root, log, "-shared -fPIC -O2 -Wall -Wextra -Werror -o /build/prlimit-shim.so /src/shim/prlimit-shim.c")
+        _gcc(root / FOLDER, log, "-shared -fPIC -O2 -Wall -Wextra -Werror -o /build/prlimit-shim.so /src/shim/prlimit-shim.c")
         criu.write_text(f"#!/bin/sh\nLD_PRELOAD=\"/{FOLDER}/prlimit-shim.so $LD_PRELOAD\" exec /usr/sbin/criu \"$@\"\n")
         criu.chmod(0o755)
     return built("shim", _ingredients("shim"), build)
@@ -50,8 +61,7 @@ def _workloads():
     def build(root, log):
         (root / FOLDER).mkdir(parents=True)
         for source in sorted((LAB / "workloads").glob("*.c")):
-            _gcc(root, log, "-static -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE"
-                 f" -o /build/{source.stem} /src/workloads/{source.name}")
+            _gcc(root / FOLDER, log, f"{STATIC} -o /build/{source.stem} /src/workloads/{source.name}")
         for script in (LAB / "workloads").glob("*.py"):
             target = root / FOLDER / script.name
             target.write_bytes(script.read_bytes())
@@ -64,6 +74,6 @@ def _ingredients(folder):
             [[p.name, p.read_text()] for p in sorted((LAB / folder).iterdir()) if p.is_file()]]
 
 
-def _gcc(root, log, arguments):
+def _gcc(folder, log, arguments):
     chamber.enter(image.host_image(), ["gcc", "-std=gnu17", *arguments.split()],
-                  binds=[f"{LAB}:/src:ro", f"{root / FOLDER}:/build"], log=log)
+                  binds=[f"{LAB}:/src:ro", f"{folder}:/build"], log=log)
