@@ -85,7 +85,8 @@ def tidy(whole_site):
     """Both hosts as every story finds them and has to leave them; cleaning up between all of them would take minutes."""
     whole_site.ready()
     whole_site["beta"].run("mkdir", "-p", "-m", "700", "/run/phaul/images")  # made by the first migration, and kept
-    return whole_site
+    yield whole_site
+    whole_site.clean()
 
 
 @pytest.fixture
@@ -152,9 +153,8 @@ def test_another_program_is_paired_and_seen(tidy, gamma):
         wire.send("ANSWER", body='{"host": "gamma", "version": "from elsewhere"}', last=1)
         wire.last_words()
 
-    teller = gamma.acceptor.serve(story)
-    status, hosts = tidy.api(tidy["alpha"], "GET", "/hosts")
-    teller.join()
+    with gamma.acceptor.serving(story):
+        status, hosts = tidy.api(tidy["alpha"], "GET", "/hosts")
     seen = next(h for h in hosts if h["name"] == "gamma")
     assert status == 200 and seen["state"] == "reachable" and seen["version"] == "from elsewhere", seen
 
@@ -165,9 +165,8 @@ def test_another_paired_host_at_that_address_is_not_talked_to(tidy, gamma, alpha
     honest, gamma.acceptor.context = gamma.acceptor.context, context(ssl.PROTOCOL_TLS_SERVER, alpha.today, beta_ca)
     heard = []
     try:
-        teller = gamma.acceptor.serve(lambda wire: heard.extend(wire.last_words()))
-        _, hosts = tidy.api(tidy["beta"], "GET", "/hosts")
-        teller.join()
+        with gamma.acceptor.serving(lambda wire: heard.extend(wire.last_words())):
+            _, hosts = tidy.api(tidy["beta"], "GET", "/hosts")
     finally:
         gamma.acceptor.context = honest
     seen = next(h for h in hosts if h["name"] == "gamma")
@@ -488,9 +487,8 @@ def offered(tidy, gamma):
         wire.send("VERDICT", grade="error", item=[json.dumps(item)])
         be_told(gamma, wire)
 
-    teller = gamma.acceptor.serve(story)
-    done = whole_site["alpha"].run("phaul", "migrate", "lxc/shop", "gamma", check=False)
-    teller.join()
+    with gamma.acceptor.serving(story):
+        done = whole_site["alpha"].run("phaul", "migrate", "lxc/shop", "gamma", check=False)
     assert done.returncode == 3 and "not today" in done.stderr, done.stderr
     assert whole_site.state("alpha", "shop") == "RUNNING"
     whole_site.clean()
@@ -566,7 +564,7 @@ def test_a_target_that_cheats(tidy, gamma):
             wire.send("WELCOME", version=1)
             wire.expect("OFFER")
             wire.send("VERDICT", grade="ok", item=item)
-            wire.expect("PREPARE")
+            wire.expect_after_probes("PREPARE")
             if lie is None:
                 wire.tls.sendall(secrets.token_bytes(5000))
             for name in lie or []:
@@ -574,10 +572,9 @@ def test_a_target_that_cheats(tidy, gamma):
                 wire.send(name, **more)
             be_told(gamma, wire)
 
-        teller = gamma.acceptor.serve(story)
-        done = tidy["alpha"].run("phaul", "migrate", "lxc/shop", "gamma", check=False)
+        with gamma.acceptor.serving(story):
+            done = tidy["alpha"].run("phaul", "migrate", "lxc/shop", "gamma", check=False)
         assert done.returncode == 1 and "gamma" in done.stderr, (lie, done.stderr)
-        teller.join()
         assert tidy.state("alpha", "shop") == "RUNNING"
     tidy.finish(counting, IP)
     tidy.settled_traces("alpha", before)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The wire of PROTOCOL.md as another program speaks it: nothing of phaul's own code is used here."""
 
+import contextlib
 import ctypes
 import hashlib
 import hmac
@@ -12,6 +13,7 @@ import struct
 import tempfile
 import threading
 import time
+from concurrent import futures
 from pathlib import Path
 
 PORT = 12345
@@ -209,6 +211,14 @@ class Wire:
         assert got == name, (got, fields)
         return fields
 
+    def expect_after_probes(self, name):
+        """As expect(), when the other side may measure the link first."""
+        while (got := self.next())[0] == "PROBE":
+            if "last" in got[1]:
+                self.send("PROBED")
+        assert got[0] == name, got
+        return got[1]
+
     def last_words(self, seconds=15):
         """Everything it still says until it ends the connection."""
         said = []
@@ -239,11 +249,13 @@ class Acceptor:
             except OSError:
                 plain.close()
 
-    def serve(self, story):
-        """story(wire) of the next connection, in a thread; join() the result."""
-        thread = threading.Thread(target=lambda: story(self.accept()), daemon=True)
-        thread.start()
-        return thread
+    @contextlib.contextmanager
+    def serving(self, story):
+        """story(wire) of the next connection, beside what is done meanwhile; it has to come to its end."""
+        with futures.ThreadPoolExecutor(1) as teller:
+            told = teller.submit(lambda: story(self.accept()))
+            yield
+            told.result()
 
     def close(self):
         self.listener.close()
