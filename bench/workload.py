@@ -15,16 +15,16 @@ class Workload:
 
     options = ()   # of phaul migrate
 
-    def __init__(self, site):
-        self.site, self.host = site, site.alpha
-        self.moved_to = None
+    def __init__(self, site, mib):
+        self.site, self.host, self.mib = site, site.alpha, mib
+        self.moved_to, self.began_ms = None, time.time() * 1000
 
     def lines(self):
-        """(time in ms since 1970, longest gap in ms) of each line."""
+        """(time in ms since 1970, pages checked so far, longest gap in ms) of each line."""
         text = (self.moved_to or self.host).run("cat", self.log(), check=False).stdout
         if re.search("^error", text, re.M):
             raise LabError(f"the workload found its memory wrong: {text[-300:]}")
-        return [(int(at), int(gap)) for at, gap in re.findall(r"^(\d+) ms: .* longest gap (\d+) ms", text, re.M)]
+        return [tuple(map(int, found)) for found in re.findall(r"^(\d+) ms: .* (\d+) checked, longest gap (\d+) ms", text, re.M)]
 
     def wait_ready(self):
         """Until it has filled its memory and written for two seconds."""
@@ -34,16 +34,24 @@ class Workload:
         """The longest time it did not run since then, by its own clock."""
         now_ms = time.time() * 1000
         wait_for(lambda: self.lines() and self.lines()[-1][0] > now_ms + 200, "the workload does not go on", 60)
-        return max(gap for at, gap in self.lines() if at >= begin_ms)
+        return max(gap for at, _, gap in self.lines() if at >= begin_ms)
+
+    def pace(self, from_ms, to_ms):
+        """Pages it checked per second between two moments, by the lines within; None where there are not two."""
+        inside = [line for line in self.lines() if from_ms <= line[0] <= to_ms]
+        if len(inside) < 2:
+            return None
+        (began, first, _), (ended, last, _) = inside[0], inside[-1]
+        return (last - first) * 1000 / (ended - began)
 
 
 class Container(Workload):
     """An LXC container with the writer as its init."""
 
-    def __init__(self, site, mib, rate):
-        super().__init__(site)
+    def __init__(self, site, mib, rate, memory="private"):
+        super().__init__(site, mib)
         self.what, self.name = "lxc/writer", "writer"
-        site.alpha.container(self.name, ["memwriter", "--mib", str(mib), "--rate", str(rate), "--status", "/root/log"])
+        site.alpha.container(self.name, [*_command(mib, rate, memory), "--status", "/root/log"])
         self.wait_ready()
 
     def log(self):
@@ -60,10 +68,10 @@ class Process(Workload):
 
     options = ("--copy-files",)   # beta has no such log
 
-    def __init__(self, site, mib, rate):
-        super().__init__(site)
+    def __init__(self, site, mib, rate, memory="private"):
+        super().__init__(site, mib)
         site.alpha.run("sh", "-c", f"echo {next(FIRST_PID)} > /proc/sys/kernel/ns_last_pid")
-        self.pid = site.alpha.workload("writer", "memwriter", "--mib", str(mib), "--rate", str(rate))
+        self.pid = site.alpha.workload("writer", *_command(mib, rate, memory))
         self.what = f"pid/{self.pid}"
         self.wait_ready()
 
@@ -76,6 +84,10 @@ class Process(Workload):
             wait_for(lambda: host.run("test", "-e", f"/proc/{self.pid}", check=False).returncode,  # noqa: B023
                      "the workload does not end", 20)
             host.run("rm", "-f", self.log())
+
+
+def _command(mib, rate, memory):
+    return ["memwriter", "--mib", str(mib), "--rate", str(rate), "--memory", memory]
 
 
 def wait_for(condition, complaint, seconds):

@@ -107,6 +107,17 @@ def processes(lab, host):
     return pids - {0}
 
 
+def memory_used(host):
+    """Bytes of a host's memory that cannot be had again from a disk: anonymous, shared and in a tmpfs."""
+    for tree in hierarchies():
+        file = _group(tree, host.lab.name, host.name) / "memory.stat"
+        if file.exists():
+            found = dict(line.split() for line in file.read_text().splitlines())
+            names = ("anon", "shmem") if tree.unified else ("total_rss", "total_shmem")
+            return sum(int(found[name]) for name in names)
+    raise LabError("no memory controller counts what a host uses")
+
+
 def clear(lab, host, timeout=10):
     """Kill all of a host's processes, frozen ones too, and remove its cgroups; again while stragglers enter them."""
     deadline = time.monotonic() + timeout

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * memwriter --mib N --rate MB_PER_S [--status FILE] [--seconds N]
+ * memwriter --mib N --rate MB_PER_S [--memory private|sysv] [--status FILE] [--seconds N]
  *
- * Holds N MiB, dirties them at a rate and checks them all the time. Every page's content follows from its number and
- * its generation; generations stand in a table of their own, whose sum must equal the number of writes. So a wrong
- * byte, a page of an earlier round and a stale table are all noticed. One status line per second; exit 1 at the first
- * wrong byte.
+ * Holds N MiB (as a System V segment, if that is asked for), dirties them at a rate and checks them all the time. Every
+ * page's content follows from its number and its generation; generations stand in a table of their own, whose sum must
+ * equal the number of writes. So a wrong byte, a page of an earlier round and a stale table are all noticed. One status
+ * line per second; exit 1 at the first wrong byte.
  */
 #include "common.h"
+#include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 
 enum { PAGE = 4096, WORDS = PAGE / 8, TICK_US = 10000 };
 
@@ -78,6 +80,18 @@ static bool check_one(struct memory *m, int status)
         return true;
 }
 
+static void *get_memory(const char *kind, size_t bytes)
+{
+        if (strcmp(kind, "private") == 0)
+                return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (strcmp(kind, "sysv") != 0)
+                die("--memory %s: private or sysv", kind);
+        int id = shmget(IPC_PRIVATE, bytes, IPC_CREAT | 0600);
+        void *memory = id < 0 ? MAP_FAILED : shmat(id, NULL, 0);
+        shmctl(id, IPC_RMID, NULL); /* it goes when we go */
+        return memory;
+}
+
 int main(int argc, char **argv)
 {
         double mib = number_option(argc, argv, "mib", 64), rate = number_option(argc, argv, "rate", 10);
@@ -88,7 +102,7 @@ int main(int argc, char **argv)
 
         if (m.count == 0)
                 die("--mib must be positive");
-        m.pages = mmap(NULL, m.count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        m.pages = get_memory(option(argc, argv, "memory", "private"), m.count * PAGE);
         m.generations = calloc(m.count, sizeof(*m.generations));
         if (m.pages == MAP_FAILED || !m.generations)
                 die("no memory for %zu pages", m.count);
