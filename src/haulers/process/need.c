@@ -190,6 +190,14 @@ static bool wants_copy(const struct process_file *file, const char *wrong, bool 
         return wrong && file->use != FILE_OTHER && (missing || (file->use != FILE_DIRECTORY && !is_system(file->path)));
 }
 
+/* About one that is not as it must be. */
+static const char *advice(const struct process_file *file, const char *wrong, bool missing, bool copy)
+{
+        if (!copy)
+                return wants_copy(file, wrong, missing) ? "; --copy-files brings it" : "";
+        return is_system(file->path) && !missing ? ", and what belongs to the system is not replaced" : "";
+}
+
 size_t process_files_verify(const struct process_files *files, bool copy, const struct process_file **ret_copies,
                             struct process_findings *f)
 {
@@ -210,9 +218,7 @@ size_t process_files_verify(const struct process_files *files, bool copy, const 
                         copies++;
                 } else if (wrong && named++ < NAMED_MAX) {
                         process_say(f, "files", GRADE_ERROR, "%.900s %s%s", file->path, wrong,
-                                    copy && is_system(file->path) && !missing
-                                            ? ", and what belongs to the system is not replaced"
-                                            : "");
+                                    advice(file, wrong, missing, copy));
                 } else if (wrong) {
                         more++;
                 }

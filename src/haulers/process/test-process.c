@@ -261,7 +261,7 @@ static void files_are_compared_and_named(void **state)
         json_decref(description);
         assert_int_equal(process_files_verify(&files, false, copies, &f), 0);
         assert_int_equal(all.errors, 2);
-        (void)snprintf(expected, sizeof(expected), "files: %s is missing here\n", s->missing);
+        (void)snprintf(expected, sizeof(expected), "files: %s is missing here; --copy-files brings it\n", s->missing);
         assert_non_null(strstr(all.text, expected));
         (void)snprintf(expected, sizeof(expected), "files: %s is different here", s->other);
         assert_non_null(strstr(all.text, expected));
