@@ -215,7 +215,8 @@ class Site:
         return "\n".join(text)
 
     def ready(self):
-        """As every test finds it, when the one before has cleaned up: daemons that run and are paired, and nobody talks to them."""
+        """As every test finds it: nothing of the one before, daemons that run and are paired, and nobody talks to them."""
+        self.clean()
         for host in self.hosts.values():
             if not self.pid_of(host, "phauld"):
                 self.start(host)
