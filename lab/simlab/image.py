@@ -22,7 +22,7 @@ HOST_PACKAGES = """
     systemd-standalone-sysusers systemd-standalone-tmpfiles gcc libc6-dev meson ninja-build pkg-config systemd-dev
     libsystemd-dev libmicrohttpd-dev libssl-dev libjansson-dev libprotobuf-c-dev protobuf-c-compiler libxxhash-dev
     libsqlite3-dev libmnl-dev libinih-dev libcmocka-dev libcurl4-openssl-dev libseccomp-dev libcap-dev libzstd-dev
-    liblz4-dev
+    liblz4-dev libmd-dev
 """.split()
 GUEST_PACKAGES = "redis-server python3-minimal iproute2 procps".split()
 

@@ -105,6 +105,7 @@ static int all_stand_still(struct source_side *x)
 /* Not earlier: it would dirty again what rounds have sent. Not later: what may hardly run is slow to stop. */
 static int about_to_stop(struct source_side *x)
 {
+        migration_report_frozen(x->session->report, clock_ms());
         return x->throttle ? throttle_lift(x->throttle, &x->lock_error) : 0;
 }
 
@@ -169,7 +170,6 @@ static int start_dump(struct source_side *x, struct criu_dump_options *options, 
         options->page_server_fd = criu_end;
 
         x->frozen_since_us = clock_us();
-        migration_report_frozen(s->report, clock_ms());
         session_round(s, 0, s->workload.memory_bytes);
         return criu_dump(s->loop, options, &handlers, x, &x->criu, err);
 }
