@@ -151,6 +151,8 @@ static void test_json(void **unused)
                                            "downtime_ms",
                                            "frozen_ms",
                                            "bytes_sent",
+                                           "zero_bytes",
+                                           "same_bytes",
                                            "rounds",
                                            "tracker",
                                            "postcopy",
