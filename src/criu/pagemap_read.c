@@ -74,13 +74,15 @@ int pagemap_writer_read(struct pagemap_writer *writer, uint64_t image, uint64_t 
                 const uint64_t at = vaddr + done * PAGE_BYTES;
                 const struct page_run *run = find_run(writer, from, at);
                 if (!run)
-                        return error_set(err, EBADMSG, "pages like one at 0x%" PRIx64 " of image 0x%" PRIx64
-                                         ", which never came", at, image);
+                        return error_set(err, EBADMSG,
+                                         "pages like one at 0x%" PRIx64 " of image 0x%" PRIx64 ", which never came", at,
+                                         image);
                 const uint64_t skipped = (at - run->vaddr) / PAGE_BYTES, left = n_pages - done;
                 n = run->n_pages - skipped < left ? run->n_pages - skipped : left;
                 int fd = file_of(writer, from, run->level);
-                r = fd < 0 ? fd : read_at(fd, ret + done * PAGE_BYTES, (size_t)n * PAGE_BYTES,
-                                          (off_t)((run->position + skipped) * PAGE_BYTES));
+                r = fd < 0 ? fd
+                           : read_at(fd, ret + done * PAGE_BYTES, (size_t)n * PAGE_BYTES,
+                                     (off_t)((run->position + skipped) * PAGE_BYTES));
         }
         return r < 0 ? pagemap_writer_failed(writer, r, err) : 0;
 }

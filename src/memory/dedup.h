@@ -15,8 +15,8 @@ DEFINE_CLEANUP(struct dedup, dedup_free)
 
 /*
  * A frame BULK_PAGES with BULK_CHECKED, about to be sent, whose table and pages are in the slot (all but the digest).
- * Becomes BULK_PIECES where something is saved; the digest is made in any case. Once for each frame, in their order: all
- * of them are taken for sent. -EBADMSG for a table that is none, -ENOMEM.
+ * Becomes BULK_PIECES where something is saved; the digest is made in any case. Once for each frame, in their order:
+ * all of them are taken for sent. -EBADMSG for a table that is none, -ENOMEM.
  */
 int dedup_frame(struct dedup *dedup, struct bulk_frame *frame, uint8_t *slot);
 

@@ -252,8 +252,8 @@ static int take_pieces(struct image_receiver *r, const struct bulk_frame *f, con
 }
 
 /*
- * The digest is that of the pages as the source has them: it is found out here, and not in the workload, if what is here
- * is not what it thinks. Pages are written before: after a failure nothing of it is used.
+ * The digest is that of the pages as the source has them: it is found out here, and not in the workload, if what is
+ * here is not what it thinks. Pages are written before: after a failure nothing of it is used.
  */
 static int on_pieces(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data, struct error *err)
 {

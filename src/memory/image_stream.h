@@ -134,7 +134,7 @@ struct page_piece {
         uint64_t from_image, from_vaddr; /* PIECE_SAME */
 };
 #define PIECE_BYTES 32U
-#define PIECE_TABLE_BYTES(n) ((n) * PIECE_BYTES + DIGEST_BYTES)
+#define PIECE_TABLE_BYTES(n) ((n)*PIECE_BYTES + DIGEST_BYTES)
 /* Where contents begin. */
 #define PIECE_TABLE_ROOM(n) ((PIECE_TABLE_BYTES(n) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES)
 void page_piece_put(uint8_t to[static PIECE_BYTES], const struct page_piece *piece);

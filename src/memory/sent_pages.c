@@ -25,8 +25,8 @@ _Static_assert(sizeof(struct entry) + 2 * sizeof(uint32_t) <= SENT_PAGE_BYTES, "
 
 struct sent_pages {
         EVP_CIPHER_CTX *mac;
-        uint64_t salt; /* of the chains of places: whoever chooses addresses does not choose chains */
-        size_t max, n; /* entries; that were ever in use */
+        uint64_t salt;   /* of the chains of places: whoever chooses addresses does not choose chains */
+        size_t max, n;   /* entries; that were ever in use */
         uint32_t unused; /* the first of those that are not any more */
         struct entry *entries;
         uint32_t *by_tag, *by_place; /* first of each chain */

@@ -12,8 +12,8 @@
  * the latest contents of each place are known, and of a bounded number of places; the others are forgotten at random.
  *
  * Two pages are taken for equal by GMAC (AES-128) under a key that is made here and told to nobody. That is no
- * checksum: whoever may choose pages of the workload, but not see the key, finds two different ones with equal tags with
- * a chance of 2^-120 for each pair, whatever he does. 0.2 s of a processor for each GiB [measured].
+ * checksum: whoever may choose pages of the workload, but not see the key, finds two different ones with equal tags
+ * with a chance of 2^-120 for each pair, whatever he does. 0.2 s of a processor for each GiB [measured].
  *
  * One thread.
  */
@@ -44,5 +44,4 @@ bool sent_pages_find(const struct sent_pages *sent, const uint8_t tag[static PAG
 void sent_pages_forget(struct sent_pages *sent, const struct page_place *place);
 
 /* The place has these contents now; what it had was forgotten before. */
-void sent_pages_note(struct sent_pages *sent, const uint8_t tag[static PAGE_TAG_BYTES],
-                     const struct page_place *place);
+void sent_pages_note(struct sent_pages *sent, const uint8_t tag[static PAGE_TAG_BYTES], const struct page_place *place);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Pages that the target has already are not sent: what it then has is what was sent all the same, whatever is written in
- * whatever order; and a peer that lies about what is where is refused. The link is one of our own making, as in
+ * Pages that the target has already are not sent: what it then has is what was sent all the same, whatever is written
+ * in whatever order; and a peer that lies about what is where is refused. The link is one of our own making, as in
  * test-image-stream.c: each frame is delivered at once, or kept to be falsified.
  */
 
@@ -543,7 +543,8 @@ static void test_what_is_true_is_taken(void **state)
 
 static void test_frames_of_other_sizes(void **state)
 {
-        static const int changes[] = {-(int)PIECE_TABLE_BYTES(1), -1, 1, (int)PAGE_BYTES, (int)(PAGE_BYTES - PIECE_TABLE_BYTES(1))};
+        static const int changes[] = {-(int)PIECE_TABLE_BYTES(1), -1, 1, (int)PAGE_BYTES,
+                                      (int)(PAGE_BYTES - PIECE_TABLE_BYTES(1))};
 
         (void)state;
         for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {

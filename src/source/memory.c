@@ -17,8 +17,8 @@
 #define ROUNDS_MAX 8
 
 /*
- * The best first. Places: so many pages are known to be at the target, for SENT_PAGE_BYTES each. Together with the notes
- * that some take, and with what waits in the link, less than 64 MiB.
+ * The best first. Places: so many pages are known to be at the target, for SENT_PAGE_BYTES each. Together with the
+ * notes that some take, and with what waits in the link, less than 64 MiB.
  */
 static const struct {
         enum migration_tracker wanted;
