@@ -19,6 +19,7 @@ struct image_receiver {
         bool lazy, unshare;        /* memory may come late; also what tasks share by copy on write */
         uint64_t max_bytes, bytes; /* the limit on what is stored; all that came */
         uint64_t file_bytes;
+        bool checked; /* pages bear a digest */
         uint64_t rounds;
         uint64_t frames, pages;
         struct page_hash *hash; /* of pieces; made with the first, as is the room for what is copied */
@@ -61,6 +62,11 @@ void image_receiver_lazy(struct image_receiver *receiver, bool unshare)
 {
         receiver->lazy = true;
         receiver->unshare = unshare;
+}
+
+void image_receiver_expect_checked(struct image_receiver *receiver)
+{
+        receiver->checked = true;
 }
 
 void image_receiver_expect_left(struct image_receiver *receiver)
@@ -130,14 +136,17 @@ static int get_run(const uint8_t *table, uint64_t i, struct page_span *ret, stru
         return page_span_get(copy, ret) ? 0 : error_set(err, EBADMSG, "a run of pages that is none");
 }
 
-static bool is_unchanged(const struct bulk_frame *f, const uint8_t *data)
+static int check_digest(const struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data,
+                        struct error *err)
 {
         uint8_t digest[DIGEST_BYTES];
 
         if (!(f->flags & BULK_CHECKED))
-                return true;
+                return r->checked ? error_set(err, EBADMSG, "pages without a digest") : 0;
         page_digest(data, (uint32_t)f->count, digest);
-        return memcmp(digest, data + DIGEST_AT, sizeof(digest)) == 0;
+        if (memcmp(digest, data + DIGEST_AT, sizeof(digest)) != 0)
+                return error_set(err, EBADMSG, "pages were changed on their way: their digest is another one");
+        return 0;
 }
 
 static int too_large(const struct image_receiver *r, struct error *err)
@@ -160,8 +169,9 @@ static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const 
             f->size != RUN_TABLE_BYTES + f->count * PAGE_BYTES || !(flags & PE_PRESENT))
                 return error_set(err, EBADMSG, "%" PRIu64 " pages in %" PRIu64 " runs and %" PRIu32 " bytes", f->count,
                                  f->offset, f->size);
-        if (!is_unchanged(f, data))
-                return error_set(err, EBADMSG, "pages were changed on their way: their digest is another one");
+        int checked = check_digest(r, f, data, err);
+        if (checked < 0)
+                return checked;
         if (cannot_fit(r, f))
                 return too_large(r, err);
         for (uint64_t i = 0; i < f->offset; i++) {

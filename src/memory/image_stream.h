@@ -182,6 +182,8 @@ int image_receiver_frame(struct image_receiver *receiver, const struct bulk_fram
  * Images that cannot be understood make nothing late; then image_receiver_lazy_failure() has the reason.
  */
 void image_receiver_lazy(struct image_receiver *receiver, bool unshare);
+/* Pages without a digest are refused. */
+void image_receiver_expect_checked(struct image_receiver *receiver);
 /* Post-copy: pages may be left on the source; before the rounds end. */
 void image_receiver_expect_left(struct image_receiver *receiver);
 const struct error *image_receiver_lazy_failure(const struct image_receiver *receiver);

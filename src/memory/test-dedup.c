@@ -582,6 +582,65 @@ static void test_every_changed_byte_of_the_table_is_noticed(void **state)
         }
 }
 
+/* Whatever is in a table and says of itself that it was not changed: taken or refused, and nothing else happens. */
+static void test_tables_of_noise(void **state)
+{
+        enum { TURNS = 3000 };
+        unsigned seed = 3, taken = 0, refused = 0;
+
+        (void)state;
+        for (unsigned turn = 0; turn < TURNS; turn += 100) {
+                void *fresh = NULL;
+                assert_int_equal(setup(&fresh), 0);
+                struct story *s = fresh;
+                begin_lies(s);
+                for (unsigned i = 0; i < 100; i++) {
+                        struct lie lie = {.contents = (unsigned)rand_r(&seed) % 3};
+                        for (unsigned k = 0; k < 1 + i % 3; k++) {
+                                lie.pieces[k] = (struct page_piece){
+                                        .vaddr = address(20 + (unsigned)rand_r(&seed) % 500),
+                                        .n_pages = (unsigned)rand_r(&seed) % 4,
+                                        .kind = (enum piece_kind)(rand_r(&seed) % 3),
+                                };
+                                if (lie.pieces[k].kind == PIECE_SAME) {
+                                        lie.pieces[k].from_image = rand_r(&seed) % 4 ? A : B;
+                                        lie.pieces[k].from_vaddr = address((unsigned)rand_r(&seed) % 14);
+                                }
+                                lie.count += lie.pieces[k].n_pages;
+                        }
+                        const int r = deliver(s, &lie);
+                        if (r == 0)
+                                taken++;
+                        else if (r == -EBADMSG)
+                                refused++;
+                        else
+                                fail_msg("%d: %s", r, s->link.err.text);
+                        if (r < 0)
+                                break; /* from then on all is refused */
+                }
+                assert_int_equal(teardown(&fresh), 0);
+        }
+        assert_true(refused > 0 && taken > 0);
+}
+
+static void test_digests_that_are_due(void **state)
+{
+        struct story *s = *state;
+        CLEANUP(image_sender_free_ptr) struct image_sender *unchecked = NULL;
+        uint8_t *slot;
+
+        image_receiver_expect_checked(s->link.receiver);
+        begin_round(s);
+        write_page(s, A, 0, 1);
+        send_pages(s, A, 0, 1);
+        assert_int_equal(image_sender_new(&s->link, false, &unchecked), 0);
+        assert_int_equal(image_sender_reserve(unchecked, &slot), 0);
+        page_span_put(slot, &(struct page_span){address(1), 1});
+        assert_int_equal(image_sender_pages(unchecked, A, 1, 1), 0);
+        assert_int_equal(s->link.result, -EBADMSG);
+        assert_string_equal(s->link.err.text, "pages without a digest");
+}
+
 /* Zeros and copies cost no bytes, but room. */
 static void test_no_more_is_stored_than_was_told(void **state)
 {
@@ -616,6 +675,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_what_is_true_is_taken, setup, teardown),
                 cmocka_unit_test(test_frames_of_other_sizes),
                 cmocka_unit_test(test_every_changed_byte_of_the_table_is_noticed),
+                cmocka_unit_test(test_tables_of_noise),
+                cmocka_unit_test_setup_teardown(test_digests_that_are_due, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_more_is_stored_than_was_told, setup, teardown),
         };
 
