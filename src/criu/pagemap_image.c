@@ -413,13 +413,18 @@ int pagemap_writer_open(struct pagemap_writer *writer, uint64_t image, struct er
         return 0;
 }
 
+static int not_opened(const struct page_batch *b, struct error *err)
+{
+        return error_set(err, EBADMSG, "pages of image 0x%" PRIx64 ", which was not opened", b->image);
+}
+
 static int check_batch(const struct pagemap_writer *w, const struct image *image, const struct page_batch *b,
                        bool contents, struct error *err)
 {
         const bool present = b->flags & PE_PRESENT, in_round = w->round && !w->last;
 
-        if (!image || (!in_round && !image->opened))
-                return error_set(err, EBADMSG, "pages of image 0x%" PRIx64 ", which was not opened", b->image);
+        if (!in_round && !image->opened)
+                return not_opened(b, err);
         if (in_round && ((image->image & 0xff) != PAGE_IMAGE_TASK || b->flags != PE_PRESENT))
                 return error_set(err, EBADMSG, "pages in a round that are not those of a task");
         if (b->n_pages == 0 || b->n_pages > PAGE_BATCH_MAX)
@@ -451,7 +456,7 @@ static int add(struct pagemap_writer *writer, const struct page_batch *batch, bo
         if (!image && writer->round && !writer->last)
                 r = image_get(writer, b.image, &image, err);
         if (r == 0)
-                r = check_batch(writer, image, &b, contents, err);
+                r = image ? check_batch(writer, image, &b, contents, err) : not_opened(&b, err);
         if (r < 0)
                 return r;
         r = make_current(writer, image);
