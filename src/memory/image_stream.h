@@ -10,8 +10,8 @@
  * each begun by BULK_ROUND, and BULK_LAST after them (neither, where there are none); then, of the frozen workload, any
  * mixture of page frames and image files; then BULK_END. The receiver writes into an image directory (a private tmpfs).
  *
- *   BULK_ROUND       object = its number, from 1 without gaps. In it nothing but BULK_PAGES of tasks, whose images are
- *                    not opened. A page that came before is replaced
+ *   BULK_ROUND       object = its number, from 1 without gaps. In it nothing but BULK_PAGES and BULK_PIECES of tasks,
+ *                    whose images are not opened. A page that came before is replaced
  *   BULK_LAST        the rounds are over
  *   BULK_PAGES_OPEN  object = page image (criu/page_server.h)
  *   BULK_PAGES       object = page image, offset = number of runs, count = pages, flags = PE_* of all of them; data =
@@ -39,9 +39,9 @@
  * Nothing may follow the end, unless pages were left; then, on this link or on another after it was lost:
  *
  *   BULK_WANTED      from the target: object = page image, offset = number of runs, flags = BULK_URGENT when a task
- * waits for the first of them; data = the runs, of pages that were left BULK_PAGES       the answer, as above, always
- * checked, with BULK_URGENT as it was asked for. Order is the source's BULK_PAGES_GONE  object = page image, offset =
- * number of runs; data = the runs: wanted, and nobody can read them
+ *                    waits for the first of them; data = the runs, of pages that were left
+ *   BULK_PAGES       the answer, as above, always checked, with BULK_URGENT as it was asked for. Order is the source's
+ *   BULK_PAGES_GONE  object = page image, offset = number of runs; data = the runs: wanted, and nobody can read them
  */
 enum bulk_type {
         BULK_PAGES_OPEN = 1,
