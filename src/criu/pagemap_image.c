@@ -16,6 +16,7 @@
 #include "criu/pagemap_writer.h"
 
 #define GROWTH_BYTES ((off_t)64 << 20)
+#define MUCH_PAGES 512U /* where so many came more will, also in smaller pieces */
 
 /* End of user space with five-level page tables; offsets in shared memory are below as well. */
 #define ADDRESS_END (UINT64_C(1) << 56)
@@ -309,7 +310,7 @@ static int append(struct pagemap_writer *w, uint64_t vaddr, const uint8_t *pages
         if (fd < 0)
                 return fd;
         /* A tmpfs takes huge pages only within the size of a file. Where much is coming, the size goes ahead of it. */
-        if (n == PAGE_BATCH_MAX && offset + size > w->room) {
+        if ((n == PAGE_BATCH_MAX || run.position >= MUCH_PAGES) && offset + size > w->room) {
                 if (ftruncate(fd, offset + GROWTH_BYTES) < 0)
                         return -errno;
                 w->room = offset + GROWTH_BYTES;
