@@ -110,6 +110,23 @@ static uint8_t *page_of(struct story *s, uint64_t image, uint32_t page)
         return s->memory[image == B] + (size_t)page * PAGE_BYTES;
 }
 
+/* For tests that need many. */
+static struct story *new_story(void)
+{
+        void *state = NULL;
+
+        if (setup(&state) < 0 || !state)
+                abort();
+        return state;
+}
+
+static void end_story(struct story *s)
+{
+        void *state = s;
+
+        (void)teardown(&state);
+}
+
 static uint64_t address(uint32_t page)
 {
         return BASE + (uint64_t)page * PAGE_BYTES;
@@ -144,13 +161,10 @@ static void begin_round(struct story *s)
         assert_int_equal(s->link.result, 0);
 }
 
+/* Nobody else uses it at the time. */
 static struct pagemap_writer *writer_of(const struct story *s)
 {
-        const struct pagemap_writer *borrowed = image_receiver_writer(s->link.receiver);
-        struct pagemap_writer *writer;
-
-        memcpy(&writer, &borrowed, sizeof(writer)); /* nobody else uses it at the time */
-        return writer;
+        return (struct pagemap_writer *)image_receiver_writer(s->link.receiver);
 }
 
 static void expect_all(struct story *s)
@@ -511,14 +525,12 @@ static void test_lies_are_refused(void **state)
 {
         (void)state;
         for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
-                void *fresh = NULL;
-                assert_int_equal(setup(&fresh), 0);
-                struct story *s = fresh;
+                struct story *s = new_story();
                 begin_lies(s);
                 const int r = deliver(s, &lies[i]);
                 if (r != -EBADMSG || s->link.err.text[0] == '\0')
                         fail_msg("%s: %d, %s", lies[i].what, r, s->link.err.text);
-                assert_int_equal(teardown(&fresh), 0);
+                end_story(s);
         }
 }
 
@@ -548,16 +560,14 @@ static void test_frames_of_other_sizes(void **state)
 
         (void)state;
         for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
-                void *fresh = NULL;
-                assert_int_equal(setup(&fresh), 0);
-                struct story *s = fresh;
+                struct story *s = new_story();
                 begin_round(s);
                 s->link.hold = true;
                 send_pages(s, A, 0, 4);
                 struct bulk_frame frame = s->link.latest;
                 frame.size = (uint32_t)((int)frame.size + changes[i]);
                 assert_int_equal(image_receiver_frame(s->link.receiver, &frame, s->link.slot, &s->link.err), -EBADMSG);
-                assert_int_equal(teardown(&fresh), 0);
+                end_story(s);
         }
 }
 
@@ -566,9 +576,7 @@ static void test_every_changed_byte_of_the_table_is_noticed(void **state)
 {
         (void)state;
         for (size_t i = 0; i < PIECE_TABLE_BYTES(2); i++) {
-                void *fresh = NULL;
-                assert_int_equal(setup(&fresh), 0);
-                struct story *s = fresh;
+                struct story *s = new_story();
                 begin_lies(s);
                 begin_round(s);
                 memcpy(page_of(s, A, 20), page_of(s, A, 3), PAGE_BYTES);
@@ -578,7 +586,7 @@ static void test_every_changed_byte_of_the_table_is_noticed(void **state)
                 s->link.slot[i] ^= 1;
                 assert_int_equal(image_receiver_frame(s->link.receiver, &s->link.latest, s->link.slot, &s->link.err),
                                  -EBADMSG);
-                assert_int_equal(teardown(&fresh), 0);
+                end_story(s);
         }
 }
 
@@ -590,9 +598,7 @@ static void test_tables_of_noise(void **state)
 
         (void)state;
         for (unsigned turn = 0; turn < TURNS; turn += 100) {
-                void *fresh = NULL;
-                assert_int_equal(setup(&fresh), 0);
-                struct story *s = fresh;
+                struct story *s = new_story();
                 begin_lies(s);
                 for (unsigned i = 0; i < 100; i++) {
                         struct lie lie = {.contents = (unsigned)rand_r(&seed) % 3};
@@ -618,7 +624,7 @@ static void test_tables_of_noise(void **state)
                         if (r < 0)
                                 break; /* from then on all is refused */
                 }
-                assert_int_equal(teardown(&fresh), 0);
+                end_story(s);
         }
         assert_true(refused > 0 && taken > 0);
 }
