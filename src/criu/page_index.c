@@ -68,16 +68,31 @@ int page_index_settle(struct page_index *index)
         return 0;
 }
 
-const struct page_run *page_index_find(const struct page_index *index, uint64_t vaddr)
+/* The first that ends behind `vaddr`. */
+static const struct page_run *find_in(const struct page_run *list, size_t n, uint64_t vaddr)
 {
-        size_t low = 0, high = index->n_known;
+        size_t low = 0, high = n;
 
         while (low < high) {
                 size_t middle = low + (high - low) / 2;
-                if (page_run_end(&index->known[middle]) <= vaddr)
+                if (page_run_end(&list[middle]) <= vaddr)
                         low = middle + 1;
                 else
                         high = middle;
         }
-        return low < index->n_known ? &index->known[low] : NULL;
+        return low < n ? &list[low] : NULL;
+}
+
+const struct page_run *page_index_find(const struct page_index *index, uint64_t vaddr)
+{
+        return find_in(index->known, index->n_known, vaddr);
+}
+
+const struct page_run *page_index_lookup(const struct page_index *index, uint64_t vaddr)
+{
+        const struct page_run *run = page_index_find(index, vaddr);
+
+        if (!run || run->vaddr > vaddr)
+                run = find_in(index->fresh, index->n_fresh, vaddr);
+        return run && run->vaddr <= vaddr ? run : NULL;
 }

@@ -31,6 +31,9 @@ int page_index_settle(struct page_index *index);
 /* The first known run that ends behind `vaddr`; it may begin behind it, too. NULL: none. */
 const struct page_run *page_index_find(const struct page_index *index, uint64_t vaddr);
 
+/* The run that has this page, also of this round. NULL: none. */
+const struct page_run *page_index_lookup(const struct page_index *index, uint64_t vaddr);
+
 uint64_t page_run_end(const struct page_run *run);
 
 void page_index_done(struct page_index *index);

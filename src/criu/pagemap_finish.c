@@ -25,7 +25,7 @@ static int make_pagemap(struct pagemap_writer *w, const struct image *image, uin
         char name[64];
 
         if (image->stored[level] == 0) {
-                AUTO_FD int fd = pagemap_writer_open_pages(w, image, level, O_CREAT | O_EXCL);
+                AUTO_FD int fd = pagemap_writer_open_pages(w, image, level, O_WRONLY | O_CREAT | O_EXCL);
                 if (fd < 0)
                         return fd;
         }
@@ -206,7 +206,7 @@ static int place_left(struct pagemap_writer *w, struct image *image, struct erro
         if (r == 0)
                 r = page_index_settle(&image->index);
         if (r == 0 && image->stored[w->left_level]) {
-                AUTO_FD int fd = pagemap_writer_open_pages(w, image, w->left_level, O_CREAT | O_EXCL);
+                AUTO_FD int fd = pagemap_writer_open_pages(w, image, w->left_level, O_WRONLY | O_CREAT | O_EXCL);
                 if (fd < 0)
                         r = fd;
                 else if (ftruncate(fd, (off_t)(image->stored[w->left_level] * PAGE_BYTES)) < 0)

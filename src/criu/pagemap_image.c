@@ -16,6 +16,7 @@
 #include "criu/pagemap_writer.h"
 
 #define GROWTH_BYTES ((off_t)64 << 20)
+#define MUCH_PAGES 512U /* where so many came more will, also in smaller pieces */
 
 /* End of user space with five-level page tables; offsets in shared memory are below as well. */
 #define ADDRESS_END (UINT64_C(1) << 56)
@@ -68,6 +69,7 @@ void pagemap_writer_free(struct pagemap_writer *writer)
         if (!writer)
                 return;
         close_files(writer);
+        pagemap_writer_stop_reading(writer);
         for (size_t i = 0; i < writer->n_levels; i++)
                 if (writer->levels[i].round)
                         (void)close(writer->levels[i].dir_fd);
@@ -75,6 +77,7 @@ void pagemap_writer_free(struct pagemap_writer *writer)
         for (struct image *i = writer->first, *next; i; i = next) {
                 next = i->next;
                 page_index_done(&i->index);
+                page_index_done(&i->dumped);
                 free(i->last.list);
                 free(i->kept.list);
                 free(i->left.list);
@@ -91,7 +94,7 @@ int pagemap_writer_new(int images_fd, struct pagemap_writer **ret)
                 return -ENOMEM;
         w->images_fd = images_fd;
         for (size_t i = 0; i < LEVELS_MAX; i++)
-                w->files[i] = -1;
+                w->files[i] = w->read_files[i] = -1;
         *ret = w;
         return 0;
 }
@@ -214,7 +217,7 @@ int pagemap_writer_open_pages(const struct pagemap_writer *w, const struct image
         char name[32];
 
         (void)snprintf(name, sizeof(name), "pages-%" PRIu32 ".img", image->pages_id);
-        int fd = openat(w->levels[level].dir_fd, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+        int fd = openat(w->levels[level].dir_fd, name, O_CLOEXEC | O_NOFOLLOW | flags, 0600);
         return fd < 0 ? -errno : fd;
 }
 
@@ -243,7 +246,7 @@ static int file_of(struct pagemap_writer *w, uint32_t level)
 {
         if (w->files[level] < 0) {
                 int r = pagemap_writer_open_pages(w, w->current, level,
-                                                  w->current->stored[level] ? 0 : O_CREAT | O_EXCL);
+                                                  O_WRONLY | (w->current->stored[level] ? 0 : O_CREAT | O_EXCL));
                 if (r < 0)
                         return r;
                 w->files[level] = r;
@@ -264,17 +267,33 @@ static int write_at(int fd, const uint8_t *data, size_t size, off_t offset)
         return 0;
 }
 
+/* A hole, where there can be one. Within the file. */
+static int write_zeros(int fd, size_t size, off_t offset)
+{
+        static const uint8_t zeros[PAGE_BYTES];
+        int r = 0;
+
+        if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)size) == 0)
+                return 0;
+        for (size_t done = 0; r == 0 && done < size; done += PAGE_BYTES)
+                r = write_at(fd, zeros, PAGE_BYTES, offset + (off_t)done);
+        return r;
+}
+
 /* -- pages -----------------------------------------------------------------------------------------------------------
  */
 
-/* What is here already. */
+/* What is here already. Pages: NULL for zeros, here and below. */
 static int overwrite(struct pagemap_writer *w, const struct page_run *run, uint64_t vaddr, const uint8_t *pages,
                      uint64_t n)
 {
         const uint64_t position = run->position + (vaddr - run->vaddr) / PAGE_BYTES;
+        const off_t offset = (off_t)(position * PAGE_BYTES);
         int fd = file_of(w, run->level);
 
-        return fd < 0 ? fd : write_at(fd, pages, n * PAGE_BYTES, (off_t)(position * PAGE_BYTES));
+        if (fd < 0)
+                return fd;
+        return pages ? write_at(fd, pages, n * PAGE_BYTES, offset) : write_zeros(fd, n * PAGE_BYTES, offset);
 }
 
 static int append(struct pagemap_writer *w, uint64_t vaddr, const uint8_t *pages, uint64_t n)
@@ -291,14 +310,17 @@ static int append(struct pagemap_writer *w, uint64_t vaddr, const uint8_t *pages
         if (fd < 0)
                 return fd;
         /* A tmpfs takes huge pages only within the size of a file. Where much is coming, the size goes ahead of it. */
-        if (n == PAGE_BATCH_MAX && offset + size > w->room) {
+        if ((n == PAGE_BATCH_MAX || run.position >= MUCH_PAGES) && offset + size > w->room) {
                 if (ftruncate(fd, offset + GROWTH_BYTES) < 0)
                         return -errno;
                 w->room = offset + GROWTH_BYTES;
         }
-        r = write_at(fd, pages, (size_t)size, offset);
-        if (r == 0 && w->round && !w->last)
-                r = page_index_add(&w->current->index, &run);
+        if (pages)
+                r = write_at(fd, pages, (size_t)size, offset);
+        else if (offset + size > w->room && ftruncate(fd, offset + size) < 0) /* behind what there was: a hole */
+                r = -errno;
+        if (r == 0)
+                r = page_index_add(w->round && !w->last ? &w->current->index : &w->current->dumped, &run);
         if (r < 0)
                 return r;
         w->current->stored[level] += n;
@@ -313,7 +335,7 @@ static int store(struct pagemap_writer *w, const struct page_batch *b, const uin
 
         for (uint64_t done = 0, n; done < b->n_pages; done += n) {
                 const uint64_t vaddr = b->vaddr + done * PAGE_BYTES;
-                const uint8_t *from = pages + done * PAGE_BYTES;
+                const uint8_t *from = pages ? pages + done * PAGE_BYTES : NULL;
                 const struct page_run *run = page_index_find(&image->index, vaddr);
                 const bool known = run && run->vaddr <= vaddr;
                 const uint64_t until = !run ? UINT64_MAX : known ? page_run_end(run) : run->vaddr;
@@ -352,7 +374,7 @@ static int image_new(struct pagemap_writer *w, uint64_t number, struct image **r
         return 0;
 }
 
-static struct image *image_find(struct pagemap_writer *w, uint64_t number)
+struct image *pagemap_writer_find(struct pagemap_writer *w, uint64_t number)
 {
         const struct image key = {.image = number};
         struct image **node = tfind(&key, &w->tree, compare_images);
@@ -363,7 +385,7 @@ static struct image *image_find(struct pagemap_writer *w, uint64_t number)
 /* Found, or made. */
 static int image_get(struct pagemap_writer *w, uint64_t number, struct image **ret, struct error *err)
 {
-        *ret = image_find(w, number);
+        *ret = pagemap_writer_find(w, number);
         if (*ret)
                 return 0;
         if (!page_image_is_valid(number))
@@ -392,13 +414,18 @@ int pagemap_writer_open(struct pagemap_writer *writer, uint64_t image, struct er
         return 0;
 }
 
+static int not_opened(const struct page_batch *b, struct error *err)
+{
+        return error_set(err, EBADMSG, "pages of image 0x%" PRIx64 ", which was not opened", b->image);
+}
+
 static int check_batch(const struct pagemap_writer *w, const struct image *image, const struct page_batch *b,
-                       const void *pages, struct error *err)
+                       bool contents, struct error *err)
 {
         const bool present = b->flags & PE_PRESENT, in_round = w->round && !w->last;
 
-        if (!image || (!in_round && !image->opened))
-                return error_set(err, EBADMSG, "pages of image 0x%" PRIx64 ", which was not opened", b->image);
+        if (!in_round && !image->opened)
+                return not_opened(b, err);
         if (in_round && ((image->image & 0xff) != PAGE_IMAGE_TASK || b->flags != PE_PRESENT))
                 return error_set(err, EBADMSG, "pages in a round that are not those of a task");
         if (b->n_pages == 0 || b->n_pages > PAGE_BATCH_MAX)
@@ -409,15 +436,15 @@ static int check_batch(const struct pagemap_writer *w, const struct image *image
                 return error_set(err, EBADMSG, "pages of a parent image, and there is none");
         if (b->flags == 0 || b->flags & ~(uint32_t)(PE_LAZY | PE_PRESENT))
                 return error_set(err, EBADMSG, "pages with flags 0x%" PRIx32 ", which are not known", b->flags);
-        if (present != !!pages)
+        if (present != contents)
                 return error_set(err, EBADMSG, "pages without their contents");
         if (b->vaddr < image->end)
                 return error_set(err, EBADMSG, "pages at 0x%" PRIx64 " behind what was there already", b->vaddr);
         return 0;
 }
 
-int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *batch, const void *pages,
-                       struct error *err)
+static int add(struct pagemap_writer *writer, const struct page_batch *batch, bool contents, const void *pages,
+               struct error *err)
 {
         const struct page_batch b = *batch;
         struct image *image = writer->current;
@@ -426,20 +453,31 @@ int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *b
         if (r < 0)
                 return r;
         if (!image || image->image != b.image)
-                image = image_find(writer, b.image);
+                image = pagemap_writer_find(writer, b.image);
         if (!image && writer->round && !writer->last)
                 r = image_get(writer, b.image, &image, err);
         if (r == 0)
-                r = check_batch(writer, image, &b, pages, err);
+                r = image ? check_batch(writer, image, &b, contents, err) : not_opened(&b, err);
         if (r < 0)
                 return r;
         r = make_current(writer, image);
         if (r == 0)
-                r = pages ? store(writer, &b, pages) : entries_add(&image->last, b.vaddr, b.n_pages, b.flags);
+                r = contents ? store(writer, &b, pages) : entries_add(&image->last, b.vaddr, b.n_pages, b.flags);
         if (r < 0)
                 return pagemap_writer_failed(writer, r, err);
         image->end = b.vaddr + (uint64_t)b.n_pages * PAGE_BYTES;
         return 0;
+}
+
+int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *batch, const void *pages,
+                       struct error *err)
+{
+        return add(writer, batch, pages != NULL, pages, err);
+}
+
+int pagemap_writer_zeros(struct pagemap_writer *writer, const struct page_batch *batch, struct error *err)
+{
+        return add(writer, batch, true, NULL, err);
 }
 
 /* All of it has to be here. */
@@ -462,7 +500,7 @@ static int check_left_out(struct pagemap_writer *w, uint64_t number, uint64_t va
 
         if (r < 0)
                 return r;
-        struct image *found = image_find(w, number);
+        struct image *found = pagemap_writer_find(w, number);
         if (!w->last || !found || !found->opened)
                 return error_set(err, EBADMSG, "pages left out of image 0x%" PRIx64 ", which is not there", number);
         if (n_pages == 0 || vaddr % PAGE_BYTES || vaddr >= ADDRESS_END || n_pages > (ADDRESS_END - vaddr) / PAGE_BYTES)

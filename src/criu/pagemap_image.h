@@ -48,6 +48,12 @@ int pagemap_writer_open(struct pagemap_writer *writer, uint64_t image, struct er
 /* `pages` is read once and may be memory another process can write to; NULL without PE_PRESENT. */
 int pagemap_writer_add(struct pagemap_writer *writer, const struct page_batch *batch, const void *pages,
                        struct error *err);
+/* Of PE_PRESENT only: they are zeros, which take no room where the file system knows holes. */
+int pagemap_writer_zeros(struct pagemap_writer *writer, const struct page_batch *batch, struct error *err);
+/* What pages were written with last, of any image, in this round or before; as many as a batch may have. -EBADMSG when
+ * they did not all come. */
+int pagemap_writer_read(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint32_t n_pages, uint8_t *ret,
+                        struct error *err);
 /* Pages of an opened image whose contents a round has brought. Rising addresses within an image. */
 int pagemap_writer_keep(struct pagemap_writer *writer, uint64_t image, uint64_t vaddr, uint64_t n_pages,
                         struct error *err);

@@ -35,6 +35,7 @@ struct image {
         uint64_t end;                  /* first address this round has not covered yet */
         uint64_t kept_end;             /* the same of what is kept */
         struct page_index index;       /* of what the rounds brought */
+        struct page_index dumped;      /* of what was dumped besides */
         uint64_t stored[LEVELS_MAX];   /* pages in the file of each level */
         uint64_t left_end;             /* and of what was left */
         struct map_entries last, kept; /* of the frozen task: what was dumped, what was left out and is here */
@@ -64,6 +65,8 @@ struct pagemap_writer {
         int files[LEVELS_MAX];
         off_t room; /* size of the last level's file, when it is ahead of what is in it; else 0 */
         uint64_t pages, stored;
+        const struct image *reading; /* whose files are open to be read from, as far as they were needed: */
+        int read_files[LEVELS_MAX];
         const struct lazy_areas *lazy; /* what may come late; NULL: nothing */
         bool finished;
         int failed; /* sticky: negative errno of a write that failed */
@@ -77,6 +80,8 @@ int pagemap_writer_level(struct pagemap_writer *writer);
 int pagemap_writer_check(const struct pagemap_writer *writer, struct error *err);
 /* From now on every call fails; returns `r`. */
 int pagemap_writer_failed(struct pagemap_writer *writer, int r, struct error *err);
-/* The file of an image in a level, for writing; `flags` in addition. Negative errno. */
+struct image *pagemap_writer_find(struct pagemap_writer *writer, uint64_t number);
+void pagemap_writer_stop_reading(struct pagemap_writer *writer);
+/* The file of an image in a level; `flags` are those of open(). Negative errno. */
 int pagemap_writer_open_pages(const struct pagemap_writer *writer, const struct image *image, uint32_t level,
                               int flags);

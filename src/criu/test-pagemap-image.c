@@ -338,6 +338,118 @@ static void test_lies_about_rounds_are_refused(void **state)
         assert_int_equal(pagemap_writer_finish(s->writer, &pages, &s->err), -EBADMSG);
 }
 
+/* -- zeros, and what is read again -------------------------------------------------------------------------------- */
+
+static int add_zeros(struct story *s, uint64_t image, uint64_t vaddr, uint32_t n)
+{
+        return pagemap_writer_zeros(s->writer, &(struct page_batch){image, vaddr, n, PE_PRESENT}, &s->err);
+}
+
+static void expect_zeros(const struct story *s, const char *name, unsigned position)
+{
+        static const uint8_t zeros[PAGE_BYTES];
+        AUTO_FD int fd = openat(s->directory_fd, name, O_RDONLY | O_CLOEXEC);
+        uint8_t page[PAGE_BYTES];
+
+        assert_int_equal(pread(fd, page, sizeof(page), (off_t)position * PAGE_BYTES), PAGE_BYTES);
+        assert_memory_equal(page, zeros, sizeof(page));
+}
+
+static void test_zeros_before_between_over_and_behind_others(void **state)
+{
+        struct story *s = *state;
+        uint64_t pages;
+        struct stat st;
+
+        assert_int_equal(pagemap_writer_round(s->writer, &s->err), 0);
+        assert_int_equal(add_zeros(s, TASK(42), 0x10000, 2), 0);
+        assert_int_equal(add_turn(s, TASK(42), 0x12000, 3, 1), 0);
+        assert_int_equal(add_zeros(s, TASK(42), 0x15000, PAGE_BATCH_MAX), 0); /* beyond it a file's size goes ahead */
+        assert_int_equal(add_zeros(s, TASK(42), 0x20000000, 1), 0);
+        assert_int_equal(pagemap_writer_round(s->writer, &s->err), 0);
+        assert_int_equal(add_turn(s, TASK(42), 0x11000, 1, 2), 0);
+        assert_int_equal(add_zeros(s, TASK(42), 0x13000, 1), 0);
+        assert_int_equal(pagemap_writer_last(s->writer, &s->err), 0);
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(42), &s->err), 0);
+        assert_int_equal(add_zeros(s, TASK(42), 0x14000, 1), 0);
+        assert_int_equal(add_zeros(s, TASK(42), 0x30000000, 1), 0);
+        assert_int_equal(pagemap_writer_finish(s->writer, &pages, &s->err), 0);
+        assert_int_equal(pages, 6 + PAGE_BATCH_MAX + 4);
+        assert_int_equal(fstatat(s->directory_fd, "round-1/pages-1.img", &st, 0), 0);
+        assert_int_equal(st.st_size, (6 + PAGE_BATCH_MAX) * PAGE_BYTES);
+        assert_int_equal(fstatat(s->directory_fd, "pages-1.img", &st, 0), 0);
+        assert_int_equal(st.st_size, PAGE_BYTES);
+        expect_zeros(s, "round-1/pages-1.img", 0);
+        expect_page(s, "round-1/pages-1.img", 1, 0x11000, 2);
+        expect_page(s, "round-1/pages-1.img", 2, 0x12000, 1);
+        for (unsigned i = 3; i < 6 + PAGE_BATCH_MAX; i++)
+                expect_zeros(s, "round-1/pages-1.img", i);
+        expect_zeros(s, "pages-1.img", 0);
+}
+
+static int read_page(struct story *s, uint64_t image, uint64_t vaddr, uint32_t n)
+{
+        return pagemap_writer_read(s->writer, image, vaddr, n, s->pages, &s->err);
+}
+
+static void expect_read(struct story *s, uint64_t vaddr, int turn)
+{
+        if (read_page(s, TASK(42), vaddr, 1) < 0)
+                fail_msg("%s", s->err.text);
+        assert_int_equal(s->pages[0], (vaddr / PAGE_BYTES) & 0xff);
+        assert_int_equal(s->pages[PAGE_BYTES - 1], turn);
+}
+
+/* What is there now: of this round, of one before, written over, dumped. */
+static void test_what_was_written_can_be_read(void **state)
+{
+        struct story *s = *state;
+
+        assert_int_equal(pagemap_writer_round(s->writer, &s->err), 0);
+        assert_int_equal(add_turn(s, TASK(42), 0x10000, 4, 1), 0);
+        expect_read(s, 0x13000, 1);
+        assert_int_equal(pagemap_writer_round(s->writer, &s->err), 0);
+        assert_int_equal(add_turn(s, TASK(42), 0x11000, 1, 2), 0);
+        assert_int_equal(add_turn(s, TASK(42), 0x14000, 1, 2), 0);
+        assert_int_equal(add_turn(s, TASK(43), 0x10000, 1, 9), 0);
+        expect_read(s, 0x10000, 1);
+        expect_read(s, 0x11000, 2);
+        assert_int_equal(read_page(s, TASK(42), 0x10000, 5), 0); /* out of two files */
+        assert_int_equal(s->pages[5 * PAGE_BYTES - 1], 2);
+        assert_int_equal(s->pages[3 * PAGE_BYTES - 1], 1);
+        pagemap_writer_expect_left(s->writer);
+        assert_int_equal(pagemap_writer_last(s->writer, &s->err), 0);
+        assert_int_equal(pagemap_writer_open(s->writer, TASK(42), &s->err), 0);
+        assert_int_equal(add_turn(s, TASK(42), 0x12000, 1, 3), 0);
+        assert_int_equal(add_turn(s, TASK(42), 0x20000, 1, 3), 0);
+        expect_read(s, 0x12000, 3);
+        expect_read(s, 0x20000, 3);
+        expect_read(s, 0x13000, 1);
+        /* A place for what stayed on the source has nothing in it. */
+        assert_int_equal(pagemap_writer_leave(s->writer, TASK(42), 0x30000, 1, &s->err), 0);
+        assert_int_equal(read_page(s, TASK(42), 0x30000, 1), -EBADMSG);
+}
+
+static void test_what_never_came_cannot_be_read(void **state)
+{
+        struct story *s = *state;
+
+        assert_int_equal(pagemap_writer_round(s->writer, &s->err), 0);
+        assert_int_equal(read_page(s, TASK(42), 0x10000, 1), -EBADMSG);
+        assert_int_equal(add_turn(s, TASK(42), 0x10000, 4, 1), 0);
+        assert_int_equal(read_page(s, TASK(42), 0x14000, 1), -EBADMSG);
+        assert_int_equal(read_page(s, TASK(42), 0x12000, 3), -EBADMSG);
+        assert_int_equal(read_page(s, TASK(42), 0xf000, 2), -EBADMSG);
+        assert_int_equal(read_page(s, TASK(42), 0x10001, 1), -EBADMSG);
+        assert_int_equal(read_page(s, TASK(42), 0x10000, 0), -EBADMSG);
+        assert_int_equal(read_page(s, TASK(42), 0x10000, PAGE_BATCH_MAX + 1), -EBADMSG);
+        assert_int_equal(read_page(s, TASK(42), UINT64_MAX - PAGE_BYTES + 1, 2), -EBADMSG);
+        assert_int_equal(read_page(s, TASK(43), 0x10000, 1), -EBADMSG);
+        assert_int_equal(read_page(s, SHMEM(42), 0x10000, 1), -EBADMSG);
+        /* Nothing of that has broken anything. */
+        expect_read(s, 0x10000, 1);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -349,6 +461,9 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_nor_is_a_pagemap, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_rounds_write_in_place_and_are_parents, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_lies_about_rounds_are_refused, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_zeros_before_between_over_and_behind_others, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_what_was_written_can_be_read, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_what_never_came_cannot_be_read, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

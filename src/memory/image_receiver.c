@@ -19,8 +19,11 @@ struct image_receiver {
         bool lazy, unshare;        /* memory may come late; also what tasks share by copy on write */
         uint64_t max_bytes, bytes; /* the limit on what is stored; all that came */
         uint64_t file_bytes;
+        bool checked; /* pages bear a digest */
         uint64_t rounds;
         uint64_t frames, pages;
+        struct page_hash *hash; /* of pieces; made with the first, as is the room for what is copied */
+        uint8_t *copied;
         uint64_t n_files;
         int file;                /* the one being received, or -1 */
         uint64_t size, position; /* of it */
@@ -50,6 +53,8 @@ void image_receiver_free(struct image_receiver *receiver)
                 (void)close(receiver->file);
         pagemap_writer_free(receiver->writer);
         lazy_areas_free(receiver->areas);
+        page_hash_free(receiver->hash);
+        free(receiver->copied);
         free(receiver);
 }
 
@@ -57,6 +62,11 @@ void image_receiver_lazy(struct image_receiver *receiver, bool unshare)
 {
         receiver->lazy = true;
         receiver->unshare = unshare;
+}
+
+void image_receiver_expect_checked(struct image_receiver *receiver)
+{
+        receiver->checked = true;
 }
 
 void image_receiver_expect_left(struct image_receiver *receiver)
@@ -126,14 +136,28 @@ static int get_run(const uint8_t *table, uint64_t i, struct page_span *ret, stru
         return page_span_get(copy, ret) ? 0 : error_set(err, EBADMSG, "a run of pages that is none");
 }
 
-static bool is_unchanged(const struct bulk_frame *f, const uint8_t *data)
+static int check_digest(const struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data,
+                        struct error *err)
 {
         uint8_t digest[DIGEST_BYTES];
 
         if (!(f->flags & BULK_CHECKED))
-                return true;
+                return r->checked ? error_set(err, EBADMSG, "pages without a digest") : 0;
         page_digest(data, (uint32_t)f->count, digest);
-        return memcmp(digest, data + DIGEST_AT, sizeof(digest)) == 0;
+        if (memcmp(digest, data + DIGEST_AT, sizeof(digest)) != 0)
+                return error_set(err, EBADMSG, "pages were changed on their way: their digest is another one");
+        return 0;
+}
+
+static int too_large(const struct image_receiver *r, struct error *err)
+{
+        return error_set(err, EFBIG, "the state is larger than the %" PRIu64 " bytes allowed", r->max_bytes);
+}
+
+/* What is there already takes no room when it comes again. */
+static bool cannot_fit(const struct image_receiver *r, const struct bulk_frame *f)
+{
+        return f->count * PAGE_BYTES > room(r) + pagemap_writer_stored(r->writer) * PAGE_BYTES;
 }
 
 static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data, struct error *err)
@@ -145,11 +169,11 @@ static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const 
             f->size != RUN_TABLE_BYTES + f->count * PAGE_BYTES || !(flags & PE_PRESENT))
                 return error_set(err, EBADMSG, "%" PRIu64 " pages in %" PRIu64 " runs and %" PRIu32 " bytes", f->count,
                                  f->offset, f->size);
-        if (!is_unchanged(f, data))
-                return error_set(err, EBADMSG, "pages were changed on their way: their digest is another one");
-        /* What is there already takes no room when it comes again. */
-        if (f->count * PAGE_BYTES > room(r) + pagemap_writer_stored(r->writer) * PAGE_BYTES)
-                return error_set(err, EFBIG, "the state is larger than the %" PRIu64 " bytes allowed", r->max_bytes);
+        int checked = check_digest(r, f, data, err);
+        if (checked < 0)
+                return checked;
+        if (cannot_fit(r, f))
+                return too_large(r, err);
         for (uint64_t i = 0; i < f->offset; i++) {
                 struct page_span span;
                 int result = get_run(data, i, &span, err);
@@ -168,10 +192,105 @@ static int on_pages(struct image_receiver *r, const struct bulk_frame *f, const 
                 return error_set(err, EBADMSG, "runs of fewer pages than came");
         r->pages += f->count;
         /* By at most a frame too late: only the writer knows what of it was new. */
-        if (is_beyond(r))
-                return error_set(err, EFBIG, "the state is larger than the %" PRIu64 " bytes allowed", r->max_bytes);
+        return is_beyond(r) ? too_large(r, err) : 0;
+}
+
+/* -- pieces: pages of which not all have contents --------------------------------------------------------------------
+ */
+
+static int begin_pieces(struct image_receiver *r, struct error *err)
+{
+        int result = r->hash ? 0 : page_hash_new(&r->hash);
+
+        if (result == 0 && !r->copied)
+                r->copied = malloc((size_t)PAGE_BATCH_MAX * PAGE_BYTES);
+        if (result < 0 || !r->copied)
+                return error_set(err, ENOMEM, "out of memory");
+        page_hash_begin(r->hash);
         return 0;
 }
+
+/* `contents`: what has not been used of the frame's, *left of them. */
+static int take_piece(struct image_receiver *r, const struct page_batch *batch, const struct page_piece *piece,
+                      const uint8_t *contents, uint64_t *left, struct error *err)
+{
+        const uint8_t *pages = r->copied;
+
+        if (piece->kind == PIECE_ZEROS)
+                return pagemap_writer_zeros(r->writer, batch, err);
+        if (piece->kind == PIECE_SAME) {
+                int result = pagemap_writer_read(r->writer, piece->from_image, piece->from_vaddr, piece->n_pages,
+                                                 r->copied, err);
+                if (result < 0)
+                        return result;
+        } else if (piece->n_pages > *left) {
+                return error_set(err, EBADMSG, "pieces with more contents than came");
+        } else {
+                pages = contents;
+                *left -= piece->n_pages;
+        }
+        page_hash_add(r->hash, pages, piece->n_pages);
+        return pagemap_writer_add(r->writer, batch, pages, err);
+}
+
+/* All pieces. `left`: pages with contents behind the table. */
+static int take_pieces(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data, uint64_t left,
+                       struct error *err)
+{
+        const uint8_t *const end = data + f->size;
+        uint64_t done = 0;
+        int result = 0;
+
+        for (uint64_t i = 0; result == 0 && i < f->offset; i++) {
+                uint8_t copy[PIECE_BYTES];
+                struct page_piece piece;
+                memcpy(copy, data + i * PIECE_BYTES, sizeof(copy));
+                if (!page_piece_get(copy, &piece))
+                        return error_set(err, EBADMSG, "a piece of memory that is none");
+                if (piece.n_pages > f->count - done)
+                        return error_set(err, EBADMSG, "pieces of more pages than were told");
+                const struct page_batch batch = {.image = f->object,
+                                                 .vaddr = piece.vaddr,
+                                                 .n_pages = piece.n_pages,
+                                                 .flags = f->flags & ~BULK_CHECKED};
+                result = take_piece(r, &batch, &piece, end - left * PAGE_BYTES, &left, err);
+                done += piece.n_pages;
+        }
+        if (result == 0 && (done != f->count || left))
+                return error_set(err, EBADMSG, "pieces of fewer pages than came");
+        return result;
+}
+
+/*
+ * The digest is that of the pages as the source has them: it is found out here, and not in the workload, if what is
+ * here is not what it thinks. Pages are written before: after a failure nothing of it is used.
+ */
+static int on_pieces(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data, struct error *err)
+{
+        uint8_t digest[DIGEST_BYTES];
+
+        if (f->count == 0 || f->count > PAGE_BATCH_MAX || f->offset == 0 || f->offset > f->count ||
+            !(f->flags & PE_PRESENT) || !(f->flags & BULK_CHECKED))
+                return error_set(err, EBADMSG, "%" PRIu64 " pages in %" PRIu64 " pieces", f->count, f->offset);
+        const size_t table = PIECE_TABLE_BYTES(f->offset), start = PIECE_TABLE_ROOM(f->offset);
+        if (f->size != table && (f->size <= start || (f->size - start) % PAGE_BYTES))
+                return error_set(err, EBADMSG, "%" PRIu64 " pieces in %" PRIu32 " bytes", f->offset, f->size);
+        if (cannot_fit(r, f))
+                return too_large(r, err);
+        int result = begin_pieces(r, err);
+        if (result == 0)
+                result = take_pieces(r, f, data, f->size == table ? 0 : (f->size - start) / PAGE_BYTES, err);
+        if (result < 0)
+                return result;
+        page_hash_end(r->hash, data, table - DIGEST_BYTES, digest);
+        if (memcmp(digest, data + table - DIGEST_BYTES, sizeof(digest)) != 0)
+                return error_set(err, EBADMSG, "pages were changed on their way: their digest is another one");
+        r->pages += f->count;
+        return is_beyond(r) ? too_large(r, err) : 0;
+}
+
+/* -- the other frames ------------------------------------------------------------------------------------------------
+ */
 
 /* Kept, or left. */
 static int on_pages_left_out(struct image_receiver *r, const struct bulk_frame *f, const uint8_t *data,
@@ -297,6 +416,8 @@ static int dispatch(struct image_receiver *r, const struct bulk_frame *f, const 
                 return on_pages_open(r, f, err);
         case BULK_PAGES:
                 return on_pages(r, f, data, err);
+        case BULK_PIECES:
+                return on_pieces(r, f, data, err);
         case BULK_ROUND:
                 return on_round(r, f, err);
         case BULK_LAST:

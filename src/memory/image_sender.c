@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
-#include "memory/image_stream.h"
+#include "memory/dedup.h"
 
 _Static_assert(RUN_TABLE_BYTES + (uint64_t)PAGE_BATCH_MAX * PAGE_BYTES <= BULK_MAX,
                "a batch of pages fits into a slot");
@@ -22,13 +22,15 @@ enum phase { PHASE_PAGES, PHASE_FILES, PHASE_END, PHASE_DRAINING, PHASE_OVER };
 struct image_sender {
         struct link *link;
         bool checked;
-        void *slot; /* reserved, not yet committed */
+        struct dedup *dedup; /* NULL: all pages are sent with their contents */
+        void *slot;          /* reserved, not yet committed */
         struct {
                 uint64_t image;
                 uint32_t flags, n_runs, n_pages;
         } filling; /* pages in the slot that are not sent yet, as long as more of their kind come */
         uint64_t frames, pages;
         unsigned rounds;
+        int failed; /* pages were: what is in the slot may be half of what it was to become */
 
         enum phase phase;
         int images_fd;
@@ -51,10 +53,22 @@ int image_sender_new(struct link *link, bool checked, struct image_sender **ret)
         return 0;
 }
 
+int image_sender_dedup(struct image_sender *sender, size_t places)
+{
+        return sender->checked && !sender->dedup && !sender->pages ? dedup_new(places, &sender->dedup) : -EINVAL;
+}
+
+void image_sender_saved(const struct image_sender *sender, uint64_t *ret_zero, uint64_t *ret_same)
+{
+        *ret_zero = sender->dedup ? dedup_zero_pages(sender->dedup) * PAGE_BYTES : 0;
+        *ret_same = sender->dedup ? dedup_same_pages(sender->dedup) * PAGE_BYTES : 0;
+}
+
 void image_sender_free(struct image_sender *sender)
 {
         if (!sender)
                 return;
+        dedup_free(sender->dedup);
         if (sender->file >= 0)
                 (void)close(sender->file);
         for (size_t i = 0; i < sender->n_names; i++)
@@ -83,7 +97,7 @@ static int send_slot(struct image_sender *s, const struct bulk_frame *frame)
 
 static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, uint32_t n_runs, uint32_t n_pages)
 {
-        const struct bulk_frame frame = {
+        struct bulk_frame frame = {
                 .type = BULK_PAGES,
                 .flags = (uint16_t)(flags | (s->checked ? BULK_CHECKED : 0)),
                 .size = RUN_TABLE_BYTES + n_pages * PAGE_BYTES,
@@ -97,11 +111,17 @@ static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, ui
         if (!s->slot || n_pages == 0 || n_pages > PAGE_BATCH_MAX || n_runs == 0 || n_runs > RUNS_PER_TABLE)
                 return -EINVAL;
         memset((uint8_t *)s->slot + (size_t)n_runs * RUN_BYTES, 0, RUN_TABLE_BYTES - (size_t)n_runs * RUN_BYTES);
-        if (s->checked)
+        int r = s->failed;
+        if (r == 0 && s->dedup)
+                r = dedup_frame(s->dedup, &frame, s->slot);
+        else if (r == 0 && s->checked)
                 page_digest(s->slot, n_pages, (uint8_t *)s->slot + DIGEST_AT);
-        int r = send_slot(s, &frame);
+        if (r == 0)
+                r = send_slot(s, &frame);
         if (r == 0)
                 s->pages += n_pages;
+        else
+                s->failed = r;
         return r;
 }
 

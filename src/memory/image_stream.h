@@ -10,8 +10,8 @@
  * each begun by BULK_ROUND, and BULK_LAST after them (neither, where there are none); then, of the frozen workload, any
  * mixture of page frames and image files; then BULK_END. The receiver writes into an image directory (a private tmpfs).
  *
- *   BULK_ROUND       object = its number, from 1 without gaps. In it nothing but BULK_PAGES of tasks, whose images are
- *                    not opened. A page that came before is replaced
+ *   BULK_ROUND       object = its number, from 1 without gaps. In it nothing but BULK_PAGES and BULK_PIECES of tasks,
+ *                    whose images are not opened. A page that came before is replaced
  *   BULK_LAST        the rounds are over
  *   BULK_PAGES_OPEN  object = page image (criu/page_server.h)
  *   BULK_PAGES       object = page image, offset = number of runs, count = pages, flags = PE_* of all of them; data =
@@ -22,18 +22,26 @@
  *   BULK_PAGES_KEPT  object = page image, offset = number of runs; data = the runs: pages that were left out of the
  *                    dump, as the rounds brought them
  *   BULK_PAGES_LEFT  the same of pages that are not here, nor in the dump: they stay with the frozen tasks on the
- * source until they are wanted (post-copy) BULK_FILE_NAME   object = number of the file, from 1 without gaps; count =
- * its bytes; data = its name. A file is sent whole before the next begins BULK_FILE_DATA   object = number of that
- * file, offset = position, without gaps; data = contents, not empty BULK_END         offset = number of frames before
- * this one, count = pages with contents in all
+ *                    source until they are wanted (post-copy)
+ *   BULK_PIECES      pages as BULK_PAGES, but not all with contents: object = page image, offset = number of pieces,
+ *                    count = pages, flags = PE_* of all of them, and BULK_CHECKED; data = the pieces, the digest, and
+ *                    from the next multiple of PAGE_BYTES on the pages of pieces that have contents, if there are any.
+ *                    The digest is the XXH3-128 of the pieces, with both halves of that of all the pages but those of
+ *                    zeros (low ^ high) as the seed: also of those that are copied, as the source has them
+ *   BULK_FILE_NAME   object = number of the file, from 1 without gaps; count = its bytes; data = its name. A file is
+ *                    sent whole before the next begins
+ *   BULK_FILE_DATA   object = number of that file, offset = position, without gaps; data = contents, not empty
+ *   BULK_END         offset = number of frames before this one, count = pages in all, of BULK_PAGES and BULK_PIECES
  *
- * A run is 16 bytes, big-endian: u64 vaddr, u32 pages, u32 0; by rising address. Fields that are not named are 0.
+ * A run is 16 bytes, big-endian: u64 vaddr, u32 pages, u32 0; by rising address. A piece is 32 bytes: u64 vaddr, u32
+ * pages, u32 kind, and of PIECE_SAME u64 page image and u64 address of what it is equal to, page by page, as the target
+ * has it before this piece. Fields that are not named are 0.
  * Nothing may follow the end, unless pages were left; then, on this link or on another after it was lost:
  *
  *   BULK_WANTED      from the target: object = page image, offset = number of runs, flags = BULK_URGENT when a task
- * waits for the first of them; data = the runs, of pages that were left BULK_PAGES       the answer, as above, always
- * checked, with BULK_URGENT as it was asked for. Order is the source's BULK_PAGES_GONE  object = page image, offset =
- * number of runs; data = the runs: wanted, and nobody can read them
+ *                    waits for the first of them; data = the runs, of pages that were left
+ *   BULK_PAGES       the answer, as above, always checked, with BULK_URGENT as it was asked for. Order is the source's
+ *   BULK_PAGES_GONE  object = page image, offset = number of runs; data = the runs: wanted, and nobody can read them
  */
 enum bulk_type {
         BULK_PAGES_OPEN = 1,
@@ -47,6 +55,7 @@ enum bulk_type {
         BULK_PAGES_LEFT, /* these, from version 3 of the protocol on */
         BULK_WANTED,
         BULK_PAGES_GONE,
+        BULK_PIECES, /* from version 4 on */
 };
 
 #define BULK_CHECKED 0x8000U /* flag; version 2 of the protocol */
@@ -69,6 +78,11 @@ bool image_name_is_pages(const char *name);
 struct image_sender;
 /* `checked`: pages bear a digest. */
 int image_sender_new(struct link *link, bool checked, struct image_sender **ret);
+/* Leave out what the target has already (dedup.h), which has to know BULK_PIECES; `places` as there. Needs `checked`,
+ * before the first page. */
+int image_sender_dedup(struct image_sender *sender, size_t places);
+/* Bytes of pages that were not sent because of that. */
+void image_sender_saved(const struct image_sender *sender, uint64_t *ret_zero, uint64_t *ret_same);
 /* Before the link is freed or after, it does not matter: nothing is sent. */
 void image_sender_free(struct image_sender *sender);
 /* The link was lost and is freed: from now on all that would be sent is -ENOTCONN. on_sent does not come any more. */
@@ -102,6 +116,30 @@ void page_span_put(uint8_t to[static RUN_BYTES], const struct page_span *span);
 bool page_span_get(const uint8_t from[static RUN_BYTES], struct page_span *ret);
 /* Of a table and the pages behind it, as BULK_CHECKED says. */
 void page_digest(const uint8_t *data, uint32_t n_pages, uint8_t ret[static DIGEST_BYTES]);
+
+/* The same in parts, for pages that do not lie together: begin, add…, end with the table. */
+struct page_hash;
+int page_hash_new(struct page_hash **ret);
+void page_hash_free(struct page_hash *hash);
+DEFINE_CLEANUP(struct page_hash, page_hash_free)
+void page_hash_begin(struct page_hash *hash);
+void page_hash_add(struct page_hash *hash, const uint8_t *pages, uint32_t n_pages);
+void page_hash_end(const struct page_hash *hash, const uint8_t *table, size_t size, uint8_t ret[static DIGEST_BYTES]);
+
+enum piece_kind { PIECE_CONTENTS, PIECE_ZEROS, PIECE_SAME };
+struct page_piece {
+        uint64_t vaddr;
+        uint32_t n_pages;
+        enum piece_kind kind;
+        uint64_t from_image, from_vaddr; /* PIECE_SAME */
+};
+#define PIECE_BYTES 32U
+#define PIECE_TABLE_BYTES(n) ((n)*PIECE_BYTES + DIGEST_BYTES)
+/* Where contents begin. */
+#define PIECE_TABLE_ROOM(n) ((PIECE_TABLE_BYTES(n) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES)
+void page_piece_put(uint8_t to[static PIECE_BYTES], const struct page_piece *piece);
+/* False: not a piece. */
+bool page_piece_get(const uint8_t from[static PIECE_BYTES], struct page_piece *ret);
 
 /*
  * Rounds, and what was kept. Each call is one frame, or -EAGAIN when the link has no room: its owner hears when it has.
@@ -144,6 +182,8 @@ int image_receiver_frame(struct image_receiver *receiver, const struct bulk_fram
  * Images that cannot be understood make nothing late; then image_receiver_lazy_failure() has the reason.
  */
 void image_receiver_lazy(struct image_receiver *receiver, bool unshare);
+/* Pages without a digest are refused. */
+void image_receiver_expect_checked(struct image_receiver *receiver);
 /* Post-copy: pages may be left on the source; before the rounds end. */
 void image_receiver_expect_left(struct image_receiver *receiver);
 const struct error *image_receiver_lazy_failure(const struct image_receiver *receiver);

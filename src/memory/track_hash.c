@@ -23,7 +23,7 @@
  */
 #define PAGE 4096U
 #define BLOCK_PAGES 256U
-#define NOTES_BYTES ((size_t)48 << 20) /* enough for 12 GiB; the rest counts as written */
+#define NOTES_BYTES ((size_t)40 << 20) /* enough for 10 GiB; the rest counts as written */
 
 struct digest {
         uint64_t low, high; /* both 0: none */

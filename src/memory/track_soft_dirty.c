@@ -24,7 +24,7 @@
  * its own.
  */
 #define PAGE 4096U
-#define NOTES_BYTES ((size_t)48 << 20) /* enough for 48 GiB; the rest counts as written */
+#define NOTES_BYTES ((size_t)40 << 20) /* enough for 40 GiB; the rest counts as written */
 #define NOTE_SWAPPED (UINT32_C(1) << 31)
 
 struct soft_tracker {

@@ -88,6 +88,7 @@ static int allocate(const struct report_subject *subject, struct migration_repor
         report->owner = owner_names[0];
         report->downtime_ms = report->predicted_ms = report->predicted_copy_ms = -1;
         report->postcopy.source_needed_ms = -1;
+        report->zero_bytes = report->same_bytes = -1;
         report->phase = -1;
         *ret = TAKE_PTR(report);
         return 0;
@@ -288,6 +289,8 @@ json_t *migration_report_to_json(const struct migration_report *r)
         failed |= json_object_set_new(json, "predicted_copy_ms", known_json(r->predicted_copy_ms));
         failed |= json_object_set_new(json, "frozen_ms", json_integer(r->frozen_ms));
         failed |= json_object_set_new(json, "bytes_sent", number_json(r->bytes_sent));
+        failed |= json_object_set_new(json, "zero_bytes", known_json(r->zero_bytes));
+        failed |= json_object_set_new(json, "same_bytes", known_json(r->same_bytes));
         failed |= json_object_set_new(json, "rounds", json_integer(r->rounds));
         failed |= json_object_set_new(json, "tracker", text_json(r->tracker));
         failed |= json_object_set_new(json, "postcopy", postcopy_json(r));
@@ -455,6 +458,8 @@ int migration_report_from_json(const json_t *json, struct migration_report **ret
         report->predicted_copy_ms = get_number(&in, "predicted_copy_ms", INT64_MAX, true);
         report->frozen_ms = get_number(&in, "frozen_ms", INT64_MAX, false);
         report->bytes_sent = (uint64_t)get_number(&in, "bytes_sent", INT64_MAX, false);
+        report->zero_bytes = get_number(&in, "zero_bytes", INT64_MAX, true);
+        report->same_bytes = get_number(&in, "same_bytes", INT64_MAX, true);
         report->rounds = (unsigned)get_number(&in, "rounds", UINT32_MAX, false);
         if (report->ended_ms < 0)
                 report->ended_ms = 0;

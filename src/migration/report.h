@@ -54,6 +54,8 @@ struct migration_report {
                 predicted_copy_ms; /* of downtime, and of memory in it; before the freeze; -1: not (null) */
         int64_t frozen_ms;         /* sum of all times frozen on the source */
         uint64_t bytes_sent;
+        int64_t zero_bytes,
+                same_bytes; /* of memory, not sent: zeros; what the target had elsewhere; -1: not known (null) */
         struct {
                 bool used;              /* memory stayed on the source when it ran on the target already (else null) */
                 uint64_t left_bytes;    /* so much of it */

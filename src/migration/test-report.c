@@ -38,6 +38,8 @@ static struct migration_report *success(void)
         r->predicted_ms = 150;
         r->predicted_copy_ms = 20;
         r->rounds = 4;
+        r->zero_bytes = 3 * 4096;
+        r->same_bytes = 0;
         assert_int_equal(migration_report_phase(r, "release", 2653, 268000100), 0);
         migration_report_unfrozen(r, 2660);
         migration_report_unfrozen(r, 2700);
@@ -151,6 +153,8 @@ static void test_json(void **unused)
                                            "downtime_ms",
                                            "frozen_ms",
                                            "bytes_sent",
+                                           "zero_bytes",
+                                           "same_bytes",
                                            "rounds",
                                            "tracker",
                                            "postcopy",
@@ -221,9 +225,16 @@ static void test_postcopy(void **unused)
 static void test_bad_json(void **unused)
 {
         CLEANUP(migration_report_free_ptr) struct migration_report *r = success(), *back = NULL;
-        static const char *const may_be_null[] = {
-                "reason",  "downtime_ms", "predicted_downtime_ms", "predicted_copy_ms", "tracker", "postcopy",
-                "failure", "result"};
+        static const char *const may_be_null[] = {"reason",
+                                                  "downtime_ms",
+                                                  "predicted_downtime_ms",
+                                                  "predicted_copy_ms",
+                                                  "tracker",
+                                                  "postcopy",
+                                                  "zero_bytes",
+                                                  "same_bytes",
+                                                  "failure",
+                                                  "result"};
         json_t *good = migration_report_to_json(r);
         const char *key;
         json_t *value;

@@ -268,8 +268,10 @@ int source_freeze(struct source_side *x, struct error *err)
 
         session_phase(s, "freeze");
         int r = source_open_state(x, err);
-        if (r == 0)
-                r = source_files_arm(x, err);
+        if (r < 0)
+                return r;
+        source_save(x, SOURCE_PLACES); /* where there were no rounds */
+        r = source_files_arm(x, err);
         if (r == 0)
                 r = dump(x, err);
         if (r == 0)
@@ -285,6 +287,7 @@ int source_freeze(struct source_side *x, struct error *err)
                 r = source_files_last(x, err);
         if (r == 0)
                 r = finish_images(x, err);
+        source_saved(x);
         if (r == 0)
                 r = source_postcopy_give(x, err);
         return r < 0 ? r : peer_send_simple(s, MSG_STATE_END, err);

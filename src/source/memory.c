@@ -16,14 +16,18 @@
 #define LAST_WORD_MS 500
 #define ROUNDS_MAX 8
 
-/* The best first. */
+/*
+ * The best first. Places: so many pages are known to be at the target, for SENT_PAGE_BYTES each. Together with the
+ * notes that some take, and with what waits in the link, less than 64 MiB.
+ */
 static const struct {
         enum migration_tracker wanted;
         enum tracker_kind kind;
+        size_t places;
 } trackers[] = {
-        {TRACKER_WANTED_UFFD_WP, TRACKER_UFFD_WP},
-        {TRACKER_WANTED_SOFT_DIRTY, TRACKER_SOFT_DIRTY},
-        {TRACKER_WANTED_HASH, TRACKER_HASH},
+        {TRACKER_WANTED_UFFD_WP, TRACKER_UFFD_WP, SOURCE_PLACES},
+        {TRACKER_WANTED_SOFT_DIRTY, TRACKER_SOFT_DIRTY, SOURCE_PLACES / 4},
+        {TRACKER_WANTED_HASH, TRACKER_HASH, SOURCE_PLACES / 4},
 };
 
 /* -- the way for memory and metadata ---------------------------------------------------------------------------------
@@ -144,6 +148,24 @@ int source_open_state(struct source_side *x, struct error *err)
                 return r;
         x->images_fd = open(s->paths.images, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         return x->images_fd < 0 ? error_errno(err, errno, "cannot open %s", s->paths.images) : 0;
+}
+
+void source_save(struct source_side *x, size_t places)
+{
+        if (peer_version(x->session) < VERSION_PIECES)
+                return;
+        int r = image_sender_dedup(x->sender, places);
+        if (r < 0 && r != -EINVAL)
+                session_log(x->session, "warning", "all memory is sent, equal pages too: %s", strerror(-r));
+}
+
+void source_saved(struct source_side *x)
+{
+        uint64_t zero, same;
+
+        image_sender_saved(x->sender, &zero, &same);
+        x->session->report->zero_bytes = (int64_t)zero;
+        x->session->report->same_bytes = (int64_t)same;
 }
 
 /* -- handing over: the link takes a little at a time -----------------------------------------------------------------
@@ -310,6 +332,7 @@ static int one_round(struct source_side *x, enum convergence_advice *ret, struct
         }
         session_round(s, x->memory_rounds, bytes);
         r = source_hand_over(x, send_more, "sending memory", err);
+        source_saved(x);
         if (r < 0)
                 return r;
         *ret = convergence_round(&x->convergence, &(struct convergence_round){.scanned_us = scanned,
@@ -419,6 +442,8 @@ static int begin_precopy(struct source_side *x, struct error *err)
                 error_clear(err);
                 x->tracker = trackers[i].kind;
                 int r = precopy_new(x->sender, x->tracker, demand, s->workload.init_pid, &x->precopy, err);
+                if (r == 0)
+                        source_save(x, trackers[i].places);
                 if (r == 0 || !may_go_without(x, r))
                         return r;
                 session_log(s, "info", "written memory is not found by %s: %s", tracker_kind_name(x->tracker),

@@ -21,6 +21,9 @@
 
 #define SOURCE_TREES_MAX 8
 
+/* Pages known to be at the target: 2 GiB of memory, for 24 MiB. */
+#define SOURCE_PLACES ((size_t)1 << 19)
+
 /* One tree's way to the target: the mark of its last round, and its last round, prepared before the freeze. */
 struct source_tree {
         struct source_side *side;
@@ -112,6 +115,11 @@ bool source_memory_tracked(const struct session *s);
 int source_memory(struct source_side *x, struct error *err);
 /* The way for memory and metadata, opened once. */
 int source_open_state(struct source_side *x, struct error *err);
+/* Pages that the target has are not sent twice, as far as it is known how (from then on). `places`: how many of them
+ * to know. Once it has begun nothing changes. */
+void source_save(struct source_side *x, size_t places);
+/* What that saved, for the report. */
+void source_saved(struct source_side *x);
 /* 0, or how that way was lost: in the target's own words, if it has any. */
 int source_bulk_state(struct source_side *x, struct error *err);
 /* All tasks stand still and criu has not looked at memory yet: tell it what it may leave out. */

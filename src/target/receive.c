@@ -118,7 +118,7 @@ static int open_state(struct target_side *x, const struct message *m, struct err
             message_get_u32(m, FIELD_STREAM, &number) < 0)
                 return error_set(err, EPROTO, "%s sends memory that is not due", s->request.peer);
         /* Shared by copy on write, memory is in the images of each that has it: the offer counts it once. */
-        (void)message_get_u64(m, FIELD_MEMORY_BYTES, &memory);
+        const bool digests_due = message_get_u64(m, FIELD_MEMORY_BYTES, &memory) == 0; /* of the same version */
         const uint64_t ceiling = STATE_CEILING(memory > x->memory_bytes ? memory : x->memory_bytes);
         int r = session_images_make(s, ceiling, err);
         if (r < 0)
@@ -129,6 +129,8 @@ static int open_state(struct target_side *x, const struct message *m, struct err
         r = image_receiver_new(x->images_fd, ceiling, &x->receiver);
         if (r < 0)
                 return error_errno(err, -r, "cannot receive memory");
+        if (digests_due)
+                image_receiver_expect_checked(x->receiver);
         image_receiver_lazy(x->receiver, s->request.options.unshare);
         if (migration_options_postcopy(&s->request.options))
                 image_receiver_expect_left(x->receiver);

@@ -151,12 +151,13 @@ DEFINE_CLEANUP(struct link, link_free)
 
 /* Versions of the wire this build speaks. */
 #define WIRE_VERSION_MIN 1
-#define WIRE_VERSION_MAX 3
+#define WIRE_VERSION_MAX 4
 /* From which on a version has: */
 #define VERSION_PACKED 2U       /* bulk frames that are compressed */
 #define VERSION_DIGESTS 2U      /* of pages, in their frames (memory/image_stream.h) */
 #define VERSION_MEMORY_BYTES 2U /* that field of STATE_OPEN */
 #define VERSION_POSTCOPY 3U     /* FILLING, PAGES_OPEN, and the bulk frames of pages that were left */
+#define VERSION_PIECES 4U       /* pages that are not sent because the target has them (memory/image_stream.h) */
 
 /* The highest common version, or a REFUSED error whose text names both ranges. */
 int wire_negotiate(uint32_t peer_min, uint32_t peer_max, uint32_t *ret, struct error *err);

@@ -63,6 +63,25 @@ def test_memwriter_finds_an_old_page(workload, alpha):
     writer.wait_for("error: page")
 
 
+def test_alike_goes_on_in_both_without_errors(workload, alpha):
+    alike = workload("l", "alike", "--mib", 8)
+    turns = alike.wait_for(r"(\d+) and (\d+) turns, 0 errors", 30)
+    assert int(turns[1]) > 0 and int(turns[2]) > 0
+    alpha.run("kill", alike.pid)
+    alike.wait_for("end: 0 errors", 30)
+
+
+@pytest.mark.parametrize("who", ["parent", "child"])
+def test_alike_finds_one_wrong_byte_in_either(workload, alpha, who):
+    alike = workload("l", "alike", "--mib", 8, "--rate", 1)
+    base = int(alike.wait_for(r"ready: 2048 pages at 0x([0-9a-f]+)")[1], 16)
+    alike.wait_for("turns, 0 errors", 30)
+    pid = alike.pid if who == "parent" else alpha.run("pgrep", "-P", alike.pid).stdout.strip()
+    alpha.run("sh", "-c", f"printf X | dd of=/proc/{pid}/mem bs=1 seek={base + 3 * 4096 + 100} conv=notrunc")
+    alike.wait_for(f"error: a page of the {who} ", 30)
+    assert not alike.alive()
+
+
 def test_counter_counts_without_holes_and_reads_its_mark(workload, alpha):
     counter = workload("c", "counter", "/root/numbers", "--interval-ms", 5, "--mark-file", "/etc/hostname")
     alpha.run("sleep", "0.5")

@@ -97,6 +97,18 @@ def test_whatever_a_program_does_to_its_memory(site, tracker):
         here, there = there, here
 
 
+@pytest.mark.parametrize("tracker", ["uffd-wp", "hash", "none"])
+def test_what_is_there_already_is_not_sent(site, tracker):
+    """Zeros, pages like others, and a child's that it shares with its parent. What arrives is all of it."""
+    in_container(site, "alike", "alike", "--mib", "48", "--rate", "200")
+    report = site.migrate("alpha", "lxc/alike", "beta", "--tracker", tracker)
+    goes_on(site, "beta", "alike", 3)
+    assert report["zero_bytes"] > 16 << 20 and report["same_bytes"] > 32 << 20, report
+    report = site.migrate("beta", "lxc/alike", "alpha", "--tracker", tracker)
+    goes_on(site, "alpha", "alike", 3)
+    assert report["same_bytes"] > 16 << 20, report
+
+
 def test_cancelled_in_a_round(site):
     """It runs on, as it was, and is watched no more; the target has nothing of it."""
     in_container(site, "writer", "memwriter", "--mib", "96", "--rate", "10")
