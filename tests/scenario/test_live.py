@@ -33,7 +33,8 @@ def test_both_backings_and_both_address_families(site, backing):
     clients = {}
     for address in ("10.77.0.31", "fd77::31"):
         eventually(lambda: site.client.run("ping", "-c1", "-W1", address, check=False).returncode == 0)
-        clients[address] = site.client.popen(f"{PROGRAMS}/echo-client", address, "7007", "--seconds", "120", stdout=-1, text=True)
+        clients[address] = site.client.popen(f"{PROGRAMS}/echo-client", address, "7007", "--seconds", "120",
+                                             "--grace-s", "50", stdout=-1, text=True)  # TCP may wait long to send again
     site.migrate("alpha", "lxc/echo", "beta")
     site.client.run("pkill", "-TERM", "-x", "echo-client")
     for address, client in clients.items():
