@@ -87,7 +87,7 @@ def test_there_and_back(trees):
 
 
 def test_a_child_that_nobody_waits_for(trees):
-    """It has ended and is in no cgroup any more; it is a child on the target, too."""
+    """It has ended and is in no cgroup any more; it is a child on the target, too, and on the way back."""
     alpha, beta = trees["alpha"], trees["beta"]
     pid = alpha.spawn("/dev/null", "sh", "-c", "true & exec sleep 1000")
     state = lambda host: host.run("ps", "--ppid", str(pid), "-o", "stat=,comm=", check=False).stdout.split()  # noqa: E731
@@ -95,7 +95,9 @@ def test_a_child_that_nobody_waits_for(trees):
     before = state(alpha)
     trees.migrate("alpha", f"pid/{pid}", "beta")
     assert state(beta) == before and trees.pid_of(alpha, "sleep") == []
-    beta.run("kill", str(pid))
+    trees.migrate("beta", f"pid/{pid}", "alpha")
+    assert state(alpha) == before and trees.pid_of(beta, "sleep") == []
+    alpha.run("kill", str(pid))
 
 
 def test_who_cannot_be_moved(trees):
