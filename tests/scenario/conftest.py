@@ -23,6 +23,15 @@ def site(whole_site):
     assert not whole_site.sanitizer_findings()
 
 
+@pytest.fixture
+def trees(site):
+    """Hosts whose pids do not meet."""
+    for name, number in (("alpha", 20000), ("beta", 40000)):
+        site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
+        site[name].run("phaul", "ps")   # empty cgroups of trees that have ended go
+    return site
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
     """A failed scenario shows what the daemons said."""

@@ -9,21 +9,11 @@ import pytest
 from site_under_test import FULL, PROGRAMS, eventually
 
 LOG = "/var/log/family.log"
-BASE = {"alpha": 20000, "beta": 40000}
 
 
 def after_pid(site, name, number):
     """The next process of a host gets a pid above that: both hosts count from 1, and pids are kept."""
     site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
-
-
-@pytest.fixture
-def trees(site):
-    """Hosts whose pids do not meet."""
-    for name, number in BASE.items():
-        after_pid(site, name, number)
-        site[name].run("phaul", "ps")   # empty cgroups of trees that have ended go
-    return site
 
 
 def family(site, *options, log="/dev/null", name="alpha"):

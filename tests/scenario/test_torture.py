@@ -6,7 +6,7 @@ import re
 
 import pytest
 from test_memory import in_container, tracked
-from test_process import LOG, nothing_left, trees  # noqa: F401
+from test_process import LOG, nothing_left
 
 from site_under_test import FULL, PROGRAMS, eventually
 
@@ -61,7 +61,7 @@ WAYS = [("pid", "uffd-wp", 50 if FULL else 6), ("lxc", "uffd-wp", 50 if FULL els
 
 
 @pytest.mark.parametrize(("kind", "tracker", "times"), WAYS)
-def test_back_and_forth(trees, kind, tracker, times):  # noqa: F811
+def test_back_and_forth(trees, kind, tracker, times):
     """An even number of times, so that it ends where it began."""
     it = Restless(trees, kind)
     for n in range(times):
@@ -85,7 +85,7 @@ BROKEN = [("pid", "uffd-wp"), *([("lxc", "uffd-wp"), ("pid", "hash"), ("lxc", "h
 
 
 @pytest.mark.parametrize(("kind", "tracker"), BROKEN)
-def test_a_page_that_was_withheld_is_noticed(trees, kind, tracker):  # noqa: F811
+def test_a_page_that_was_withheld_is_noticed(trees, kind, tracker):
     """The migration succeeds, as nobody else can know; else the test above would show nothing."""
     it = Restless(trees, kind)
     trees.hold("alpha", "source-withhold")
