@@ -24,6 +24,7 @@
 #define AREA_STACK (1U << 1)
 #define AREA_HEAP (1U << 5)
 #define AREA_ANONYMOUS_PRIVATE (1U << 9)
+#define AREA_GUARD (1U << 16) /* since CRIU 4.2: no area, but a part of one that traps (MADV_GUARD_INSTALL) */
 
 #define IMAGE_MAX (256U << 20)
 #define ENTRY_MAX (128U << 20)
@@ -152,6 +153,8 @@ static int take_memory(const uint8_t *data, size_t size, void *context)
                 r = -ENOMEM;
         for (size_t i = 0; r == 0 && i < memory->n_areas; i++) {
                 const CriuImage__Area *a = memory->areas[i];
+                if (a->status & AREA_GUARD)
+                        continue; /* they stand behind all areas, and have no pages */
                 if (a->start % PAGE_BYTES || a->end % PAGE_BYTES || a->start >= a->end || a->start < end)
                         r = -EBADMSG;
                 else

@@ -136,6 +136,7 @@ static void test_what_may_come_late(void **state)
                 {AT(8), AT(9), ANONYMOUS, 1U << 15, 0},                       /* a shadow stack */
                 {AT(9), AT(10), ANONYMOUS, REGULAR, 1ULL << MADV_WIPEONFORK}, /* empty in a child */
                 {AT(11), AT(12), ANONYMOUS | MAP_GROWSDOWN, REGULAR | 2U, 0}, /* the stack */
+                {AT(0), AT(1), 0, 1U << 16, 0},                               /* a guard in the first */
         };
         const struct lazy_area wanted[] = {{AT(0), AT(2)}, {AT(11), AT(12)}};
 

@@ -221,3 +221,41 @@ def test_without_a_page_service_all_of_it_is_there_before(site):
     found = re.search(r"all memory is put in place before it runs: (.*)", said(site, "beta", report["id"]))
     assert found and "phaul-pages" in found[1], said(site, "beta", report["id"])
     workload.goes_on("beta")
+
+
+GUARDED = """
+import ctypes, mmap, time
+memory = mmap.mmap(-1, 48 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+page = lambda n: n.to_bytes(8, "little") * 512
+for n in range(12288):
+    memory[n << 12:n + 1 << 12] = page(n)
+guarded = range(1024, 1032)
+assert ctypes.CDLL(None).madvise(ctypes.c_void_p(start + (1024 << 12)), 8 << 12, 102) == 0, "this kernel guards no pages"
+print(start + (1024 << 12), flush=True)
+while True:
+    for n in range(12288):
+        assert n in guarded or memory[n << 12:n + 1 << 12] == page(n), f"page {n} is wrong"
+    print("right", flush=True)
+    time.sleep(0.05)
+"""
+
+
+def test_pages_that_trap(site):
+    """MADV_GUARD_INSTALL, as glibc does it below stacks: the rest of the area comes late, and what trapped does so there."""
+    log, alpha, beta = "/var/log/guarded.log", site["alpha"], site["beta"]
+    for name, number in BASE.items():
+        site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
+    pid = alpha.spawn(log, "python3", "-c", GUARDED)
+    lines = lambda host: host.run("cat", log, check=False).stdout.splitlines()  # noqa: E731
+    eventually(lambda: "right" in lines(alpha), 60, "its first look")
+    report = site.migrate("alpha", f"pid/{pid}", "beta", "--copy-files")
+    before = len(lines(beta))
+    eventually(lambda: len(lines(beta)) > before + 2, 60, "it on beta")
+    assert "wrong" not in "\n".join(lines(beta))
+    eventually(lambda: "memory is in place" in said(site, "beta", report["id"]), what="that it is said")
+    look = "import os, sys; os.pread(os.open(f'/proc/{sys.argv[1]}/mem', os.O_RDONLY), 8, int(sys.argv[2]) + int(sys.argv[3]))"
+    where = lines(beta)[0]
+    assert beta.run("python3", "-c", look, str(pid), where, "-8", check=False).returncode == 0
+    assert beta.run("python3", "-c", look, str(pid), where, "0", check=False).returncode != 0
+    beta.run("kill", str(pid))
