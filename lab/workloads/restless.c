@@ -1,35 +1,42 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * restless [--mib N] [--status FILE] [--seconds N] [--seed N]
+ * restless [--mib N] [--status FILE] [--data FILE] [--without sysv] [--pause MS] [--seconds N] [--seed N]
  *
  * Does to its own memory what programs do to theirs, at random and all the time, and checks it: writes, maps, unmaps
- * and maps again at the same place, moves, grows, gives back to the kernel, forbids and allows access, and forks
- * children that do the same to what they inherited. What every page has to hold follows from where it came from and how
- * often it was written. A line per half second; exit 1 at the first wrong byte, in any of them.
+ * and maps again at the same place, moves (also what is two mebibytes and aligned, and to low addresses), grows,
+ * shrinks, forbids and allows, locks, guards, gives back to the kernel, keeps from children, and lets the kernel write
+ * into it: from pipes, from others' memory and, with --data (a file that it makes), by direct I/O. It forks children
+ * that do the same to what they inherited; all of them share memory of four kinds. Children and the process itself
+ * execute the program anew now and then.
+ *
+ * What every page has to hold follows from where it came from, who wrote it last and how often it was written
+ * (restless-pages.h, restless-shared.h). A line per half second; exit 1 at the first wrong byte, in any of them.
+ * System V memory is not for processes that share the host's IPC namespace (--without sysv): CRIU refuses them.
  */
-#include "common.h"
+#include "restless-shared.h"
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-enum { PAGE = 4096, WORDS = PAGE / 8, REGIONS = 32, REGION_PAGES_MAX = 1024, CHILDREN = 3, CHILD_MS = 300 };
+#ifndef MADV_GUARD_INSTALL /* Linux 6.13 */
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
 
-struct region {
-        uint64_t (*pages)[WORDS];
-        size_t n, room; /* mapped pages; address space that is ours */
-        uint64_t seed;
-        uint32_t written[REGION_PAGES_MAX]; /* how often; 0: never, all zeroes */
-        bool forbidden;
-};
+enum { REGIONS = 32, ALIGNED_REGIONS = 2, ALIGNED_PAGES = 512, CHILDREN = 3, RUN_MAX = 64 };
+enum { STACK_PAGES = 64, STACK_FIRST_PAGES = 4, OWN_OPTIONS = 5, ARGUMENTS_MAX = 32 };
+#define LOW ((char *)0x100000)
+#define STACK_END ((char *)0x600000000000)
 
 struct self {
         struct region regions[REGIONS];
-        uint64_t random;
-        uint64_t acts;
-        size_t pages_each;
-        int status;
+        struct region stack; /* grows downwards by itself */
+        struct share shares[SHARE_KINDS];
+        uint64_t random, acts, execs;
+        size_t children;
+        int status, data;
+        char **arguments; /* as the first of us was called, without its name */
+        char program[256];
 };
-
-static pid_t children[CHILDREN];
 
 static uint64_t chance(struct self *s, uint64_t below)
 {
@@ -37,216 +44,514 @@ static uint64_t chance(struct self *s, uint64_t below)
         return (s->random >> 33) % below;
 }
 
-static uint64_t word(const struct region *r, size_t page, size_t i)
-{
-        if (r->written[page] == 0)
-                return 0;
-        return (r->seed + page) * UINT64_C(0x9E3779B97F4A7C15) ^ r->written[page] * UINT64_C(0xC2B2AE3D27D4EB4F) ^
-               i * UINT64_C(0x165667B19E3779F9);
-}
-
-static void check(const struct self *s, const struct region *r, size_t page)
-{
-        for (size_t i = 0; i < WORDS; i++)
-                if (r->pages[page][i] != word(r, page, i)) {
-                        put_line(s->status,
-                                 "error: page %zu of region %zu, written %u times, word %zu is %lx in process %d", page,
-                                 (size_t)(r - s->regions), r->written[page], i, (unsigned long)r->pages[page][i],
-                                 (int)getpid());
-                        _exit(1);
-                }
-}
-
-static void check_all(const struct self *s)
+static void check_all(struct self *s)
 {
         for (size_t i = 0; i < REGIONS; i++)
-                for (size_t page = 0; page < s->regions[i].n && !s->regions[i].forbidden; page++)
-                        check(s, &s->regions[i], page);
+                check_region(&s->regions[i], s->status);
+        check_region(&s->stack, s->status);
 }
 
-static void put(struct region *r, size_t page)
+/* -- what is done to a region -------------------------------------------------------------------------------------- */
+
+static void advise(const struct region *r, size_t first, size_t n, int advice)
 {
-        r->written[page]++;
-        for (size_t i = 0; i < WORDS; i++)
-                r->pages[page][i] = word(r, page, i);
+        must(madvise(r->pages + first, n * PAGE, advice) == 0, "madvise");
 }
 
-static void must(bool ok, const char *what)
+static void unlock(struct region *r)
 {
-        if (!ok)
-                die("%s: %s", what, strerror(errno));
+        if (r->locked)
+                must(munlock(r->pages, r->n * PAGE) == 0, "munlock");
+        r->locked = false;
 }
 
-static void *map(void *at, size_t n, int flags)
+/* Who may not lock so much does not. Guard pages cannot be brought in. */
+static void lock(struct region *r)
 {
-        void *p = mmap(at, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
-
-        must(p != MAP_FAILED, "mmap");
-        return p;
+        if (!any_guarded(r, 0, r->n))
+                r->locked = mlock(r->pages, r->n * PAGE) == 0;
+        if (!r->locked)
+                (void)munlock(r->pages, r->n * PAGE);
 }
 
-static void renew(struct self *s, struct region *r)
+/* Somewhere else, with all it holds: the kernel moves page tables whole where both places are aligned. */
+static void move(struct self *s, struct region *r)
 {
-        r->seed = s->random;
-        memset(r->written, 0, sizeof(r->written));
-}
+        char *to = MAP_FAILED;
 
-/* Somewhere else, with all it holds. */
-static void move(struct region *r)
-{
-        void *to = mmap(NULL, r->room * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-        must(to != MAP_FAILED, "mmap");
+        if (r->align == 1 && chance(s, 3) == 0)
+                to = mmap(LOW, r->n * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        if (to == MAP_FAILED)
+                to = find_place(r->n, r->align);
         void *p = mremap(r->pages, r->n * PAGE, r->n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to);
         if (p == MAP_FAILED && errno == EFAULT) { /* what was mapped at two times may be two areas to the kernel */
-                (void)munmap(to, r->room * PAGE);
+                (void)munmap(to, r->n * PAGE);
                 return;
         }
         must(p == to, "mremap");
-        if (r->room > r->n)
-                (void)munmap((char *)(void *)r->pages + r->n * PAGE, (r->room - r->n) * PAGE);
         r->pages = p;
+}
+
+static void renew_in_place(struct self *s, struct region *r)
+{
+        must(munmap(r->pages, r->n * PAGE) == 0, "munmap");
+        r->pages = map(r->pages, r->n, MAP_FIXED);
+        renew(r, s->random);
+}
+
+/* What is behind it may be somebody else's by now. */
+static void shrink_or_grow(struct region *r)
+{
+        const size_t half = r->full / 2;
+
+        if (r->n > half) {
+                must(munmap(r->pages + half, (r->n - half) * PAGE) == 0, "munmap");
+                for (size_t page = half; page < r->n; page++)
+                        r->state[page].guarded = false;
+                note_empty(r, half, r->n - half);
+                r->n = half;
+                return;
+        }
+        void *more = mmap(r->pages + r->n, (r->full - r->n) * PAGE, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        if (more == MAP_FAILED)
+                return;
+        r->n = r->full;
+        if (r->wiped_in_children)
+                advise(r, 0, r->n, MADV_WIPEONFORK);
+        if (r->not_for_children)
+                advise(r, 0, r->n, MADV_DONTFORK);
+        if (r->locked)
+                lock(r);
+}
+
+/* Empty at once, or whenever the kernel likes. */
+static void give_back(struct region *r, size_t page, size_t n, bool at_once)
+{
+        unlock(r);
+        advise(r, page, n, at_once ? MADV_DONTNEED : MADV_FREE);
+        for (size_t i = page; i < page + n; i++)
+                r->state[i].freed = !at_once && !r->state[i].empty;
+        if (at_once)
+                note_empty(r, page, n);
+}
+
+static void forbid(struct region *r, bool forbidden)
+{
+        must(mprotect(r->pages, r->n * PAGE, forbidden ? PROT_NONE : PROT_READ | PROT_WRITE) == 0, "mprotect");
+        r->forbidden = forbidden;
+}
+
+static void read_only_for_a_moment(struct self *s, struct region *r, size_t page, size_t n)
+{
+        must(mprotect(r->pages + page, n * PAGE, PROT_READ) == 0, "mprotect");
+        check(r, page, s->status);
+        must(mprotect(r->pages + page, n * PAGE, PROT_READ | PROT_WRITE) == 0, "mprotect");
+}
+
+static void guard(struct region *r, size_t page, size_t n, bool guarded)
+{
+        unlock(r);
+        if (madvise(r->pages + page, n * PAGE, guarded ? MADV_GUARD_INSTALL : MADV_GUARD_REMOVE) < 0)
+                return; /* this kernel has none */
+        for (size_t i = page; i < page + n; i++) {
+                if (guarded || r->state[i].guarded)
+                        note_empty(r, i, 1);
+                r->state[i].guarded = guarded;
+        }
+}
+
+/* For children: nothing, or not even address space. */
+static void keep_from_children(struct region *r, bool wiped)
+{
+        if (wiped) {
+                r->wiped_in_children = !r->wiped_in_children;
+                advise(r, 0, r->n, r->wiped_in_children ? MADV_WIPEONFORK : MADV_KEEPONFORK);
+        } else {
+                r->not_for_children = !r->not_for_children;
+                advise(r, 0, r->n, r->not_for_children ? MADV_DONTFORK : MADV_DOFORK);
+        }
+}
+
+/* By the kernel, which copies it from a pipe, or from memory on behalf of who may be another process. */
+static void let_write(struct region *r, size_t page, bool by_pipe)
+{
+        uint64_t words[WORDS];
+        int ends[2];
+
+        if (r->state[page].guarded)
+                return;
+        note_written(r, page);
+        for (size_t i = 0; i < WORDS; i++)
+                words[i] = word(r, page, i);
+        if (!by_pipe) {
+                const struct iovec from = {words, PAGE}, to = {r->pages[page], PAGE};
+                must(process_vm_writev(getpid(), &from, 1, &to, 1, 0) == PAGE, "process_vm_writev");
+                return;
+        }
+        must(pipe2(ends, O_CLOEXEC) == 0, "pipe");
+        must(write(ends[1], words, PAGE) == PAGE && read(ends[0], r->pages[page], PAGE) == PAGE, "pipe");
+        (void)close(ends[0]);
+        (void)close(ends[1]);
+}
+
+/* By direct I/O, where the page is changed at its end, whoever looked at it before. */
+static void read_from_file(struct self *s, struct region *r, size_t page, size_t n)
+{
+        const size_t first = chance(s, DATA_PAGES - n + 1);
+
+        if (s->data < 0 || any_guarded(r, page, n))
+                return;
+        must(pread(s->data, r->pages + page, n * PAGE, (off_t)(first * PAGE)) == (ssize_t)(n * PAGE), "direct I/O");
+        for (size_t i = 0; i < n; i++) {
+                note_written(r, page + i);
+                r->state[page + i].from_file = (uint8_t)(first + i + 1);
+        }
+}
+
+static void write_some(struct self *s, struct region *r, size_t page, size_t n)
+{
+        for (size_t i = page; i < page + n && i < page + 8; i++) {
+                check(r, i, s->status);
+                if (!r->state[i].guarded)
+                        put(r, i);
+        }
+}
+
+/* One page further down, which the kernel maps when it is touched; then all but the first are unmapped. */
+static void grow_stack(struct self *s)
+{
+        struct region *r = &s->stack;
+        const size_t least = STACK_PAGES - STACK_FIRST_PAGES;
+
+        if (r->begin > 0) {
+                put(r, --r->begin);
+        } else {
+                must(munmap(r->pages, least * PAGE) == 0, "munmap");
+                note_empty(r, 0, least);
+                r->begin = least;
+        }
+        check(r, r->begin + chance(s, r->n - r->begin), s->status);
+}
+
+/* Now and then it is mapped somewhere else. */
+static void share_some(struct self *s)
+{
+        struct share *share = &s->shares[chance(s, SHARE_KINDS)];
+
+        if (!share->memory)
+                return;
+        if (share->kind != SHARE_ANONYMOUS && chance(s, 64) == 0) {
+                share_detach(share);
+                share_attach(share);
+        }
+        share_act(share, chance(s, SHARE_PAGES), (unsigned)chance(s, 16), s->status);
 }
 
 static void act(struct self *s)
 {
         struct region *r = &s->regions[chance(s, REGIONS)];
-        const size_t page = chance(s, r->n), count = 1 + chance(s, r->n - page < 64 ? r->n - page : 64);
+        const size_t page = chance(s, r->n), left = r->n - page, n = 1 + chance(s, left < RUN_MAX ? left : RUN_MAX);
+        const bool either = chance(s, 2) == 0;
 
         s->acts++;
         if (r->forbidden) { /* for a while it was */
-                must(mprotect(r->pages, r->n * PAGE, PROT_READ | PROT_WRITE) == 0, "mprotect");
-                r->forbidden = false;
-                check(s, r, page);
+                forbid(r, false);
+                check(r, page, s->status);
                 return;
         }
-        switch (chance(s, 64)) {
-        case 0: /* at the same place, and empty */
-                must(munmap(r->pages, r->n * PAGE) == 0, "munmap");
-                r->pages = map(r->pages, r->n, MAP_FIXED);
-                renew(s, r);
-                break;
+        switch (chance(s, 96)) {
+        case 0:
+                return renew_in_place(s, r);
         case 1:
-                move(r);
-                break;
-        case 2: /* shorter or longer, in its own room */
-                if (r->n > s->pages_each / 2) {
-                        must(munmap(r->pages + r->n / 2, (r->n - r->n / 2) * PAGE) == 0, "munmap");
-                        memset(r->written + r->n / 2, 0, (r->n - r->n / 2) * sizeof(r->written[0]));
-                        r->n /= 2;
-                } else {
-                        (void)map(r->pages + r->n, r->room - r->n, MAP_FIXED);
-                        r->n = r->room;
-                }
-                break;
+        case 2:
+                return move(s, r);
         case 3:
-        case 4: /* empty again */
-                must(madvise(r->pages + page, count * PAGE, MADV_DONTNEED) == 0, "madvise");
-                memset(r->written + page, 0, count * sizeof(r->written[0]));
-                break;
+                return shrink_or_grow(r);
+        case 4:
         case 5:
-                must(mprotect(r->pages, r->n * PAGE, PROT_NONE) == 0, "mprotect");
-                r->forbidden = true;
-                break;
+                return give_back(r, page, n, true);
         case 6:
-                must(mprotect(r->pages + page, count * PAGE, PROT_READ) == 0, "mprotect");
-                check(s, r, page);
-                must(mprotect(r->pages + page, count * PAGE, PROT_READ | PROT_WRITE) == 0, "mprotect");
-                break;
-        case 7: /* by the kernel, not by the program */
-                if (r->written[page]) {
-                        int ends[2];
-                        must(pipe2(ends, O_CLOEXEC) == 0, "pipe");
-                        r->written[page]++;
-                        uint64_t words[WORDS];
-                        for (size_t i = 0; i < WORDS; i++)
-                                words[i] = word(r, page, i);
-                        must(write(ends[1], words, PAGE) == PAGE && read(ends[0], r->pages[page], PAGE) == PAGE,
-                             "pipe");
-                        (void)close(ends[0]);
-                        (void)close(ends[1]);
-                }
-                break;
+                return give_back(r, page, n, false);
+        case 7:
+                return forbid(r, true);
+        case 8:
+                return read_only_for_a_moment(s, r, page, n);
+        case 9:
+        case 10:
+                return let_write(r, page, either);
+        case 11:
+        case 12:
+                return read_from_file(s, r, page, n);
+        case 13:
+                return keep_from_children(r, either);
+        case 14:
+                return advise(r, 0, r->n, either ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+        case 15:
+                return r->locked ? unlock(r) : lock(r);
+        case 16:
+        case 17:
+                return guard(r, page, n, either);
+        case 18:
+        case 19:
+                return grow_stack(s);
         default:
-                for (size_t i = 0; i < count && i < 8; i++) {
-                        check(s, r, page + i);
-                        put(r, page + i);
-                }
+                return either && chance(s, 4) == 0 ? share_some(s) : write_some(s, r, page, n);
         }
 }
 
-static _Noreturn void be_child(struct self *s, uint64_t seed)
-{
-        const double end = monotonic_s() + CHILD_MS / 1000.0;
+/* -- processes ----------------------------------------------------------------------------------------------------- */
 
-        s->random ^= seed;
+/* The program anew, with all it shares and nothing else. `own`: OWN_OPTIONS pairs, which the next one takes off again.
+ */
+static _Noreturn void execute(struct self *s, const char *role, uint64_t life_ms)
+{
+        char *arguments[ARGUMENTS_MAX] = {s->program}, text[OWN_OPTIONS][64];
+        static const char *const names[OWN_OPTIONS] = {"--as", "--seed", "--life", "--number", "--shares"};
+        size_t n = 1;
+
+        (void)snprintf(text[0], sizeof(text[0]), "%s", role);
+        (void)snprintf(text[1], sizeof(text[1]), "%lu", (unsigned long)chance(s, UINT32_MAX));
+        (void)snprintf(text[2], sizeof(text[2]), "%lu", (unsigned long)life_ms);
+        (void)snprintf(text[3], sizeof(text[3]), "%lu,%lu,%zu", (unsigned long)s->acts, (unsigned long)s->execs + 1,
+                       s->children);
+        (void)snprintf(text[4], sizeof(text[4]), "%d,%d,%d", s->shares[SHARE_MEMFD].handle,
+                       s->shares[SHARE_POSIX].handle, s->shares[SHARE_SYSV].handle);
+        for (size_t i = 0; i < OWN_OPTIONS; i++) {
+                arguments[n++] = (char *)(uintptr_t)names[i];
+                arguments[n++] = text[i];
+        }
+        for (size_t i = 0; s->arguments[i] && n < ARGUMENTS_MAX - 1; i++)
+                arguments[n++] = s->arguments[i];
+        (void)execv(s->program, arguments);
+        die("%s: %s", s->program, strerror(errno));
+}
+
+static void live(struct self *s, uint64_t ms)
+{
+        const double end = monotonic_s() + (double)ms / 1000;
+
         while (monotonic_s() < end) {
                 act(s);
                 sleep_us(200);
         }
         check_all(s);
+}
+
+/* What the kernel leaves to a child of what its parent had. */
+static void inherit(struct region *r, uint64_t seed)
+{
+        if (r->not_for_children) {
+                r->pages = map(NULL, r->n, 0);
+                renew(r, seed);
+                r->align = 1;
+        } else if (r->wiped_in_children) {
+                for (size_t page = 0; page < r->n; page++)
+                        r->state[page].guarded = false;
+                note_empty(r, 0, r->n);
+        }
+        r->locked = false;
+}
+
+static _Noreturn void be_child(struct self *s, uint64_t seed)
+{
+        const uint64_t life_ms = 50 * (1 + (seed ^ s->random) % 30);
+
+        s->random ^= seed * UINT64_C(0x9E3779B97F4A7C15);
+        for (size_t i = 0; i < REGIONS; i++)
+                inherit(&s->regions[i], s->random + i);
+        live(s, life_ms);
+        if (chance(s, 3) == 0)
+                execute(s, "child", life_ms);
         _exit(0);
 }
 
-static void see_to_children(struct self *s, uint64_t turn)
+static void see_to_children(struct self *s)
 {
-        for (size_t i = 0; i < CHILDREN; i++) {
-                int how = 0;
-                if (children[i] && waitpid(children[i], &how, WNOHANG) != children[i])
-                        continue;
-                if (children[i] && how != 0) {
-                        put_line(s->status, "error: child %d ended with %x", (int)children[i], how);
+        int how;
+
+        for (pid_t pid; (pid = waitpid(-1, &how, WNOHANG)) > 0; s->children--)
+                if (how != 0) {
+                        put_line(s->status, "error: child %d ended with %x", (int)pid, (unsigned)how);
                         exit(1);
                 }
-                children[i] = fork();
-                must(children[i] >= 0, "fork");
-                if (children[i] == 0)
-                        be_child(s, turn * CHILDREN + i);
+        for (; s->children < CHILDREN; s->children++) {
+                const uint64_t seed = chance(s, UINT32_MAX);
+                const pid_t pid = fork();
+                must(pid >= 0, "fork");
+                if (pid == 0)
+                        be_child(s, seed);
         }
+}
+
+/* -- the beginning ------------------------------------------------------------------------------------------------- */
+
+/* The first of us writes it. */
+static int open_data(const char *path, bool make)
+{
+        page_words page;
+
+        if (!path)
+                return -1;
+        int fd = make ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644) : -1;
+        for (size_t i = 0; make && i < DATA_PAGES; i++) {
+                for (size_t k = 0; k < WORDS; k++)
+                        page[k] = data_word(i, k);
+                must(fd >= 0 && write(fd, page, PAGE) == PAGE, path);
+        }
+        if (fd >= 0)
+                (void)close(fd);
+        fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+        must(fd >= 0, path);
+        return fd;
+}
+
+static void make_regions(struct self *s, double mib)
+{
+        const size_t each = (size_t)(mib * 256 / REGIONS);
+
+        if (each < 4 || each > REGION_PAGES_MAX)
+                die("--mib must be from 1 to %d", REGIONS * REGION_PAGES_MAX / 256);
+        for (size_t i = 0; i < REGIONS; i++) {
+                struct region *r = &s->regions[i];
+                r->align = i < ALIGNED_REGIONS ? ALIGNED_PAGES : 1;
+                r->n = r->full = i < ALIGNED_REGIONS ? ALIGNED_PAGES : each;
+                r->pages = map(find_place(r->n, r->align), r->n, MAP_FIXED);
+                renew(r, s->random + i * UINT64_C(1000003));
+                for (size_t page = 0; page < r->n; page++)
+                        put(r, page);
+        }
+        struct region *r = &s->stack;
+        r->n = r->full = STACK_PAGES;
+        r->begin = STACK_PAGES - STACK_FIRST_PAGES;
+        r->pages = (page_words *)(void *)(STACK_END - STACK_PAGES * PAGE);
+        (void)map(r->pages + r->begin, STACK_FIRST_PAGES, MAP_GROWSDOWN | MAP_FIXED_NOREPLACE);
+        renew(r, s->random);
+        r->align = 1;
+}
+
+static void open_shares(struct self *s, const char *without, const char *handles)
+{
+        int memfd = -1, posix = -1, sysv = -1;
+
+        if (handles && sscanf(handles, "%d,%d,%d", &memfd, &posix, &sysv) != 3)
+                die("--shares %s", handles);
+        share_open(&s->shares[SHARE_ANONYMOUS], SHARE_ANONYMOUS, -1);
+        share_open(&s->shares[SHARE_MEMFD], SHARE_MEMFD, memfd);
+        share_open(&s->shares[SHARE_POSIX], SHARE_POSIX, posix);
+        if (strcmp(without, "sysv") == 0)
+                s->shares[SHARE_SYSV].handle = -1;
+        else
+                share_open(&s->shares[SHARE_SYSV], SHARE_SYSV, sysv);
+}
+
+/* `role`: NULL for the first of us; else what went before the arguments is known from execute(). */
+static struct self *begin(int argc, char **argv, const char *role)
+{
+        struct self *s = calloc(1, sizeof(*s));
+        const char *number = option(argc, argv, "number", NULL);
+        unsigned long acts = 0, execs = 0;
+
+        if (!s)
+                die("no memory");
+        if (argc + 2 * OWN_OPTIONS >= ARGUMENTS_MAX)
+                die("too many arguments");
+        if (number && sscanf(number, "%lu,%lu,%zu", &acts, &execs, &s->children) != 3)
+                die("--number %s", number);
+        s->acts = acts;
+        s->execs = execs;
+        s->arguments = argv + 1 + (role ? 2 * OWN_OPTIONS : 0);
+        must(readlink("/proc/self/exe", s->program, sizeof(s->program) - 1) > 0, "/proc/self/exe");
+        s->status = open_status(argc, argv);
+        s->data = open_data(option(argc, argv, "data", NULL), !role);
+        s->random = (uint64_t)number_option(argc, argv, "seed", (double)(realtime_ns() % 1000000007));
+        if (!role || strcmp(role, "child") != 0)
+                put_line(s->status, "%s: seed %lu", role ? role : "ready", (unsigned long)s->random);
+        open_shares(s, option(argc, argv, "without", ""), option(argc, argv, "shares", NULL));
+        make_regions(s, number_option(argc, argv, "mib", 32));
+        return s;
+}
+
+/* A signal that comes while another program is executed waits until that can take it. */
+static void hold_signals(int how)
+{
+        sigset_t set;
+
+        (void)sigemptyset(&set);
+        (void)sigaddset(&set, SIGTERM);
+        (void)sigaddset(&set, SIGINT);
+        (void)sigprocmask(how, &set, NULL);
+}
+
+static int end(struct self *s)
+{
+        int how;
+
+        for (; s->children; s->children--)
+                if (wait(&how) < 0 || how != 0) {
+                        put_line(s->status, "error: a child ended with %x", (unsigned)how);
+                        return 1;
+                }
+        check_all(s);
+        if (s->shares[SHARE_SYSV].memory)
+                (void)shmctl(s->shares[SHARE_SYSV].handle, IPC_RMID, NULL);
+        put_line(s->status, "end: %lu acts, %lu programs, 0 errors", (unsigned long)s->acts, (unsigned long)s->execs);
+        return 0;
+}
+
+static int status_of_all;
+
+/* Memory that is not there is a wrong byte, too. */
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+        (void)context;
+        put_line(status_of_all, "error: process %d: signal %d for what is at %p", (int)getpid(), number, info->si_addr);
+        _exit(1);
+}
+
+static void tell_faults(int status)
+{
+        struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+
+        status_of_all = status;
+        (void)sigaction(SIGSEGV, &action, NULL);
+        (void)sigaction(SIGBUS, &action, NULL);
 }
 
 int main(int argc, char **argv)
 {
-        const double seconds = number_option(argc, argv, "seconds", 1e9), mib = number_option(argc, argv, "mib", 32);
-        struct self *s = calloc(1, sizeof(*s));
+        const char *role = option(argc, argv, "as", NULL);
+        const double seconds = number_option(argc, argv, "seconds", 1e9);
+        const long pause_us = (long)(number_option(argc, argv, "pause", 2) * 1000);
+        struct self *s = begin(argc, argv, role);
 
-        if (!s)
-                die("no memory");
-        s->status = open_status(argc, argv);
-        s->random = (uint64_t)number_option(argc, argv, "seed", (double)(realtime_ns() % 1000000007));
-        s->pages_each = (size_t)(mib * 256 / REGIONS);
-        if (s->pages_each < 4 || s->pages_each > REGION_PAGES_MAX)
-                die("--mib must be from 1 to %d", REGIONS * REGION_PAGES_MAX / 256);
-        for (size_t i = 0; i < REGIONS; i++) {
-                struct region *r = &s->regions[i];
-                r->n = r->room = s->pages_each;
-                r->pages = map(NULL, r->n, 0);
-                renew(s, r);
-                for (size_t page = 0; page < r->n; page++)
-                        put(r, page);
+        tell_faults(s->status);
+        if (role && strcmp(role, "child") == 0) {
+                live(s, (uint64_t)number_option(argc, argv, "life", 0));
+                return 0;
         }
         stop_on_signals();
-        put_line(s->status, "ready: seed %lu", (unsigned long)s->random);
+        hold_signals(SIG_UNBLOCK);
         const double start = monotonic_s();
         double told = start;
         for (uint64_t turn = 0; !asked_to_stop && monotonic_s() - start < seconds; turn++) {
                 for (int i = 0; i < 50; i++)
                         act(s);
                 if (turn % 16 == 0)
-                        see_to_children(s, turn);
+                        see_to_children(s);
                 if (turn % 64 == 0)
                         check_all(s);
-                sleep_us(2000);
+                sleep_us(pause_us);
                 if (monotonic_s() - told > 0.5) {
-                        put_line(s->status, "%ld ms: %lu acts, 0 errors", (long)(realtime_ns() / 1000000),
-                                 (unsigned long)s->acts);
+                        put_line(s->status, "%ld ms: %lu acts, %lu programs, 0 errors", (long)(realtime_ns() / 1000000),
+                                 (unsigned long)s->acts, (unsigned long)s->execs);
                         told = monotonic_s();
                 }
+                if (turn > 200 && chance(s, 400) == 0 && seconds >= 1e9) {
+                        hold_signals(SIG_BLOCK);
+                        check_all(s);
+                        execute(s, "again", 0);
+                }
         }
-        for (size_t i = 0; i < CHILDREN; i++)
-                if (children[i])
-                        (void)waitpid(children[i], NULL, 0);
-        check_all(s);
-        put_line(s->status, "end: %lu acts, 0 errors", (unsigned long)s->acts);
-        return 0;
+        return end(s);
 }
