@@ -13,6 +13,7 @@
 #include "memory/address_space.h"
 #include "memory/process_image.h"
 #include "memory/process_memory.h"
+#include "memory/withhold.h"
 
 /* Beyond so many a process is left to the dump altogether. */
 #define UNREAD_MAX 4096
@@ -60,6 +61,7 @@ struct precopy {
         uint8_t *table;             /* being filled with it */
         uint64_t table_image, kept_pages;
         uint32_t table_runs;
+        struct withhold *withhold; /* in tests */
 };
 
 void precopy_free(struct precopy *precopy)
@@ -67,6 +69,7 @@ void precopy_free(struct precopy *precopy)
         if (!precopy)
                 return;
         tracker_free(precopy->tracker);
+        withhold_free(precopy->withhold);
         free(precopy->processes);
         free(precopy->todo.list);
         free(precopy->unread.list);
@@ -120,6 +123,11 @@ int precopy_new(struct image_sender *sender, enum tracker_kind kind, enum precop
                 return r;
         *ret = TAKE_PTR(p);
         return 0;
+}
+
+int precopy_withhold(struct precopy *precopy)
+{
+        return precopy->withhold ? 0 : withhold_new(&precopy->withhold);
 }
 
 /*
@@ -341,18 +349,22 @@ static ssize_t read_load(const struct precopy *p, const struct load *load, uint8
 static int send_load(struct precopy *p, const struct load *load, uint8_t *slot, uint32_t n_pages)
 {
         const struct process *process = &p->processes[p->todo.list[p->next].process];
+        const uint32_t withheld = withhold_some(p->withhold, process->image, load->spans, n_pages);
         uint32_t n_runs = 0;
 
-        for (uint32_t done = 0; done < n_pages; n_runs++) {
-                struct page_span span = load->spans[n_runs];
+        for (uint32_t i = 0, done = 0; done < n_pages; i++) {
+                struct page_span span = load->spans[i];
                 if (span.n_pages > n_pages - done)
                         span.n_pages = n_pages - done;
-                page_span_put(slot + (size_t)n_runs * RUN_BYTES, &span);
                 tracker_sent(p->tracker, process->pid, span.vaddr, span.n_pages,
                              slot + RUN_TABLE_BYTES + (size_t)done * PAGE_BYTES);
                 done += span.n_pages;
+                if (done == n_pages)
+                        span.n_pages -= withheld;
+                if (span.n_pages)
+                        page_span_put(slot + (size_t)n_runs++ * RUN_BYTES, &span);
         }
-        return image_sender_pages(p->sender, process->image, n_runs, n_pages);
+        return image_sender_pages(p->sender, process->image, n_runs, n_pages - withheld);
 }
 
 static int send_some(struct precopy *p)

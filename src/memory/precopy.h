@@ -44,6 +44,9 @@ int precopy_new(struct image_sender *sender, enum tracker_kind kind, enum precop
 void precopy_free(struct precopy *precopy);
 DEFINE_CLEANUP(struct precopy, precopy_free)
 
+/* For tests: let the target go without some of what is written later (memory/withhold.h). -ENOMEM. */
+int precopy_withhold(struct precopy *precopy);
+
 /* The processes there are now (thread group leaders, ours to sort). One that cannot be tracked is left to the dump;
  * *reason (ERROR_NONE: all can) says why the first of them cannot. */
 int precopy_watch(struct precopy *precopy, pid_t *pids, size_t n, struct error *reason, struct error *err);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/proc_status.h"
 #include "preflight/preflight.h"
+#include "session/fault_point.h"
 #include "session/peer.h"
 #include "source/freezer.h"
 #include "source/source.h"
@@ -460,6 +461,8 @@ static int begin_rounds(struct source_side *x, struct error *err)
         if (r != 0)
                 return r;
         r = clean_pages_new(&x->clean_pages);
+        if (r == 0 && fault_is_wanted(x->session, "withhold"))
+                r = precopy_withhold(x->precopy);
         if (r == 0)
                 return 0;
         precopy_free(TAKE_PTR(x->precopy));
