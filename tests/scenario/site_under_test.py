@@ -272,8 +272,8 @@ class Site:
             host.run("sh", "-c", "umount /var/lib/lxc; [ ! -e /root/criu.kept ] || mv /root/criu.kept /usr/local/sbin/criu", check=False)
             host.heal()
             host.slow("none")
-            host.run("pkill", "-KILL", "-x", "family|echo-server|counter|oddity|ucarp|keepalived", check=False)
-            host.run("rm", "-rf", "/opt/own", "/var/log/family.log", "/run/family.pid", check=False)
+            host.run("pkill", "-KILL", "-x", "family|restless|echo-server|counter|oddity|ucarp|keepalived", check=False)
+            host.run("rm", "-rf", "/opt/own", "/var/log/family.log", "/var/log/restless.data", "/run/family.pid", check=False)
             if host.run("find", "/etc/phaul/conf.d", "/etc/phaul/hooks.d", "-type", "f", "-delete", "-print", check=False).stdout:
                 self.kill(host, "phauld")
             for name in host.run("timeout", "10", "lxc-ls", "-1", check=False).stdout.split():

@@ -85,18 +85,6 @@ def test_a_tracker_that_this_kernel_lacks(site):
     goes_on(site, "alpha", "writer")
 
 
-@pytest.mark.parametrize("tracker", ["uffd-wp", "hash"])
-def test_whatever_a_program_does_to_its_memory(site, tracker):
-    """Maps, unmaps, moves, shrinks, gives back, forbids, forks: there and back, and again."""
-    in_container(site, "restless", "restless", "--mib", "24")
-    here, there = "alpha", "beta"
-    for _ in range(4 if FULL else 2):
-        report = site.migrate(here, "lxc/restless", there, "--tracker", tracker)
-        assert report["tracker"] == tracker
-        goes_on(site, there, "restless", 3)
-        here, there = there, here
-
-
 @pytest.mark.parametrize("tracker", ["uffd-wp", "hash", "none"])
 def test_what_is_there_already_is_not_sent(site, tracker):
     """Zeros, pages like others, and a child's that it shares with its parent. What arrives is all of it."""

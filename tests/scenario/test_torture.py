@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A program that does everything to its memory at random, and checks it all the time, is moved back and forth: not one
+wrong byte. And it would notice one: it does, when a tracker is broken on purpose."""
+
+import re
+
+import pytest
+from test_memory import in_container, tracked
+from test_process import LOG, nothing_left, trees  # noqa: F401
+
+from site_under_test import FULL, PROGRAMS, eventually
+
+STATUS = {"pid": LOG, "lxc": "/var/lib/lxc/restless/rootfs/root/status"}
+RESTLESS = ["restless", "--mib", "24", "--pause", "10"]
+
+
+class Restless:
+    """It, as a process of a host or in a container."""
+
+    def __init__(self, site, kind):
+        self.site, self.kind, self.host = site, kind, "alpha"
+        if kind == "lxc":
+            in_container(site, "restless", *RESTLESS, "--data", "/root/data")
+            self.name = "lxc/restless"
+        else:
+            pid = site["alpha"].spawn("/dev/null", f"{PROGRAMS}/{RESTLESS[0]}", *RESTLESS[1:], "--without", "sysv", "--data",
+                                      "/var/log/restless.data", "--status", LOG)
+            self.name = f"pid/{pid}"
+        self.goes_on()
+
+    def lines(self):
+        return self.site[self.host].run("cat", STATUS[self.kind], check=False).stdout.splitlines()
+
+    def goes_on(self):
+        before = len(self.lines())
+        eventually(lambda: len(self.lines()) > before + 2, 120, f"{self.name} on {self.host}")
+        text = "\n".join(self.lines())
+        assert "error:" not in text, "\n".join(re.findall(".*(?:error|seed).*", text)[-9:])
+
+    def move(self, tracker):
+        other = "beta" if self.host == "alpha" else "alpha"
+        options = ["--copy-files"] if self.kind == "pid" else []
+        report = self.site.migrate(self.host, self.name, other, "--tracker", tracker, *options)
+        assert report["tracker"] == tracker and report["rounds"] >= 2, report
+        self.host = other
+
+    def pid(self):
+        """The first process of it."""
+        return min(self.site.pid_of(self.site[self.host], "restless"))
+
+    def left(self):
+        """What may not become more: of both hosts, and what phauld and the program have open."""
+        fds = "for p in {}; do ls /proc/$p/fd | wc -l; done"
+        hosts = {name: self.site.traces(name) for name in ("alpha", "beta")}
+        return hosts, {name: self.site[name].run("sh", "-c", fds.format(self.site.pid_of(self.site[name], "phauld")[0])).stdout
+                       for name in hosts}
+
+
+WAYS = [("pid", "uffd-wp", 50 if FULL else 6), ("lxc", "uffd-wp", 50 if FULL else 6),
+        ("lxc", "hash", 20 if FULL else 2), *([("pid", "hash", 20)] if FULL else [])]
+
+
+@pytest.mark.parametrize(("kind", "tracker", "times"), WAYS)
+def test_back_and_forth(trees, kind, tracker, times):  # noqa: F811
+    """An even number of times, so that it ends where it began."""
+    it = Restless(trees, kind)
+    for n in range(times):
+        it.move(tracker)
+        it.goes_on()
+        if n == 1:
+            hosts, open_files = it.left()
+    for name in ("alpha", "beta"):
+        trees.settled_traces(name, hosts[name])
+    if times > 2:
+        eventually(lambda: it.left()[1] == open_files, 30, f"no more files open than {open_files}")
+    assert not tracked(trees, it.host, it.pid())
+    if kind == "pid":
+        nothing_left(trees, "beta")
+        trees["alpha"].run("kill", it.name.split("/")[1])
+        eventually(lambda: it.lines()[-1].startswith("end: "), 60, "its own end")
+        assert it.lines()[-1].endswith(" 0 errors")
+
+
+BROKEN = [("pid", "uffd-wp"), *([("lxc", "uffd-wp"), ("pid", "hash"), ("lxc", "hash")] if FULL else [("lxc", "hash")])]
+
+
+@pytest.mark.parametrize(("kind", "tracker"), BROKEN)
+def test_a_page_that_was_withheld_is_noticed(trees, kind, tracker):  # noqa: F811
+    """The migration succeeds, as nobody else can know; else the test above would show nothing."""
+    it = Restless(trees, kind)
+    trees.hold("alpha", "source-withhold")
+    it.move(tracker)
+    found = eventually(lambda: [line for line in it.lines() if "error:" in line], 60, "that it notices")
+    assert re.search(r"at 0x[0-9a-f]+", found[0]), found
