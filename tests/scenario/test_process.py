@@ -86,6 +86,18 @@ def test_there_and_back(trees):
     assert trees.pid_of(trees["alpha"], "phaul-restore") == []
 
 
+def test_a_child_that_nobody_waits_for(trees):
+    """It has ended and is in no cgroup any more; it is a child on the target, too."""
+    alpha, beta = trees["alpha"], trees["beta"]
+    pid = alpha.spawn("/dev/null", "sh", "-c", "true & exec sleep 1000")
+    state = lambda host: host.run("ps", "--ppid", str(pid), "-o", "stat=,comm=", check=False).stdout.split()  # noqa: E731
+    eventually(lambda: state(alpha)[:1] == ["Z"], what="the end of its child")
+    before = state(alpha)
+    trees.migrate("alpha", f"pid/{pid}", "beta")
+    assert state(beta) == before and trees.pid_of(alpha, "sleep") == []
+    beta.run("kill", str(pid))
+
+
 def test_who_cannot_be_moved(trees):
     alpha = trees["alpha"]
     alpha.container("box", ["echo-server", "7007"], ip="10.77.0.61/24")

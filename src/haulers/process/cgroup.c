@@ -121,6 +121,24 @@ static int members(const char *directory, struct process_set *ret, struct error 
         return 0;
 }
 
+/* Ended but for being waited for. The kernel takes it for any cgroup, and shows it in none; nothing comes of it. */
+static bool is_dead(pid_t pid)
+{
+        struct process_task task;
+        char path[64];
+        int threads = 0;
+
+        if (process_task_read(pid, &task) < 0 || task.state == 'X')
+                return true;
+        if (task.state != 'Z')
+                return false;
+        (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+        AUTO_DIR DIR *dir = opendir(path);
+        for (struct dirent *e; dir && (e = readdir(dir));)
+                threads += e->d_name[0] != '.';
+        return threads <= 1; /* its first thread may have ended before the others */
+}
+
 /* One look at the tree: the number of those that had to be moved. */
 static int enter_pass(pid_t root, const char *to, struct error *err)
 {
@@ -134,7 +152,7 @@ static int enter_pass(pid_t root, const char *to, struct error *err)
                 if (process_set_has(&inside, tree.pids[i]))
                         continue;
                 r = move(tree.pids[i], to, err);
-                moved += r > 0;
+                moved += r > 0 && !is_dead(tree.pids[i]);
         }
         return r < 0 ? r : moved;
 }
