@@ -5,7 +5,6 @@ import re
 
 import pytest
 from test_memory import goes_on, in_container
-from test_process import after_pid
 
 from site_under_test import PROGRAMS, eventually
 
@@ -74,8 +73,7 @@ def test_the_limit_is_what_it_was(site, end):
 
 def test_a_tree_of_processes_has_no_limit_of_its_own(site):
     """It is stopped, and that is said."""
-    for name, number in (("alpha", 20000), ("beta", 40000)):
-        after_pid(site, name, number)
+    site.part_pids()
     pid = site["alpha"].spawn("/dev/null", f"{PROGRAMS}/{RESTLESS[0]}", *RESTLESS[1:], "--status", "/tmp/restless")
     eventually(lambda: site["alpha"].run("cat", "/tmp/restless", check=False).stdout, 60, "its first line")
     report = site.migrate("alpha", f"pid/{pid}", "beta", "--copy-files", "--bandwidth", "20M", "--max-downtime", "1", "--diverge",

@@ -11,7 +11,6 @@ from site_under_test import FULL, PROGRAMS, eventually
 
 LOG = "/var/log/family.log"
 STATUS = "/var/lib/lxc/writer/rootfs/root/status"
-BASE = {"alpha": 20000, "beta": 40000}
 
 
 class Workload:
@@ -24,8 +23,7 @@ class Workload:
             site["alpha"].container("writer", ["memwriter", "--mib", str(mebibytes), "--rate", "20", "--status", "/root/status"],
                                     ip="10.77.0.61/24", **({"idmap": 100000} if kind == "mapped" else {}))
         else:
-            for name, number in BASE.items():
-                site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
+            site.part_pids()
             pid = site["alpha"].spawn(LOG, f"{PROGRAMS}/family", "--children", "2", "--threads", "2", "--mib",
                                       str(mebibytes // 4))
             self.what, self.options = f"pid/{pid}", ("--copy-files",)
@@ -190,8 +188,7 @@ while True:
 @pytest.mark.parametrize("options,least,most", [((), 60, 110), (("--unshare",), 230, 400)])
 def test_what_a_family_shares(site, options, least, most):
     """Four that have the same 64 MiB by copy on write: so they stay, unless it is not wanted."""
-    for name, number in BASE.items():
-        site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
+    site.part_pids()
     site["alpha"].run("sh", "-c", "cat > /tmp/shared.py", input=SHARED)
     root = site["alpha"].spawn(LOG, "/usr/bin/python3", "/tmp/shared.py")
     eventually(lambda: len(set(site["alpha"].run("cat", LOG).stdout.splitlines())) == 4, 60, "four of them")
@@ -244,8 +241,7 @@ while True:
 def test_pages_that_trap(site):
     """MADV_GUARD_INSTALL, as glibc does it below stacks: the rest of the area comes late, and what trapped does so there."""
     log, alpha, beta = "/var/log/guarded.log", site["alpha"], site["beta"]
-    for name, number in BASE.items():
-        site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
+    site.part_pids()
     pid = alpha.spawn(log, "python3", "-c", GUARDED)
     lines = lambda host: host.run("cat", log, check=False).stdout.splitlines()  # noqa: E731
     eventually(lambda: "right" in lines(alpha), 60, "its first look")

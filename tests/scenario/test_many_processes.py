@@ -3,11 +3,8 @@
 
 import pytest
 
-import test_process
 from site_under_test import FULL, PROGRAMS, eventually
 from test_process import LOG, lines, nothing_left
-
-trees = test_process.trees
 
 
 def crowd(children):

@@ -5,11 +5,9 @@ import json
 
 import pytest
 
-import test_process
 from site_under_test import eventually
 from test_process import cgroup, lines, nothing_left
 
-trees = test_process.trees
 ROOT_LOG, ORPHAN_LOG = "/var/log/family.log", "/var/log/orphan.log"
 
 # A root that counts, and that makes an orphan when it is told to (SIGUSR1: by a double fork), which counts, too. With

@@ -287,8 +287,7 @@ def test_a_terminal_from_outside_is_named(site):
 def test_what_a_process_tree_shares_is_named(site):
     """A daemon of the host is fine; one with the host's SysV memory, or at the end of a pipe, is not."""
     alpha = site["alpha"]
-    for host, number in (("alpha", 20000), ("beta", 40000)):
-        site[host].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid; rm -f /run/ready")
+    site.part_pids()
     try:
         for what, identity, command in (
                 ("memory", "ipc", [f"{PROGRAMS}/oddity", "sysv", "/run/ready"]),

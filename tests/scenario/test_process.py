@@ -9,21 +9,6 @@ import pytest
 from site_under_test import FULL, PROGRAMS, eventually
 
 LOG = "/var/log/family.log"
-BASE = {"alpha": 20000, "beta": 40000}
-
-
-def after_pid(site, name, number):
-    """The next process of a host gets a pid above that: both hosts count from 1, and pids are kept."""
-    site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
-
-
-@pytest.fixture
-def trees(site):
-    """Hosts whose pids do not meet."""
-    for name, number in BASE.items():
-        after_pid(site, name, number)
-        site[name].run("phaul", "ps")   # empty cgroups of trees that have ended go
-    return site
 
 
 def family(site, *options, log="/dev/null", name="alpha"):
@@ -87,15 +72,17 @@ def test_there_and_back(trees):
 
 
 def test_a_child_that_nobody_waits_for(trees):
-    """It has ended and is in no cgroup any more; it is a child on the target, too."""
+    """It has ended and is in no cgroup any more; it is a child on the target, too, and on the way back."""
     alpha, beta = trees["alpha"], trees["beta"]
     pid = alpha.spawn("/dev/null", "sh", "-c", "true & exec sleep 1000")
     state = lambda host: host.run("ps", "--ppid", str(pid), "-o", "stat=,comm=", check=False).stdout.split()  # noqa: E731
     eventually(lambda: state(alpha)[:1] == ["Z"], what="the end of its child")
     before = state(alpha)
     trees.migrate("alpha", f"pid/{pid}", "beta")
-    assert state(beta) == before and trees.pid_of(alpha, "sleep") == []
-    beta.run("kill", str(pid))
+    assert state(beta) == before and state(alpha) == []
+    trees.migrate("beta", f"pid/{pid}", "alpha")
+    assert state(alpha) == before and state(beta) == []
+    alpha.run("kill", str(pid))
 
 
 def test_who_cannot_be_moved(trees):
@@ -130,8 +117,7 @@ def test_what_the_target_lacks_is_named(trees):
     child = members(trees, "alpha")[1][0]
     beta.run("sh", "-c", "mkdir -p /opt/own && echo two > /opt/own/data")
     beta.run("sh", "-c", f"echo {child - 1} > /proc/sys/kernel/ns_last_pid; sleep 60 </dev/null >/dev/null 2>&1 &")
-    taken = trees.pid_of(beta, "sleep")
-    assert child in taken, (child, taken)
+    eventually(lambda: child in trees.pid_of(beta, "sleep"), what="who has its pid there")
     found = checked(trees, pid)
     assert any("/opt/own/family is missing" in reason for reason in found["files"]), found
     assert any("/opt/own/data is different" in reason for reason in found["files"]), found

@@ -9,7 +9,7 @@ import test_process
 from site_under_test import FULL, PROGRAMS, eventually
 from test_process import LOG, client, family, lines, members, nothing_left, result_of, sound, tables
 
-trees, moving_address = test_process.trees, test_process.moving_address
+moving_address = test_process.moving_address
 JAIL = "/srv/jails/one"           # on another file system than /var/lib/phaul
 NEAR = "/var/lib/jails/one"       # on the same
 

@@ -11,7 +11,6 @@ import test_stuck
 from site_under_test import Site
 
 # The same tests; their fixtures find the site of this module.
-trees = test_process.trees
 test_there_and_back = test_process.test_there_and_back
 test_cancel = test_process.test_cancel
 test_session_killed = test_process.test_session_killed

@@ -83,8 +83,7 @@ def members(site, name):
 
 @pytest.fixture
 def family(site):
-    for name, number in (("alpha", 20000), ("beta", 40000)):
-        site[name].run("sh", "-c", f"echo {number} > /proc/sys/kernel/ns_last_pid")
+    site.part_pids()
     pid = site["alpha"].spawn(LOG, f"{PROGRAMS}/family")
     eventually(lambda: len(members(site, "alpha")) == 3, what="the family")
     return pid

@@ -7,7 +7,7 @@ import re
 import pytest
 from test_lazy import said, services
 from test_many_processes import crowd
-from test_process import LOG, nothing_left, trees  # noqa: F401
+from test_process import LOG, nothing_left
 
 from site_under_test import FULL, PROGRAMS, eventually
 
@@ -67,7 +67,7 @@ KINDS = ["pid", *(["lxc"] if FULL else [])]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ten_thousand_areas(trees, kind):  # noqa: F811
+def test_ten_thousand_areas(trees, kind):
     it = Large(trees, kind, AREAS)
     it.goes_on("alpha")
     for source, target in (("alpha", "beta"), ("beta", "alpha")):
@@ -79,7 +79,7 @@ def test_ten_thousand_areas(trees, kind):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_thousand_threads(trees, kind):  # noqa: F811
+def test_a_thousand_threads(trees, kind):
     it = Large(trees, kind, THREADS)
     it.goes_on("alpha", "1000 of 1000 got on")
     for source, target in (("alpha", "beta"), ("beta", "alpha")):
@@ -90,7 +90,7 @@ def test_a_thousand_threads(trees, kind):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_hundred_processes(trees, kind):  # noqa: F811
+def test_two_hundred_processes(trees, kind):
     it = Large(trees, kind, crowd(200))
     it.goes_on("alpha", "200 of 200 got on")
     for source, target in (("alpha", "beta"), ("beta", "alpha")):

@@ -3,11 +3,9 @@
 
 import pytest
 
-import test_process
 from site_under_test import eventually
 from test_process import cgroup, lines, nothing_left
 
-trees = test_process.trees
 LOG = "/var/log/stuck.log"
 
 # The root counts; its child, at SIGUSR1, lets the kernel write into memory that a userfaultfd withholds, which this
