@@ -189,7 +189,7 @@ struct hauler {
         /* Let the held copy go (ok) or refuse it. */
         int (*restore_verdict)(struct hauler_restore *r, bool ok);
 
-        /* Are the tasks and the runtime's monitor alive and really running? 1 yes, 0 no. */
+        /* Are the tasks and the runtime's monitor alive and really running? 1 yes, 0 no, -ESRCH: none is there. */
         int (*alive)(struct workload *w, struct error *err);
 
         /*

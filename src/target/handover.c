@@ -97,6 +97,7 @@ static bool came_through(const struct session *s)
 
 struct alive_wait {
         struct session *session;
+        bool restored; /* the restore program let its tasks go and ended well */
         uint64_t next_ms;
         int alive;
 };
@@ -109,10 +110,13 @@ static bool seen_alive(void *context)
                 return false;
         w->alive = came_through(w->session) ? w->session->hauler->alive(&w->session->workload, NULL) : 0;
         w->next_ms = clock_ms() + ALIVE_POLL_MS;
-        return w->alive > 0;
+        return w->alive > 0 || (w->restored && w->alive == -ESRCH);
 }
 
-/* Whether the copy lives: what our restore says, if we have one, and what we see. */
+/*
+ * Whether the copy lives: what our restore says, if we have one, and what we see. What was restored and is gone has
+ * run here, to its end.
+ */
 static bool is_alive(struct target_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -124,7 +128,12 @@ static bool is_alive(struct target_side *x, struct error *err)
                 *err = x->restore_error;
                 return false;
         }
-        return session_wait(s, WAIT_THROUGH, seen_alive, &w, ALIVE_TIMEOUT_MS, "the restored tasks", err) == 0;
+        w.restored = x->restore != NULL;
+        if (session_wait(s, WAIT_THROUGH, seen_alive, &w, ALIVE_TIMEOUT_MS, "the restored tasks", err) < 0)
+                return false;
+        if (w.alive < 0)
+                session_log(s, "warning", "it ran here, and has ended since");
+        return true;
 }
 
 static void arrive(struct session *s)

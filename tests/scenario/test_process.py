@@ -85,6 +85,18 @@ def test_a_child_that_nobody_waits_for(trees):
     alpha.run("kill", str(pid))
 
 
+def test_what_ends_when_it_arrives(trees):
+    """It ran there, to its end, before anybody could see it run: that is no doubt about where it is."""
+    pid = trees["alpha"].spawn("/dev/null", "python3", "-c", "import os\nwhile os.uname().nodename == 'alpha': pass\n"
+                               "os.write(os.open('/var/log/family.log', os.O_CREAT | os.O_WRONLY), b'ran'); os._exit(0)")
+    report = trees.migrate("alpha", f"pid/{pid}", "beta", "--copy-files")
+    assert report["result"] == "done" and report["owner"] == "target", report
+    assert lines(trees, "beta") == ["ran"] and lines(trees, "alpha") == []
+    trees["beta"].run("phaul", "ps")
+    for name in ("alpha", "beta"):
+        nothing_left(trees, name)
+
+
 def test_who_cannot_be_moved(trees):
     alpha = trees["alpha"]
     alpha.container("box", ["echo-server", "7007"], ip="10.77.0.61/24")

@@ -29,6 +29,15 @@ static bool frozen(const char *name, json_t *cgroups)
         return lxc_cgroup_frozen(freezer, v2) != 0;
 }
 
+static bool is_empty(const char *name)
+{
+        struct pid_list tasks = {0};
+
+        const int r = lxc_cgroup_tasks(name, &tasks);
+        free(tasks.pids);
+        return r == 0 && tasks.n == 0;
+}
+
 int lxc_alive(struct workload *w, struct error *err)
 {
         json_t *answer;
@@ -39,6 +48,8 @@ int lxc_alive(struct workload *w, struct error *err)
         bool running = strcmp(json_text(answer, "state"), "running") == 0;
         pid_t pid = (pid_t)json_integer_value(json_object_get(answer, "init_pid"));
         json_decref(answer);
+        if (!running && is_empty(w->id))
+                return error_set(err, ESRCH, "none of its tasks is there");
         if (!running || pid <= 0 || !proc_status_runs(pid))
                 return 0;
 
