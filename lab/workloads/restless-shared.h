@@ -9,6 +9,7 @@
 #include "restless-pages.h"
 #include <sched.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
 
 enum { SHARE_PAGES = 63, SHARE_BYTES = (SHARE_PAGES + 1) * PAGE };
 enum share_kind { SHARE_ANONYMOUS, SHARE_MEMFD, SHARE_POSIX, SHARE_SYSV, SHARE_KINDS };
@@ -65,6 +66,7 @@ static inline void share_open(struct share *share, enum share_kind kind, int han
         if (handle < 0 && kind == SHARE_SYSV)
                 share->handle = shmget(IPC_PRIVATE, SHARE_BYTES, IPC_CREAT | 0600);
         if (handle < 0 && kind == SHARE_POSIX) {
+                (void)mkdir("/dev/shm", 01777); /* a container need not have it */
                 (void)snprintf(name, sizeof(name), "/restless-%d", (int)getpid());
                 share->handle = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
                 must(share->handle >= 0 && shm_unlink(name) == 0, "shm_open");
