@@ -203,6 +203,65 @@ def test_a_shell_job_of_a_session_migrates_there_and_back(system, login):
             assert after[member]["terminal"] != "0" and after[member]["descriptors"].keys() == seen["descriptors"].keys()
 
 
+# -- memory
+
+WRITER = ["memwriter", "--mib", "64", "--rate", "2"]
+
+
+class Writer:
+    """Writes to its memory and checks all of it, in a container or as a process of a unit."""
+
+    def __init__(self, system, kind):
+        self.system, self.kind = system, kind
+        alpha = system["alpha"]
+        if kind == "lxc":
+            self.status, self.what, self.options = "/var/lib/lxc/writer/rootfs/status", "lxc/writer", []
+            system.lab.container("alpha", "writer", command=[*WRITER, "--status", "/status"], ip="10.77.0.22/24")
+        else:
+            for name, last in (("alpha", 100000), ("beta", 200000)):  # both count from 1, and pids are kept
+                system[name].sh(f"echo {last} > /proc/sys/kernel/ns_last_pid")
+            self.status, self.options = "/var/log/writer.log", ["--copy-files"]
+            alpha.run("systemd-run", "--quiet", "--collect", "--unit=writer", "--property=StandardOutput=null",
+                      "--property=StandardError=null", f"{PROGRAMS}/{WRITER[0]}", *WRITER[1:], "--status", self.status)
+            self.what = "pid/" + alpha.run("systemctl", "show", "writer", "-P", "MainPID").stdout.strip()
+        self.goes_on("alpha")
+
+    def lines(self, name):
+        return self.system[name].run("cat", self.status, check=False).stdout.splitlines()
+
+    def goes_on(self, name):
+        """Two more lines: in that time it has looked at every page once, and was content."""
+        before = len(self.lines(name))
+        eventually(lambda: len(self.lines(name)) > before + 2, 5 * MINUTE, f"{self.what} on {name}")
+        assert not [line for line in self.lines(name) if "error:" in line], self.lines(name)[-3:]
+
+    def move(self, source, target, *options):
+        """The report, and how many megabytes the dump did not have to carry."""
+        report = self.system.migrate(source, self.what, target, *self.options, *options)
+        self.goes_on(target)
+        log = self.system[source].sh(f"cat /var/lib/phaul/migrations/{report['id']}/log")
+        return report, float(re.search(r"([0-9.]+) MB were there already", log)[1])
+
+    def end(self, name):
+        if self.kind == "lxc":
+            self.system[name].run("lxc-destroy", "-f", "-n", "writer")
+        else:
+            self.system[name].run("kill", self.what.removeprefix("pid/"))
+
+
+@pytest.mark.parametrize("kind", ["pid", "lxc"])
+def test_what_was_written_is_found_by_soft_dirty_bits(system, kind):
+    """On the kernel that has them; and what is best there is found without being told."""
+    writer = Writer(system, kind)
+    release = system["beta"].sh("uname -r")
+    version = tuple(int(n) for n in re.match(r"(\d+)\.(\d+)", release).groups())
+    report, kept = writer.move("alpha", "beta", "--tracker", "soft-dirty")
+    assert report["tracker"] == "soft-dirty" and report["rounds"] >= 2 and kept > 32, (report, kept)
+    report, kept = writer.move("beta", "alpha")
+    assert report["tracker"] == ("uffd-wp" if version >= (6, 7) else "soft-dirty") and kept > 32, (release, report, kept)
+    writer.end("alpha")
+
+
 # -- power and reboots
 
 
