@@ -38,8 +38,8 @@ struct workload {
         pid_t init_pid;    /* root of the task tree; 0 while it does not exist */
         char *freezer;     /* cgroup directory whose freezer holds all tasks, absolute; survives CRIU's death */
         bool freezer_v2;
-        char *cpu;       /* cgroup directory whose CPU limit is that of its tasks and nobody else's; may be NULL */
-        char *addresses; /* that it uses of the host's own network, for hooks, separated by spaces; may be NULL */
+        char *cpu; /* cgroup directory whose CPU limit is that of its tasks and nobody else's; NULL: see limit() */
+        char *addresses;       /* that it uses of the host's own network, for hooks, separated by spaces; may be NULL */
         uint64_t memory_bytes; /* resident */
         struct hauler_tree *trees;
         size_t n_trees;
@@ -106,6 +106,11 @@ struct hauler {
         /* Before memory is sent while it runs: all its tasks into w->freezer, so that they can be stopped together.
          * Undone by rearm(). Repeatable. NULL: they are there. */
         int (*gather)(struct workload *w, struct error *err);
+
+        /* Rounds gain nothing and it is to be slowed down, while it runs, after gather(): w->cpu becomes a cgroup of
+         * its own. Undone by rearm() and release(), when the limit is lifted already. Repeatable. NULL: it is what
+         * examine() found. */
+        int (*limit)(struct workload *w, struct error *err);
 
         /* Before each round of memory, while it runs: of the `*n` tasks that are in w->freezer, those that CRIU would
          * dump are kept, in any order, and `*n` is their number. What rounds sent of the others would be in vain. One

@@ -360,10 +360,12 @@ static int record_throttle(struct source_side *x, struct error *err)
 
 static int begin_throttle(struct source_side *x, struct error *err)
 {
-        const char *cpu = x->session->workload.cpu;
+        struct session *s = x->session;
 
-        int r = cpu ? throttle_new(cpu, &x->throttle, err)
-                    : error_set(err, EOPNOTSUPP, "it has no cgroup with a CPU limit of its own");
+        int r = s->hauler->limit ? s->hauler->limit(&s->workload, err) : 0;
+        if (r == 0)
+                r = s->workload.cpu ? throttle_new(s->workload.cpu, &x->throttle, err)
+                                    : error_set(err, EOPNOTSUPP, "it has no cgroup with a CPU limit of its own");
         return r < 0 ? r : record_throttle(x, err);
 }
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from test_memory import goes_on, in_container
+from test_process import nothing_left
 
 from site_under_test import PROGRAMS, eventually
 
@@ -71,12 +72,73 @@ def test_the_limit_is_what_it_was(site, end):
     goes_on(site, "alpha", "restless")
 
 
-def test_a_tree_of_processes_has_no_limit_of_its_own(site):
-    """It is stopped, and that is said."""
+@pytest.fixture
+def tree(site):
+    """The same as a process of the host; its pid."""
     site.part_pids()
     pid = site["alpha"].spawn("/dev/null", f"{PROGRAMS}/{RESTLESS[0]}", *RESTLESS[1:], "--status", "/tmp/restless")
-    eventually(lambda: site["alpha"].run("cat", "/tmp/restless", check=False).stdout, 60, "its first line")
-    report = site.migrate("alpha", f"pid/{pid}", "beta", "--copy-files", "--bandwidth", "20M", "--max-downtime", "1", "--diverge",
+    eventually(lambda: tree_lines(site, "alpha"), 60, "its first line")
+    yield pid
+    for host in site.hosts.values():
+        host.run("sh", "-c", f"kill {pid}; rm -f /tmp/restless", check=False)
+
+
+def tree_lines(site, host):
+    return site[host].run("cat", "/tmp/restless", check=False).stdout.splitlines()
+
+
+def tree_goes_on(site, host):
+    before = len(tree_lines(site, host))
+    eventually(lambda: len(tree_lines(site, host)) >= before + 2, 60, f"the tree on {host}")
+    assert not [line for line in tree_lines(site, host) if "error:" in line]
+
+
+def cgroups(site, host, pid):
+    return sorted(site[host].run("cat", f"/proc/{pid}/cgroup").stdout.splitlines())
+
+
+def tree_limits(site, host, pid):
+    """Of cgroups that were made for it: quotas."""
+    return site[host].run("sh", "-c", f"cat /sys/fs/cgroup/cpu*/phaul-{pid}-*/cpu.cfs_quota_us "
+                          f"/sys/fs/cgroup/phaul-{pid}-*/cpu.max 2>/dev/null || true").stdout.split()
+
+
+def limits_are_possible(site):
+    return site["alpha"].run("sh", "-c", "test -e /sys/fs/cgroup/cpu || grep -qw cpu /sys/fs/cgroup/cgroup.controllers",
+                             check=False).returncode == 0
+
+
+def test_a_tree_of_processes_is_slowed_down(site, tree):
+    """In a cgroup of its own, which is gone when it is; without CPU limits here it is stopped, and that is said."""
+    report = site.migrate("alpha", f"pid/{tree}", "beta", "--copy-files", "--bandwidth", "20M", "--max-downtime", "800", "--diverge",
                           "throttle")
-    assert "cannot be slowed down" in log_of(site, "alpha", report["id"])
-    site["beta"].run("kill", str(pid))
+    tree_goes_on(site, "beta")
+    log = log_of(site, "alpha", report["id"])
+    if limits_are_possible(site):
+        assert re.search(r"slowed down to [\d.]+ %", log), log
+        assert kept(site, "alpha", report["id"]) > 20
+    else:
+        assert "cannot be slowed down" in log, log
+    nothing_left(site, "alpha")
+    assert tree_limits(site, "beta", tree) == []
+
+
+@pytest.mark.parametrize("end", ["cancelled", "killed"])
+def test_a_tree_is_back_in_its_cgroups(site, tree, end):
+    """As it was before it was slowed down, also when the session dies while it is."""
+    if not limits_are_possible(site):
+        pytest.skip("no cgroup here limits CPU time")
+    before = cgroups(site, "alpha", tree)
+    identity = site.migrating("alpha", f"pid/{tree}", "beta", "--copy-files", "--bandwidth", "8M", "--max-downtime", "1", "--diverge",
+                              "throttle")
+    eventually(lambda: "slowed down to" in log_of(site, "alpha", identity), 60, "it is slowed down")
+    assert cgroups(site, "alpha", tree) != before
+    assert [q for q in tree_limits(site, "alpha", tree) if q not in ("-1", "max")]
+    if end == "killed":
+        assert site.kill(site["alpha"], "phaul-session")
+    else:
+        site["alpha"].run("phaul", "cancel", identity)
+    assert site.result("alpha", identity)["owner"] == "source"
+    eventually(lambda: cgroups(site, "alpha", tree) == before, what="the cgroups that it was in")
+    nothing_left(site, "alpha")
+    tree_goes_on(site, "alpha")

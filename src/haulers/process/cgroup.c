@@ -25,32 +25,43 @@
 
 /* ------------------------------------------------------------------------------------------------------ where it is */
 
-/* Where the hierarchy with the freezer is mounted. */
-static int find_hierarchy(char *ret, size_t size, bool *ret_v2, struct error *err)
+/* Where the hierarchy with a controller ("freezer") is mounted. */
+static int find_hierarchy(const char *controller, char *ret, size_t size, bool *ret_v2, struct error *err)
 {
         char buffer[4096], unified[512] = "";
         struct mntent entry;
 
         AUTO_FILE FILE *f = setmntent("/proc/self/mounts", "re");
         while (f && getmntent_r(f, &entry, buffer, sizeof(buffer))) {
-                if (strcmp(entry.mnt_type, "cgroup") == 0 && hasmntopt(&entry, "freezer")) {
+                if (strcmp(entry.mnt_type, "cgroup") == 0 && hasmntopt(&entry, controller)) {
                         *ret_v2 = false;
                         return snprintf(ret, size, "%s", entry.mnt_dir) < (int)size
                                        ? 0
-                                       : error_set(err, ENAMETOOLONG, "the freezer is mounted at too long a path");
+                                       : error_set(err, ENAMETOOLONG,
+                                                   "the cgroups for %s are mounted at too long a path", controller);
                 }
                 if (strcmp(entry.mnt_type, "cgroup2") == 0 && !unified[0])
                         (void)snprintf(unified, sizeof(unified), "%s", entry.mnt_dir);
         }
         if (!unified[0] || strlen(unified) >= size)
-                return error_set_kind(err, ERROR_REFUSED, ENOENT, "this host has no cgroup freezer");
+                return error_set_kind(err, ERROR_REFUSED, ENOENT, "this host has no cgroups for %s", controller);
         (void)snprintf(ret, size, "%s", unified);
         *ret_v2 = true;
         return 0;
 }
 
-/* Its path in the hierarchy, out of "4:freezer:/path" or "0::/path". */
-static char *path_in(char *text, bool v2)
+static bool lists(const char *controllers, const char *controller)
+{
+        const size_t n = strlen(controller);
+
+        for (const char *at = controllers; *at; at += strcspn(at, ","), at += *at == ',')
+                if (strncmp(at, controller, n) == 0 && (at[n] == '\0' || at[n] == ','))
+                        return true;
+        return false;
+}
+
+/* Its path in the hierarchy, out of "4:cpu,cpuacct:/path" or "0::/path". */
+static char *path_in(char *text, const char *controller, bool v2)
 {
         for (char *save = NULL, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
                 char *controllers = strchr(line, ':');
@@ -58,30 +69,35 @@ static char *path_in(char *text, bool v2)
                 if (!path)
                         continue;
                 *path++ = '\0';
-                if (strcmp(controllers + 1, v2 ? "" : "freezer") == 0)
+                if (v2 ? controllers[1] == '\0' : lists(controllers + 1, controller))
                         return path;
         }
         return NULL;
 }
 
-int process_cgroup_of(pid_t pid, char **ret, bool *ret_v2, struct error *err)
+int process_cgroup_with(const char *controller, pid_t pid, char **ret, bool *ret_v2, struct error *err)
 {
         AUTO_FREE char *text = NULL;
         char mount[512], file[64];
 
-        int r = find_hierarchy(mount, sizeof(mount), ret_v2, err);
+        int r = find_hierarchy(controller, mount, sizeof(mount), ret_v2, err);
         if (r < 0)
                 return r;
         (void)snprintf(file, sizeof(file), "/proc/%d/cgroup", (int)pid);
         r = fd_read_file(AT_FDCWD, file, 65536, &text, NULL);
         if (r < 0)
                 return error_set_kind(err, ERROR_NOT_FOUND, ESRCH, "there is no process %d", (int)pid);
-        const char *path = path_in(text, *ret_v2);
+        const char *path = path_in(text, controller, *ret_v2);
         if (!path || path[0] != '/' || strncmp(path, "/..", 3) == 0 || strstr(path, " (deleted)"))
                 return error_set_kind(err, ERROR_REFUSED, ENOENT,
                                       "process %d is in no cgroup that can be reached from here", (int)pid);
         *ret = format_new("%s%s", mount, path[1] ? path : "");
         return *ret ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+int process_cgroup_of(pid_t pid, char **ret, bool *ret_v2, struct error *err)
+{
+        return process_cgroup_with("freezer", pid, ret, ret_v2, err);
 }
 
 bool process_cgroup_frozen(const char *directory, bool v2)
@@ -124,13 +140,10 @@ static int members(const char *directory, struct process_set *ret, struct error 
 /* Ended but for being waited for. The kernel takes it for any cgroup, and shows it in none; nothing comes of it. */
 static bool is_dead(pid_t pid)
 {
-        struct process_task task;
         char path[64];
         int threads = 0;
 
-        if (process_task_read(pid, &task) < 0 || task.state == 'X')
-                return true;
-        if (task.state != 'Z')
+        if (!process_task_exits(pid))
                 return false;
         (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
         AUTO_DIR DIR *dir = opendir(path);
@@ -229,7 +242,7 @@ int process_home(pid_t pid, const char *token, char **ret, bool *ret_v2, struct 
 {
         char mount[512];
 
-        int r = find_hierarchy(mount, sizeof(mount), ret_v2, err);
+        int r = find_hierarchy("freezer", mount, sizeof(mount), ret_v2, err);
         if (r < 0)
                 return r;
         *ret = token ? format_new("%s/" PROCESS_HOME "/pid-%d-%s", mount, (int)pid, token)

@@ -98,8 +98,8 @@ static int examine_cgroups(struct look *l, struct error *err)
                 AUTO_FREE char *other = NULL;
                 bool v2;
 
-                if (process_cgroup_of(l->pids.pids[i], &other, &v2, NULL) < 0)
-                        continue; /* it has just died */
+                if (process_cgroup_of(l->pids.pids[i], &other, &v2, NULL) < 0 || process_task_exits(l->pids.pids[i]))
+                        continue;
                 if (strcmp(other, l->cgroup) != 0)
                         process_say(&l->findings, "cgroup", GRADE_ERROR,
                                     "process %d is in another cgroup (%s) than process %d (%s): a freezer holds one",
@@ -217,8 +217,8 @@ static int describe(struct workload *w, struct look *l, struct error *err)
                             "host_pid", (int)l->root.pid, "token", p->token, "within",
                             l->apart ? (int)l->root.parent : 0, "own_mounts", (int)l->own_mounts, "started",
                             (json_int_t)l->root.started, "cgroup", l->cgroup, "v2", (int)l->v2);
-        if (!p->info || put_set(p->info, "tids", &l->tids, l->apart) < 0 ||
-            put_set(p->info, "groups", &l->groups, l->apart) < 0 ||
+        if (!p->info || process_cpu_describe(l->root.pid, l->cgroup, l->v2, p->info) < 0 ||
+            put_set(p->info, "tids", &l->tids, l->apart) < 0 || put_set(p->info, "groups", &l->groups, l->apart) < 0 ||
             put_set(p->info, "sessions", &l->sessions, l->apart) < 0)
                 return error_set(err, ENOMEM, "out of memory");
         r = w->options->tcp_close ? 0 : process_connections_describe(&l->pids, p->info, &l->findings, err);

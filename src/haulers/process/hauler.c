@@ -12,6 +12,7 @@ const struct hauler process_hauler = {
         .examine = process_examine,
         .agreed = process_agreed,
         .gather = process_gather,
+        .limit = process_limit,
         .dumped = process_dumped,
         .dump_options = process_dump_options,
         .network_lock = process_network_lock,

@@ -17,6 +17,7 @@
  *
  * On the source the tree is put into a child cgroup of the one it is in for the time of the dump ("DIR/phaul-PID-
  * STARTED"), because a freezer holds a whole cgroup. It never leaves the one it is in: systemd would see its unit end.
+ * The same for its CPU limit, if it is slowed down (cpu.c).
  *
  * On the target it gets a cgroup of its own, "phaul/pid-PID-TOKEN" below the root of the freezer's hierarchy. That is
  * how it is found, watched and, when it did not get through, killed. The token keeps a discard from ever hitting
@@ -70,12 +71,15 @@ struct process_task {
         pid_t pid, parent, group, session;
         char state;
         bool kernel;      /* a kernel thread */
+        bool exiting;     /* its first thread is about to end, or has ended */
         int terminal;     /* device of the controlling terminal, 0 for none */
         uint64_t started; /* ticks since boot; pid and this name a process for good */
 };
 
 /* -ESRCH when there is none. */
 int process_task_read(pid_t pid, struct process_task *ret);
+/* Also one that is gone. Version 1 of the cgroups shows such a task in the root of each hierarchy, wherever it was. */
+bool process_task_exits(pid_t pid);
 
 void process_set_done(struct process_set *set);
 bool process_set_has(const struct process_set *set, pid_t pid);
@@ -111,6 +115,8 @@ pid_t process_id(const char *id);
 
 /* The cgroup of a process whose freezer we use, absolute: version 1's where it is mounted, else version 2's. */
 int process_cgroup_of(pid_t pid, char **ret, bool *ret_v2, struct error *err);
+/* The same of another controller than the freezer. */
+int process_cgroup_with(const char *controller, pid_t pid, char **ret, bool *ret_v2, struct error *err);
 
 /*
  * Put root and all its descendants from `from` into `to`, made if need be. What they fork meanwhile is born in the
@@ -139,6 +145,19 @@ int process_cgroup_kill(const char *directory, bool v2, int timeout_ms, struct e
 /* Whether tasks of the cgroup stand still by its freezer. */
 bool process_cgroup_frozen(const char *directory, bool v2);
 
+/* ------------------------------------------------------------------------------------------------------------ cpu.c */
+
+/* Notes in a description what will be needed to limit its CPU time, and to undo that. 0, or -1 without memory. */
+int process_cpu_describe(pid_t pid, const char *cgroup, bool v2, json_t *info);
+
+/* Before the tree enters the cgroup that it is frozen in: version 2's is to have a CPU limit, if that is possible. */
+void process_cpu_hand_out(const json_t *info);
+/* The opposite, before any of it leaves that cgroup, `freezer`. Repeatable. */
+void process_cpu_take_back(const json_t *info, const char *freezer);
+
+/* Version 1: nobody is in a cgroup for its CPU limit any more. Repeatable. */
+int process_cpu_leave(const json_t *info, struct error *err);
+
 /* -------------------------------------------------------------------------------------------------------- pidfile.c */
 
 /* Target, --dst-pidfile: may it be there? Finding "pidfile"; "" is none. And written, when the tree runs. */
@@ -161,6 +180,7 @@ extern const struct hauler process_hauler;
 int process_list(json_t **ret, struct error *err);
 int process_examine(const char *id, struct workload *w, hauler_report_fn report, void *context, struct error *err);
 int process_gather(struct workload *w, struct error *err);
+int process_limit(struct workload *w, struct error *err);
 int process_dumped(struct workload *w, pid_t *pids, size_t *n, struct error *err);
 int process_dump_options(struct workload *w, struct criu_dump_options *options, struct error *err);
 int process_frozen(struct workload *w, int images_fd, hauler_report_fn report, void *context, struct error *err);

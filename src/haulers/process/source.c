@@ -44,6 +44,10 @@ static int find_place(const struct workload *w, struct place *ret, struct error 
 
 int process_gather(struct workload *w, struct error *err)
 {
+        const struct process_private *p = w->private_data;
+
+        if (w->options->diverge == DIVERGE_THROTTLE)
+                process_cpu_hand_out(p->info);
         return process_cgroup_enter(w->init_pid, w->freezer, err);
 }
 
@@ -80,7 +84,10 @@ int process_dump_options(struct workload *w, struct criu_dump_options *options, 
 
 int process_frozen(struct workload *w, int images_fd, hauler_report_fn report, void *context, struct error *err)
 {
+        const struct process_private *p = w->private_data;
+
         /* They were not dumped, so they are not to be killed. */
+        process_cpu_take_back(p->info, w->freezer);
         int r = process_orphans_evict(w, report, context, err);
         if (r == 0 && !w->options->tcp_close)
                 r = process_connections_save(w, images_fd, err);
@@ -118,7 +125,10 @@ int process_rearm(struct workload *w, struct error *err)
         int r = find_place(w, &place, err);
         if (r < 0)
                 return r;
-        r = process_cgroup_leave(place.freezer, json_text(place.info, "cgroup"), err);
+        process_cpu_take_back(place.info, place.freezer);
+        int left = process_cpu_leave(place.info, err);
+        r = process_cgroup_leave(place.freezer, json_text(place.info, "cgroup"), left == 0 ? err : NULL);
+        r = r < 0 ? r : left;
         int unlocked = unlock(w, &place, r == 0 ? err : NULL);
         return r < 0 ? r : unlocked;
 }
@@ -129,7 +139,11 @@ int process_release(struct workload *w, const char *released, struct error *err)
 
         int r = find_place(w, &place, err);
         if (r == 0)
+                process_cpu_take_back(place.info, place.freezer);
+        if (r == 0)
                 r = process_cgroup_kill(place.freezer, json_is_true(json_object_get(place.info, "v2")), END_MS, err);
+        if (r == 0)
+                r = process_cpu_leave(place.info, err);
         if (r == 0)
                 r = unlock(w, &place, err);
         if (r == 0 && w->options->pid_root[0] && w->options->files != MOVE_SHARED)

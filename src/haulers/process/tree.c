@@ -14,7 +14,9 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 
-#define KERNEL_THREAD 0x00200000U /* PF_KTHREAD in the flags of /proc/PID/stat */
+/* PF_KTHREAD and PF_EXITING in the flags of /proc/PID/stat. */
+#define KERNEL_THREAD 0x00200000U
+#define EXITING 0x00000004U
 
 pid_t process_id(const char *id)
 {
@@ -50,9 +52,17 @@ int process_task_read(pid_t pid, struct process_task *ret)
                                      .session = session,
                                      .state = state,
                                      .kernel = flags & KERNEL_THREAD,
+                                     .exiting = flags & EXITING,
                                      .terminal = terminal,
                                      .started = started};
         return 0;
+}
+
+bool process_task_exits(pid_t pid)
+{
+        struct process_task task;
+
+        return process_task_read(pid, &task) < 0 || task.exiting;
 }
 
 /* ------------------------------------------------------------------------------------------------------------- sets */
