@@ -49,7 +49,8 @@ def test_slowed_down_it_converges(site):
     goes_on(site, "alpha", "restless")
     assert "slowed down" in log_of(site, "beta", slowed["id"])
     assert slowed["predicted_downtime_ms"] < stopped["predicted_downtime_ms"], (slowed, stopped)
-    assert kept(site, "alpha", stopped["id"]) < 10 < 20 < kept(site, "beta", slowed["id"])
+    # Of 33 MB, 800 ms of the link are 16.
+    assert kept(site, "alpha", stopped["id"]) < 10 < 13 < kept(site, "beta", slowed["id"])
     assert limit(site, "alpha", "restless") == free
 
 
@@ -116,7 +117,7 @@ def test_a_tree_of_processes_is_slowed_down(site, tree):
     log = log_of(site, "alpha", report["id"])
     if limits_are_possible(site):
         assert re.search(r"slowed down to [\d.]+ %", log), log
-        assert kept(site, "alpha", report["id"]) > 20
+        assert kept(site, "alpha", report["id"]) > 13
     else:
         assert "cannot be slowed down" in log, log
     nothing_left(site, "alpha")
