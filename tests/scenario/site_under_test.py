@@ -277,7 +277,7 @@ class Site:
             host.run("sh", "-c", "umount /var/lib/lxc; [ ! -e /root/criu.kept ] || mv /root/criu.kept /usr/local/sbin/criu", check=False)
             host.heal()
             host.slow("none")
-            host.run("pkill", "-KILL", "-x", "family|restless|echo-server|counter|oddity|ucarp|keepalived", check=False)
+            host.run("pkill", "-KILL", "-x", "family|restless|patchwork|memwriter|echo-server|counter|oddity|ucarp|keepalived", check=False)
             host.run("rm", "-rf", "/opt/own", "/var/log/family.log", "/var/log/restless.data", "/run/family.pid", check=False)
             if host.run("find", "/etc/phaul/conf.d", "/etc/phaul/hooks.d", "-type", "f", "-delete", "-print", check=False).stdout:
                 self.kill(host, "phauld")

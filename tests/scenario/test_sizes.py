@@ -44,7 +44,7 @@ class Large:
         site, options = self.site, ["--copy-files"] if self.kind == "pid" else []
         site.hold(target, "target-pages")
         identity = site.migrating(source, self.what, target, *options)
-        report = site.result(source, identity, 300)
+        report = site.result(source, identity, 300)["report"]
         assert report["result"] == "done" and report["tracker"] == "uffd-wp" and report["rounds"] >= 2, report
         kept = float(re.search(r"([\d.]+) MB were there already", said(site, source, identity))[1])
         assert services(site, target), "all its memory was put in place before it ran"

@@ -33,7 +33,8 @@ class Restless:
 
     def goes_on(self):
         before = len(self.lines())
-        eventually(lambda: len(self.lines()) > before + 2 or "error:" in "\n".join(self.lines()), 120, f"{self.name} on {self.host}")
+        eventually(lambda: len(now := self.lines()) > before + 2 or "error:" in "\n".join(now), 120,
+                   f"{self.name} on {self.host}")
         text = "\n".join(self.lines())
         assert "error:" not in text, "\n".join(re.findall(".*(?:error|seed).*", text)[-9:])
 
@@ -51,15 +52,15 @@ class Restless:
         """The first process of it."""
         return min(self.site.pid_of(self.site[self.host], "restless"))
 
-    def left(self):
-        """What may not become more, on both hosts: traces, and what phauld has open."""
-        found = {}
-        for name in ("alpha", "beta"):
-            found[name] = self.site.traces(name)
-            found[name]["interfaces"] = len(found[name]["interfaces"])  # its own has another name after each migration
-            phauld = self.site.pid_of(self.site[name], "phauld")[0]
-            found[name]["descriptors"] = self.site[name].run("sh", "-c", f"ls /proc/{phauld}/fd | wc -l").stdout
-        return found
+    def traces(self):
+        """On both hosts. Its own interface has another name after each migration."""
+        found = {name: self.site.traces(name) for name in ("alpha", "beta")}
+        return {name: {**traces, "interfaces": len(traces["interfaces"])} for name, traces in found.items()}
+
+    def descriptors(self):
+        """How many files each phauld has open."""
+        count = lambda host: len(host.run("ls", f"/proc/{self.site.pid_of(host, 'phauld')[0]}/fd").stdout.split())  # noqa: E731
+        return [count(self.site[name]) for name in ("alpha", "beta")]
 
 
 def settled(site):
@@ -81,8 +82,11 @@ def test_back_and_forth(trees, kind, tracker, times):
         it.goes_on()
         if n == 1:
             settled(trees)
-            left = it.left()
-    eventually(lambda: it.left() == left, 60, f"no more than after two times, {left}")
+            traces, descriptors = it.traces(), it.descriptors()
+    settled(trees)
+    eventually(lambda: it.traces() == traces, 60, f"no other traces than after two times, {traces}")
+    eventually(lambda: all(now <= then for now, then in zip(it.descriptors(), descriptors)), 60,
+               f"no more files open than {descriptors}")
     assert not tracked(trees, it.host, it.pid())
     if kind == "pid":
         nothing_left(trees, "beta")
