@@ -22,10 +22,21 @@ def monitor_of(site, host, name="shop"):
     return int(site[host].run("ps", "-o", "ppid=", "-p", str(init_of(site, host, name))).stdout)
 
 
+def at_rest(see):
+    """What two looks agree on: threads have got their names, and connections of who asked before are closed."""
+    seen = []
+
+    def same():
+        seen.append(see())
+        return seen[-2:-1] == seen[-1:] and seen[-1]
+
+    return eventually(same, what="rest")
+
+
 def look_alone(host, pid):
     """For comparing it with another process than itself: without the two signals of the C library's own (32 and 33), which
     its posix_spawn() ignores in a child, or not, as whoever started it happened to do."""
-    seen = look(host, pid)
+    seen = at_rest(lambda: look(host, pid))
     seen["status"]["SigIgn"] = f"{int(seen['status']['SigIgn'], 16) & ~(3 << 31):016x}"
     return seen
 
@@ -38,8 +49,11 @@ PECULIAR = ("umask 027; ulimit -n 700; ulimit -c 0; trap '' USR1; trap : USR2; c
 def test_a_process_is_what_it_was(site):
     """Field by field, there and back again: what the container set, and what the restorer could have left on it."""
     site["alpha"].container("odd", ["/bin/sh", "-c", PECULIAR], ip=f"{IP}/24")
-    eventually(lambda: len(tasks_of(site["alpha"], "odd")) == 2, what="the container's processes")
-    before = of_container(site["alpha"], "odd")
+    # The child is sh, nice and setpriv one after the other before it is what it stays.
+    comms = lambda: [site["alpha"].run("cat", f"/proc/{pid}/comm", check=False).stdout.strip()  # noqa: E731
+                     for pid in tasks_of(site["alpha"], "odd")]
+    eventually(lambda: sorted(comms()) == ["sh", "sleep"], what="the container's processes")
+    before = at_rest(lambda: of_container(site["alpha"], "odd"))
     init, child = before["1"], next(process for pid, process in before.items() if pid != "1")
     assert init["status"]["Umask"] == "0027" and init["oom_score_adj"] == "300" and "7" in init["descriptors"], init
     assert int(child["nice"]) == min(int(init["nice"]) + 5, 19), (init["nice"], child["nice"])
@@ -51,7 +65,7 @@ def test_a_process_is_what_it_was(site):
 
 def test_redis_is_what_it_was(site):
     site.redis("alpha", "shop", IP)
-    before = of_container(site["alpha"], "shop")
+    before = at_rest(lambda: of_container(site["alpha"], "shop"))
     site.migrate("alpha", "lxc/shop", "beta")
     assert_same(before, of_container(site["beta"], "shop"), "beta")
 
