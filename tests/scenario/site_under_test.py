@@ -281,6 +281,7 @@ class Site:
             host.run("rm", "-rf", "/opt/own", "/var/log/family.log", "/var/log/restless.data", "/run/family.pid", check=False)
             if host.run("find", "/etc/phaul/conf.d", "/etc/phaul/hooks.d", "-type", "f", "-delete", "-print", check=False).stdout:
                 self.kill(host, "phauld")
+                eventually(lambda: not self.pid_of(host, "phauld"), what="the end of phauld")  # noqa: B023
             for name in host.run("timeout", "10", "lxc-ls", "-1", check=False).stdout.split():
                 host.run("timeout", "20", "lxc-destroy", "-f", "-n", name, check=False)
         for host in self.hosts.values():

@@ -90,8 +90,9 @@ def test_hooks_that_do_not_work(shop):
     here = log_of(shop, "alpha", report["id"])
     assert "warning: 2 hooks failed" in here and "10-fails ended with 3: no arms, no cookies" in here, here
     # The one that hangs gets ten seconds; nobody waits for it meanwhile, and the next one is still run.
-    eventually(lambda: notes(beta), 15, "the hook after the one that hangs")
-    there = eventually(lambda: (lambda text: "hooks failed" in text and text)(log_of(shop, "beta", report["id"])), 5, "a warning on beta")
+    eventually(lambda: notes(beta), 40, "the hook after the one that hangs")
+    there = eventually(lambda: (lambda text: "hooks failed" in text and text)(log_of(shop, "beta", report["id"])),
+                       what="a warning on beta")
     assert "warning: 2 hooks failed" in there and "10-hangs" in there, there
     assert [n["PHAUL_EVENT"] for n in notes(alpha) + notes(beta)] == ["leaving", "arrived"]
     for host in (alpha, beta):
