@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from moving import move
+from moving import copy_files, move
 from simlab import LabError
 
 PROGRAMS = "/usr/local/lib/phaul-lab"
@@ -30,6 +30,8 @@ def test_a_container_runs_a_workload_and_answers(clean, alpha, client, backing, 
     assert running(alpha, "echo")
     for address in ("10.77.0.30", "fd77::30"):
         eventually(lambda: client.run("ping", "-c1", "-W1", address, check=False).returncode == 0)
+        # Its network is there before its program listens.
+        eventually(lambda: client.run(f"{PROGRAMS}/echo-client", address, "7007", "--seconds", "0", check=False).returncode == 0)
         done = client.run(f"{PROGRAMS}/echo-client", address, "7007", "--seconds", "0.3")
         assert json.loads(done.stdout.splitlines()[-1])["connection"] == "kept"
 
@@ -50,7 +52,10 @@ def test_arguments_reach_the_init_as_they_are(clean, alpha, eventually):
 def test_lxc_checkpoint_moves_redis_and_its_client_stays_connected(clean, alpha, beta, client, tmp_path, eventually):
     alpha.redis("shop", ip="10.77.0.20/24")
     eventually(lambda: "PONG" in client.run("redis-cli", "-h", "10.77.0.20", "ping", check=False).stdout)
-    counting = client.popen(f"{PROGRAMS}/incr.py", "10.77.0.20", "--seconds", "5", stdout=-1, text=True)
+    copy_files(alpha, beta, "shop")  # most of it beforehand: the client counts for five seconds, and has to see the gap
+    client.run("rm", "-f", "/tmp/moved")
+    counting = client.popen(f"{PROGRAMS}/incr.py", "10.77.0.20", "--seconds", "5", "--status", "/tmp/moved", stdout=-1, text=True)
+    eventually(lambda: client.run("test", "-s", "/tmp/moved", check=False).returncode == 0)
     move(alpha, beta, "shop", tmp_path)
     result = json.loads(counting.communicate(timeout=30)[0])
     assert result["connection"] == "kept" and result["lost"] == 0 and not result["errors"]

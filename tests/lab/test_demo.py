@@ -94,8 +94,9 @@ def test_a_second_demo_is_refused(demo, capfd):
     assert "another demo is running" in capfd.readouterr().err
 
 
-def test_a_failing_command_carries_the_log_of_phauld(demo):
+def test_a_failing_command_carries_the_log_of_phauld(demo, eventually):
     with Lab("test-demo").up(1) as lab:
         lab["alpha"].spawn(demo.LOG, "echo", "phauld has something to say")
+        eventually(lambda: lab["alpha"].run("cat", demo.LOG).stdout)
         with pytest.raises(LabError, match="something to say"):
             demo.wait_for(lambda: False, "nothing happens", lab["alpha"], seconds=0.2)

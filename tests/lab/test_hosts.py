@@ -83,8 +83,9 @@ def test_spawn_outlives_its_caller_and_logs_in_the_host(lab, alpha, eventually):
     pid = int(lab_command("spawn", "alpha", "/root/log", "--", "sh", "-c", "echo here; exec sleep 1234").stdout)
     eventually(lambda: alpha.run("cat", "/root/log").stdout == "here\n")
     assert "1234" in alpha.run("ps", "-o", "args=", "-p", pid).stdout
-    descriptors = alpha.run("sh", "-c", f"readlink /proc/{pid}/fd/*").stdout.split()
-    assert descriptors == ["/dev/null", "/root/log", "/root/log"]
+    descriptors = lambda: alpha.run("sh", "-c", f"readlink /proc/{pid}/fd/*", check=False).stdout.split()  # noqa: E731
+    eventually(lambda: alpha.run("ps", "-o", "args=", "-p", pid).stdout == "sleep 1234\n")
+    eventually(lambda: descriptors() == ["/dev/null", "/root/log", "/root/log"])  # its libraries are open for a moment
     ignored = int(alpha.run("sed", "-n", r"s/^SigIgn:\t//p", f"/proc/{pid}/status").stdout, 16)
     assert not ignored & 0x4007, f"HUP, INT, QUIT or TERM is ignored: {ignored:x}"
     alpha.run("kill", pid)
@@ -128,10 +129,11 @@ def test_crash_takes_everything_but_the_disk(lab, alpha, client, eventually):
     eventually(lambda: client.run("ping", "-c1", "-W1", "alpha", check=False).returncode == 0)
 
 
-def test_criu_dumps_another_users_process_and_hands_no_preload_on(alpha):
+def test_criu_dumps_another_users_process_and_hands_no_preload_on(alpha, eventually):
     check = alpha.run("criu", "check")
     assert "Looks good" in check.stdout + check.stderr
     pid = alpha.spawn("/root/log", "setpriv", "--reuid=redis", "--regid=redis", "--clear-groups", "sleep", "1000")
+    eventually(lambda: alpha.run("ps", "-o", "user=,comm=", "-p", pid).stdout.split() == ["redis", "sleep"])
     alpha.run("sh", "-c", "printf '#!/bin/sh\\nenv > /tmp/env\\n' > /tmp/seen; chmod +x /tmp/seen; mkdir -p /tmp/dumped")
     alpha.run("criu", "dump", "-t", pid, "-D", "/tmp/dumped", "--action-script", "/tmp/seen")
     alpha.run("criu", "restore", "-d", "-D", "/tmp/dumped")

@@ -48,7 +48,7 @@ def test_slow_limits_both_directions(alpha, beta, eventually):
         assert seconds_for(beta, alpha) > 0.7
     finally:
         alpha.slow("none")
-    assert seconds_for(alpha, beta) < 0.7
+    eventually(lambda: seconds_for(alpha, beta) < 0.7)  # which no limit allows, but a busy machine may take longer once
 
 
 def test_delay_works_or_says_that_this_kernel_cannot(alpha, client):
