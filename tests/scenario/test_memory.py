@@ -52,7 +52,7 @@ def test_little_is_left_for_the_freeze(site):
     goes_on(site, "beta", "writer")
     assert report["tracker"] == "uffd-wp" and report["rounds"] >= 2, report
     assert left_out(site, "alpha", report) > 64
-    assert not tracked(site, "beta", init_of(site, "beta", "writer"))
+    eventually(lambda: not tracked(site, "beta", init_of(site, "beta", "writer")), what="nothing is watched there")
     report = site.migrate("beta", "lxc/writer", "alpha")
     goes_on(site, "alpha", "writer")
     assert report["tracker"] == "uffd-wp"
@@ -128,7 +128,8 @@ def test_a_session_killed_in_a_round(site, side):
     assert site.kill(site[host], "phaul-session")
     assert site.result("alpha", identity)["result"] == "failed"
     goes_on(site, "alpha", "writer")
-    assert site.runs("alpha", "writer") and not tracked(site, "alpha", pid)
+    assert site.runs("alpha", "writer")
+    eventually(lambda: not tracked(site, "alpha", pid), what="it is watched no more")
     site.settled_traces("beta", before)
 
 

@@ -106,6 +106,7 @@ def test_images_are_kept(shop, where):
         options += ["--images-dir", own]
     report = shop.migrate("alpha", "lxc/shop", "beta", *options)
     moved(shop, report)
+    assert shop.result("beta", report["id"])["result"] == "done"  # when its memory is in place, images are put away
     for name, host in shop.hosts.items():
         kept = f"/var/lib/phaul/migrations/{report['id']}/images"
         place = host.run("readlink", kept).stdout.strip()
@@ -130,7 +131,9 @@ def test_images_in_a_directory_of_somebody_else(shop):
     assert done.returncode == 3 and "root alone" in done.stderr, done.stderr
     for host in shop.hosts.values():
         host.run("chmod", "0700", "/var/lib/open-images")
-    moved(shop, shop.migrate("alpha", "lxc/shop", "beta", "--images-dir", "/var/lib/open-images"))
+    report = shop.migrate("alpha", "lxc/shop", "beta", "--images-dir", "/var/lib/open-images")
+    moved(shop, report)
+    assert shop.result("beta", report["id"])["result"] == "done"
     for host in shop.hosts.values():
         host.run("rmdir", "/var/lib/open-images")
 

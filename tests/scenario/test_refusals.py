@@ -66,6 +66,7 @@ def test_host_not_reachable(shop):
 
 def test_phauld_of_the_target_is_down(shop):
     shop.kill(shop["beta"], "phauld")
+    eventually(lambda: not shop.pid_of(shop["beta"], "phauld"), what="the end of phauld")
     done = shop["alpha"].run("phaul", "migrate", "lxc/shop", "beta", check=False)
     assert done.returncode == 1 and "beta" in done.stderr, done.stderr
     shop.start(shop["beta"])
@@ -100,6 +101,7 @@ def test_no_room_for_files(shop):
     try:
         refused(shop, "lxc/shop", "beta", text="room")
     finally:
+        eventually(lambda: not shop.pid_of(shop["beta"], "phaul-session"), 90, "the target's session")
         shop["beta"].run("umount", "/var/lib/lxc")
 
 
