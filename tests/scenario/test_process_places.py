@@ -18,7 +18,7 @@ NEAR = "/var/lib/jails/one"       # on the same
 def jails(trees):
     yield trees
     for host in trees.hosts.values():
-        host.run("pkill", "-KILL", "-x", "counter|tail|phaul-restore", check=False)
+        trees.end(host, "counter|tail|phaul-restore")
         host.run("sh", "-c", "umount /srv/store; rm -rf /srv/jails /srv/store /srv/link /var/lib/jails /run/tree.pid", check=False)
 
 
@@ -112,7 +112,7 @@ def test_a_root_directory_travels(jails, make, path, option):
         assert beside(jails, source, path) == aside
         assert jails[source].run("cat", f"/var/lib/phaul/released/{report['id']}/root/etc/hostname").stdout == "inside\n"
         jails[source].run("phaul", "forget", report["id"])
-        assert beside(jails, target, path) == ["one"]
+        eventually(lambda: beside(jails, target, path) == ["one"], what="the end of its mark")  # noqa: B023
         eventually(lambda: beside(jails, source, path) == [], what="the end of what was put aside")  # noqa: B023
     if make is pivoted:
         assert jails["alpha"].run("cat", f"/proc/{pid}/root/tmp/kept").stdout == "in memory"
@@ -151,7 +151,8 @@ def test_a_root_directory_that_is_none(jails):
     found = {item["grade"]: item for item in json.loads(done.stdout)["items"] if item["id"] == "root" and item["host"] == "alpha"}
     assert "does not belong to the tree" in found["error"]["reason"] and found["error"]["forcible"]
     assert f"{JAIL}/usr is a mount" in found["warning"]["reason"]
-    alpha.run("sh", "-c", f"pkill -KILL -x tail; umount -l {JAIL}/usr")
+    jails.end(alpha, "tail")
+    alpha.run("umount", "-l", f"{JAIL}/usr")
     unbroken(jails, "alpha")
 
 
@@ -187,7 +188,8 @@ def test_a_root_directory_on_shared_storage(jails):
         assert report["result"] == "done"
         assert counting(jails, target) == pid and jails.pid_of(jails[source], "counter") == []
         unbroken(jails, target, path)
-    jails["alpha"].run("sh", "-c", f"pkill -KILL -x counter; rm -rf {path}")
+    jails.end(jails["alpha"], "counter")
+    jails["alpha"].run("rm", "-rf", path)
 
 
 # -- pids -----------------------------------------------------------------------------------------------------------
@@ -197,6 +199,7 @@ def take_pids(site, name, first, count):
     """The numbers from `first` on, at once: whatever else is started there takes the next one."""
     one = "tail -f /dev/null </dev/null >/dev/null 2>&1 & "
     site[name].run("sh", "-c", f"echo {first - 1} > /proc/sys/kernel/ns_last_pid; " + one * count)
+    eventually(lambda: len([pid for pid in site.pid_of(site[name], "tail") if pid >= first]) >= count, what="who takes them")
 
 
 def inside(site, name, pid, field="NSpid"):
@@ -221,7 +224,8 @@ def test_pids_that_are_taken(jails):
     for source, target in (("alpha", "beta"), ("beta", "alpha")):
         report = jails.migrate(source, f"pid/{now}", target, "--copy-files", "--new-pid-namespace", "--dst-pidfile", "/run/tree.pid")
         assert any("need not be free" in item["reason"] for item in report["items"] if item["id"] == "pids")
-        assert members(jails, source) == [] and jails.pid_of(jails[source], "phaul-restore") == []
+        assert members(jails, source) == []
+        eventually(lambda: not jails.pid_of(jails[source], "phaul-restore"), what="the end of its keeper there")  # noqa: B023
         nothing_left(jails, source)
         sound(jails, target)
         now, table = in_namespace(jails, target)
@@ -233,12 +237,12 @@ def test_pids_that_are_taken(jails):
         assert jails[target].run("cat", f"/proc/{now}/root/etc/hostname").stdout == f"{target}\n"
         assert "phaul" not in jails[target].run("awk", "{print $1}", f"/proc/{now}/mounts").stdout
     # Where its pids are free it may leave its namespace.
-    beta.run("pkill", "-KILL", "-x", "tail")
+    jails.end(beta, "tail")
     jails.migrate("alpha", f"pid/{now}", "beta", "--copy-files")
     assert [(row[0], row[2], row[3]) for row in members(jails, "beta")] == before and inside(jails, "beta", pid) == [pid]
     sound(jails, "beta")
     nothing_left(jails, "alpha")
-    assert jails.pid_of(alpha, "phaul-restore") == []
+    eventually(lambda: not jails.pid_of(alpha, "phaul-restore"), what="the end of its keeper")
     beta.run("kill", str(pid))
     eventually(lambda: lines(jails, "beta")[-1] == "end: 0 errors", what="its own end")
 
@@ -278,7 +282,7 @@ def test_a_connection_moves_into_a_namespace(trees, moving_address):
     assert trees.pid_of(trees["beta"], "echo-server") not in ([], [moving_address])
     result = result_of(trees, made)
     assert result["connection"] == "kept" and result["lost"] == 0, result
-    trees["beta"].run("pkill", "-KILL", "-x", "tail")
+    trees.end(trees["beta"], "tail")
 
 
 def test_a_shell_job_that_leads_its_session(jails):
@@ -308,4 +312,5 @@ def test_a_shell_job_in_a_namespace(jails):
     assert inside(jails, "beta", now) == [now, pid] and inside(jails, "beta", now, "NSsid")[1] == 1
     jails.migrate("beta", f"pid/{now}", "alpha", "--shell-job", "--copy-files")
     sound(jails, "alpha")
-    assert members(jails, "alpha")[0][0] == pid and jails.pid_of(jails["beta"], "phaul-restore") == []
+    assert members(jails, "alpha")[0][0] == pid
+    eventually(lambda: not jails.pid_of(jails["beta"], "phaul-restore"), what="the end of its keeper there")
