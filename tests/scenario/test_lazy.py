@@ -76,7 +76,8 @@ def test_it_runs_before_its_memory_is_there(site, kind):
     site.hold("beta", "target-pages")
     identity = workload.migrating()
     assert site.result("alpha", identity)["result"] == "done"      # the source need not wait
-    assert site.wait_phase("beta", identity, "fill") and len(services(site)) == 2
+    assert site.wait_phase("beta", identity, "fill")
+    eventually(lambda: len(services(site)) == 2, what="both processes of the service")
     workload.goes_on("beta")
     site.let_go()
     assert site.result("beta", identity)["result"] == "done"

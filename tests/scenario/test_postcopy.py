@@ -174,4 +174,5 @@ def test_an_original_that_dies_first(site):
     assert site.result("alpha", identity)["owner"] == "target"
     site["beta"].run("sh", "-c", "kill -KILL $(pidof family)")
     eventually(lambda: site.api(site["beta"], "GET", f"/migrations/{identity}")[1]["state"] == "ended", 60, "its end")
-    assert report_of(site, "beta", identity)["owner"] == "target" and not services(site)
+    assert report_of(site, "beta", identity)["owner"] == "target"
+    eventually(lambda: not services(site), what="the end of the service")

@@ -84,6 +84,7 @@ def far(site):
               input="beta " + beta.run("cat", "/etc/ssh/ssh_host_ed25519_key.pub").stdout)
     if not site.pid_of(beta, "sshd"):
         beta.spawn("/var/log/sshd.log", "/usr/sbin/sshd", "-D", "-e")
+        eventually(lambda: ":22 " in beta.run("ss", "-tln").stdout, what="sshd")
     for one, other in (("alpha", "beta"), ("beta", "alpha")):
         site[one].run("phaul", "unpair", other)
     site.kill(beta, "phauld")
@@ -93,7 +94,7 @@ def far(site):
     site.let_go()
     beta.heal()
     phauld_ends(site)
-    site.kill(beta, "sshd")
+    eventually(lambda: not site.kill(beta, "sshd"), what="the end of sshd")
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_a_container_by_ssh(far, shop):
 def test_a_process_by_ssh_as_a_user(far):
     """Whoever is in group phaul uses phauld, and ssh runs as that user, with that user's key."""
     alpha, beta = far["alpha"], far["beta"]
-    alpha.run("sh", "-c", "id mover 2>/dev/null || useradd -m -G phaul mover; install -d -o mover -m 700 /home/mover/.ssh; "
+    alpha.run("sh", "-c", "id mover 2>/dev/null || useradd -m mover; usermod -aG phaul mover; install -d -o mover -m 700 /home/mover/.ssh; "
               "cp /root/.ssh/id_ed25519 /root/.ssh/known_hosts /home/mover/.ssh/; chown -R mover: /home/mover/.ssh")
     alpha.run("sh", "-c", "echo 26000 > /proc/sys/kernel/ns_last_pid")
     pid = alpha.spawn("/var/log/family.log", f"{PROGRAMS}/family")
