@@ -58,6 +58,11 @@ class Workload:
         return self.host.run(TOOL, "dump", self.pid, self.images, *mode, check=False)
 
     def restore(self):
+        # Its pid has to be free: the host's init may still have to reap it.
+        deadline = time.monotonic() + 20
+        while self.host.run("test", "-e", f"/proc/{self.pid}", check=False).returncode == 0:
+            assert time.monotonic() < deadline, "the workload does not end"
+            time.sleep(0.05)
         self.host.run("criu", "restore", "-d", "-D", self.images, "-o", "restore.log", "-v2")
 
     def files(self):
