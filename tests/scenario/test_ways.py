@@ -145,8 +145,9 @@ def test_a_container_by_ssh(far, shop):
 def test_a_process_by_ssh_as_a_user(far):
     """Whoever is in group phaul uses phauld, and ssh runs as that user, with that user's key."""
     alpha, beta = far["alpha"], far["beta"]
-    alpha.run("sh", "-c", "id mover 2>/dev/null || useradd -m mover; usermod -aG phaul mover; install -d -o mover -m 700 /home/mover/.ssh; "
-              "cp /root/.ssh/id_ed25519 /root/.ssh/known_hosts /home/mover/.ssh/; chown -R mover: /home/mover/.ssh")
+    alpha.run("sh", "-c", "id mover 2>/dev/null || useradd -m mover; usermod -aG phaul mover; "
+              "install -d -o mover -m 700 /home/mover/.ssh; cp /root/.ssh/id_ed25519 /root/.ssh/known_hosts /home/mover/.ssh/; "
+              "chown -R mover: /home/mover/.ssh")
     alpha.run("sh", "-c", "echo 26000 > /proc/sys/kernel/ns_last_pid")
     pid = alpha.spawn("/var/log/family.log", f"{PROGRAMS}/family")
     eventually(lambda: alpha.run("wc", "-l", "/var/log/family.log").stdout.split()[0] > "1", what="the family")
