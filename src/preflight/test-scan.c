@@ -101,6 +101,10 @@ static void what_two_processes_share_is_found(void **state)
         (void)close(pair[0]);
         (void)close(pair[1]);
         (void)munmap(memory, 4096);
+        /* Its end: both have closed what they do not share. */
+        char none;
+        (void)close(gate[1]);
+        assert_int_equal(read(gate[0], &none, 1), 0);
         const struct preflight_subject subject = {.init = pids[0], .criu = "4.2.1"};
         int r = preflight_scan(&subject, 20000, hear, &h, &err);
         for (int i = 0; i < 2; i++) {
@@ -109,10 +113,9 @@ static void what_two_processes_share_is_found(void **state)
         }
         (void)close(file);
         (void)unlink(path);
-        for (int i = 0; i < 2; i++) {
+        (void)close(gate[0]);
+        for (int i = 0; i < 2; i++)
                 (void)close(ends[i]);
-                (void)close(gate[i]);
-        }
         assert_int_equal(r, 0);
         for (size_t i = 0; i < sizeof(items) / sizeof(items[0]); i++)
                 assert_non_null(strstr(h.text, items[i]));
@@ -124,11 +127,14 @@ static void what_two_processes_share_is_found(void **state)
 
 #define LOOKS_AT_IT 25
 
-/* With nothing of ours, so that all that is found is its own. */
+/* With nothing of ours, so that all that is found is its own: also not for the moment after the fork. */
 static pid_t start_workload(void (*fn)(void))
 {
-        pid_t pid = fork();
+        int gate[2];
+        char none;
 
+        assert_int_equal(pipe2(gate, O_CLOEXEC), 0);
+        pid_t pid = fork();
         if (pid == 0) {
                 (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
                 (void)setsid();
@@ -138,6 +144,9 @@ static pid_t start_workload(void (*fn)(void))
                 fn();
                 _exit(1);
         }
+        (void)close(gate[1]);
+        assert_int_equal(read(gate[0], &none, 1), 0);
+        (void)close(gate[0]);
         return pid;
 }
 
@@ -295,6 +304,19 @@ static void watch_much(void)
                 (void)pause();
 }
 
+/* It sleeps when it has made all of them, and not before. */
+static bool sleeps(pid_t pid)
+{
+        char path[64], state = '?';
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+        FILE *f = fopen(path, "re");
+        const bool is_read = f && fscanf(f, "%*d (%*[^)]) %c", &state) == 1;
+        if (f)
+                (void)fclose(f);
+        return is_read && state == 'S';
+}
+
 static void many_watches_are_looked_at_in_time(void **state)
 {
         struct heard h = {0};
@@ -302,7 +324,8 @@ static void many_watches_are_looked_at_in_time(void **state)
         (void)state;
         pid_t pid = start_workload(watch_much);
         const struct preflight_subject subject = {.init = pid, .criu = "4.2.1"};
-        nap(300);
+        for (int i = 0; i < 1000 && !sleeps(pid); i++)
+                nap(10);
         int r = preflight_scan(&subject, 10000, hear_complaints, &h, NULL);
         end_workload(pid);
         assert_int_equal(r, 0);
