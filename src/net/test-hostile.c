@@ -145,7 +145,7 @@ static void who_says_nothing_is_cut(void **state)
         fixture_accept(f, &f->b, false);
         uint64_t begin = clock_ms();
         expect_down(f, "no answer from 127.0.0.1 to the handshake");
-        assert_true(clock_ms() - begin < 1500);
+        assert_true(clock_ms() - begin < 1900); /* 2000 is the limit of all others */
         (void)close(fd);
 }
 
