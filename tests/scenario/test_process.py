@@ -139,8 +139,10 @@ def test_what_the_target_lacks_is_named(trees):
     assert any(f"pid {child} is taken by 'sleep'" in reason for reason in found["pids"]), found
     assert trees.migrate("alpha", f"pid/{pid}", "beta", check=False).returncode == 3
     beta.run("kill", str(child))
-    trees.migrate("alpha", f"pid/{pid}", "beta", "--copy-files")
+    eventually(lambda: beta.run("kill", "-0", str(child), check=False).returncode, what="its end")
+    report = trees.migrate("alpha", f"pid/{pid}", "beta", "--copy-files")
     assert beta.run("cat", "/opt/own/data").stdout == "one\n" and len(members(trees, "beta")) == 3
+    assert trees.result("beta", report["id"])["result"] == "done"
     assert beta.run("ls", "-A", "/opt/own").stdout.split() == ["data", "family"]
 
 

@@ -21,7 +21,7 @@
 
 #define PASSES_MAX 200
 #define NAP_NS 5000000L
-#define REMOVE_TRIES 200
+#define REMOVE_TRIES 800 /* 4 s */
 
 /* ------------------------------------------------------------------------------------------------------ where it is */
 
@@ -184,7 +184,7 @@ int process_cgroup_enter(pid_t root, const char *to, struct error *err)
                          (int)root);
 }
 
-/* A directory stays busy for a moment after its last task. */
+/* A directory stays busy for a moment after its last task, and as long as the keeper of its terminal. */
 static int remove_soon(const char *directory, struct error *err)
 {
         for (int attempt = 0;; attempt++) {
