@@ -194,8 +194,10 @@ struct hauler {
         /* Let the held copy go (ok) or refuse it. */
         int (*restore_verdict)(struct hauler_restore *r, bool ok);
 
-        /* Are the tasks and the runtime's monitor alive and really running? 1 yes, 0 no, -ESRCH: none is there. */
+        /* Are the tasks and the runtime's monitor alive and really running? 1 yes, 0 no. */
         int (*alive)(struct workload *w, struct error *err);
+        /* Of a copy that came to life: whether none of its tasks is left. False when that cannot be told. */
+        bool (*gone)(const struct workload *w);
 
         /*
          * A copy that did not get through after the verdict: make sure that nothing of it lives, then say whether one

@@ -99,7 +99,7 @@ struct alive_wait {
         struct session *session;
         bool restored; /* the restore program let its tasks go and ended well */
         uint64_t next_ms;
-        int alive;
+        bool gone;
 };
 
 static bool seen_alive(void *context)
@@ -108,9 +108,13 @@ static bool seen_alive(void *context)
 
         if (clock_ms() < w->next_ms)
                 return false;
-        w->alive = came_through(w->session) ? w->session->hauler->alive(&w->session->workload, NULL) : 0;
         w->next_ms = clock_ms() + ALIVE_POLL_MS;
-        return w->alive > 0 || (w->restored && w->alive == -ESRCH);
+        if (!came_through(w->session))
+                return false;
+        if (w->session->hauler->alive(&w->session->workload, NULL) > 0)
+                return true;
+        w->gone = w->restored && w->session->hauler->gone(&w->session->workload);
+        return w->gone;
 }
 
 /*
@@ -131,7 +135,7 @@ static bool is_alive(struct target_side *x, struct error *err)
         w.restored = x->restore != NULL;
         if (session_wait(s, WAIT_THROUGH, seen_alive, &w, ALIVE_TIMEOUT_MS, "the restored tasks", err) < 0)
                 return false;
-        if (w.alive < 0)
+        if (w.gone)
                 session_log(s, "warning", "it ran here, and has ended since");
         return true;
 }

@@ -29,15 +29,6 @@ static bool frozen(const char *name, json_t *cgroups)
         return lxc_cgroup_frozen(freezer, v2) != 0;
 }
 
-static bool is_empty(const char *name)
-{
-        struct pid_list tasks = {0};
-
-        const int r = lxc_cgroup_tasks(name, &tasks);
-        free(tasks.pids);
-        return r == 0 && tasks.n == 0;
-}
-
 int lxc_alive(struct workload *w, struct error *err)
 {
         json_t *answer;
@@ -48,8 +39,6 @@ int lxc_alive(struct workload *w, struct error *err)
         bool running = strcmp(json_text(answer, "state"), "running") == 0;
         pid_t pid = (pid_t)json_integer_value(json_object_get(answer, "init_pid"));
         json_decref(answer);
-        if (!running && is_empty(w->id))
-                return error_set(err, ESRCH, "none of its tasks is there");
         if (!running || pid <= 0 || !proc_status_runs(pid))
                 return 0;
 
@@ -65,6 +54,15 @@ int lxc_alive(struct workload *w, struct error *err)
                 return 0;
         w->init_pid = pid;
         return 1;
+}
+
+bool lxc_gone(const struct workload *w)
+{
+        struct pid_list tasks = {0};
+
+        const int r = lxc_cgroup_tasks(w->id, &tasks);
+        free(tasks.pids);
+        return r == 0 && tasks.n == 0;
 }
 
 static int list_payload(struct pid_list *ret, void *context)

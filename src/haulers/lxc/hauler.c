@@ -42,6 +42,7 @@ const struct hauler lxc_hauler = {
         .publish = lxc_publish,
         .restore_verdict = lxc_restore_verdict,
         .alive = lxc_alive,
+        .gone = lxc_gone,
         .put_down = lxc_put_down,
         .discard = lxc_discard,
         .restore_free = lxc_restore_free,

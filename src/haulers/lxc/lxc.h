@@ -156,6 +156,7 @@ void lxc_restore_free(struct hauler_restore *r);
 int lxc_ports(struct workload *w, struct hauler_port *ret, size_t max, struct error *err);
 int lxc_publish(struct workload *w, struct error *err);
 int lxc_alive(struct workload *w, struct error *err);
+bool lxc_gone(const struct workload *w);
 int lxc_put_down(struct workload *w, const char *images, struct error *err);
 int lxc_stop(struct loop *loop, struct workload *w, unsigned limit_s, hauler_changed_fn done, void *context,
              struct hauler_change **ret, struct error *err);

@@ -27,6 +27,7 @@ const struct hauler process_hauler = {
         .publish = process_publish,
         .restore_verdict = process_restore_verdict,
         .alive = process_alive,
+        .gone = process_gone,
         .put_down = process_put_down,
         .arrived = process_arrived,
         .keep = process_keep,

@@ -197,6 +197,7 @@ int process_restore(struct loop *loop, struct workload *w, const char *images, c
 int process_publish(struct workload *w, struct error *err);
 int process_restore_verdict(struct hauler_restore *r, bool ok);
 int process_alive(struct workload *w, struct error *err);
+bool process_gone(const struct workload *w);
 int process_put_down(struct workload *w, const char *images, struct error *err);
 int process_arrived(struct workload *w, struct error *err);
 int process_keep(const char *what, const char *name, struct error *err);

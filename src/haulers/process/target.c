@@ -55,16 +55,6 @@ int process_publish(struct workload *w, struct error *err)
                        : 0;
 }
 
-/* No task is in the cgroup of the tree. */
-static bool is_empty(const char *home)
-{
-        struct pid_list tasks = {0};
-
-        const int r = cgroup_add_tasks(&tasks, home);
-        free(tasks.pids);
-        return r == 0 && tasks.n == 0;
-}
-
 int process_alive(struct workload *w, struct error *err)
 {
         const struct process_private *p = w->private_data;
@@ -75,8 +65,22 @@ int process_alive(struct workload *w, struct error *err)
         if (r < 0)
                 return r;
         if (process_cgroup_of(w->init_pid, &cgroup, &v2, NULL) < 0 || strcmp(cgroup, home) != 0)
-                return is_empty(home) ? error_set(err, ESRCH, "none of its tasks is there") : 0;
+                return 0;
         return proc_status_runs(w->init_pid) && !process_cgroup_frozen(home, v2);
+}
+
+bool process_gone(const struct workload *w)
+{
+        const struct process_private *p = w->private_data;
+        struct pid_list tasks = {0};
+        AUTO_FREE char *home = NULL;
+        bool v2;
+
+        if (process_home(p->pid, p->token, &home, &v2, NULL) < 0)
+                return false;
+        const int r = cgroup_add_tasks(&tasks, home);
+        free(tasks.pids);
+        return r == 0 && tasks.n == 0;
 }
 
 static int list_home(struct pid_list *ret, void *context)
