@@ -14,13 +14,13 @@ _Static_assert(RUN_TABLE_BYTES + (uint64_t)PAGE_BATCH_MAX * PAGE_BYTES <= BULK_M
                "a batch of pages fits into a slot");
 
 /*
- * pages --image_sender_files()--> files (NAME, DATA…)* --> end mark --> draining --link idle--> on_sent
- * Each step needs a slot of the link; without one it waits for image_sender_writable().
+ * pages --image_sender_files()--> files (NAME, DATA…)* --> end mark --> draining --bundle idle--> on_sent
+ * Each step needs a slot of a link; without one it waits for image_sender_writable().
  */
 enum phase { PHASE_PAGES, PHASE_FILES, PHASE_END, PHASE_DRAINING, PHASE_OVER };
 
 struct image_sender {
-        struct link *link;
+        struct bundle *bundle;
         bool checked;
         struct dedup *dedup; /* NULL: all pages are sent with their contents */
         void *slot;          /* reserved, not yet committed */
@@ -42,13 +42,13 @@ struct image_sender {
         void *on_sent_context;
 };
 
-int image_sender_new(struct link *link, bool checked, struct image_sender **ret)
+int image_sender_new(struct bundle *bundle, bool checked, struct image_sender **ret)
 {
         struct image_sender *s = calloc(1, sizeof(*s));
 
         if (!s)
                 return -ENOMEM;
-        *s = (struct image_sender){.link = link, .checked = checked, .images_fd = -1, .file = -1};
+        *s = (struct image_sender){.bundle = bundle, .checked = checked, .images_fd = -1, .file = -1};
         *ret = s;
         return 0;
 }
@@ -79,14 +79,14 @@ void image_sender_free(struct image_sender *sender)
 
 void image_sender_detach(struct image_sender *sender)
 {
-        sender->link = NULL;
+        sender->bundle = NULL;
         sender->slot = NULL;
         sender->filling.n_runs = sender->filling.n_pages = 0;
 }
 
 static int send_slot(struct image_sender *s, const struct bulk_frame *frame)
 {
-        int r = s->link ? link_bulk_commit(s->link, frame) : -ENOTCONN;
+        int r = s->bundle ? bundle_commit(s->bundle, frame) : -ENOTCONN;
 
         if (r < 0)
                 return r;
@@ -106,7 +106,7 @@ static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, ui
                 .count = n_pages,
         };
 
-        if (!s->link)
+        if (!s->bundle)
                 return -ENOTCONN;
         if (!s->slot || n_pages == 0 || n_pages > PAGE_BATCH_MAX || n_runs == 0 || n_runs > RUNS_PER_TABLE)
                 return -EINVAL;
@@ -127,7 +127,7 @@ static int send_pages(struct image_sender *s, uint64_t image, uint32_t flags, ui
 
 int image_sender_flush(struct image_sender *s)
 {
-        if (!s->link)
+        if (!s->bundle)
                 return -ENOTCONN;
         if (s->filling.n_runs == 0)
                 return 0;
@@ -142,7 +142,7 @@ static int get_slot(struct image_sender *s)
 {
         int r = image_sender_flush(s);
 
-        return r < 0 || s->slot ? r : link_bulk_reserve(s->link, &s->slot);
+        return r < 0 || s->slot ? r : bundle_reserve(s->bundle, &s->slot);
 }
 
 /* -- what CRIU dumps -------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ int image_sender_batch_commit(const struct page_batch *batch, void *sender)
 {
         struct image_sender *s = sender;
 
-        if (!s->link)
+        if (!s->bundle)
                 return -ENOTCONN;
         if (!s->slot || batch->n_pages > PAGE_BATCH_MAX - s->filling.n_pages)
                 return -EINVAL;
@@ -248,7 +248,7 @@ int image_sender_left(struct image_sender *sender, uint64_t image, uint32_t n_ru
 
 bool image_sender_idle(const struct image_sender *sender)
 {
-        return sender->link && link_bulk_idle(sender->link);
+        return sender->bundle && bundle_idle(sender->bundle);
 }
 
 /* -- image files -----------------------------------------------------------------------------------------------------
@@ -385,14 +385,14 @@ static void report(struct image_sender *s, int result)
 
 void image_sender_writable(struct image_sender *sender)
 {
-        if (sender->phase == PHASE_PAGES || sender->phase == PHASE_OVER || !sender->link)
+        if (sender->phase == PHASE_PAGES || sender->phase == PHASE_OVER || !sender->bundle)
                 return;
         int r = send_more(sender);
         if (r == -EAGAIN)
                 return;
         if (r < 0)
                 report(sender, r);
-        else if (link_bulk_idle(sender->link))
+        else if (bundle_idle(sender->bundle))
                 report(sender, 0);
 }
 

@@ -3,12 +3,13 @@
 
 #include "criu/page_server.h"
 #include "criu/pagemap_image.h"
-#include "wire/link.h"
+#include "wire/bundle.h"
 
 /*
- * CRIU's state on its way between hosts: bulk frames on one bulk link. Order: rounds of pages while the workload runs,
- * each begun by BULK_ROUND, and BULK_LAST after them (neither, where there are none); then, of the frozen workload, any
- * mixture of page frames and image files; then BULK_END. The receiver writes into an image directory (a private tmpfs).
+ * CRIU's state on its way between hosts: bulk frames on a bundle of bulk links, in one order (wire/bundle.h):
+ * rounds of pages while the workload runs, each begun by BULK_ROUND, and BULK_LAST after them (neither, where there are
+ * none); then, of the frozen workload, any mixture of page frames and image files; then BULK_END. The receiver writes
+ * into an image directory (a private tmpfs).
  *
  *   BULK_ROUND       object = its number, from 1 without gaps. In it nothing but BULK_PAGES and BULK_PIECES of tasks,
  *                    whose images are not opened. A page that came before is replaced
@@ -74,18 +75,18 @@ enum bulk_type {
 bool image_name_is_valid(const char *name);
 bool image_name_is_pages(const char *name);
 
-/* Sender: a page sink on a link, and image files after it. One link, one sender. One thread, that of the link. */
+/* Sender: a page sink on a bundle, and image files after it. One bundle, one sender. One thread, that of its links. */
 struct image_sender;
 /* `checked`: pages bear a digest. */
-int image_sender_new(struct link *link, bool checked, struct image_sender **ret);
+int image_sender_new(struct bundle *bundle, bool checked, struct image_sender **ret);
 /* Leave out what the target has already (dedup.h), which has to know BULK_PIECES; `places` as there. Needs `checked`,
  * before the first page. */
 int image_sender_dedup(struct image_sender *sender, size_t places);
 /* Bytes of pages that were not sent because of that. */
 void image_sender_saved(const struct image_sender *sender, uint64_t *ret_zero, uint64_t *ret_same);
-/* Before the link is freed or after, it does not matter: nothing is sent. */
+/* Before the bundle is freed or after, it does not matter: nothing is sent. */
 void image_sender_free(struct image_sender *sender);
-/* The link was lost and is freed: from now on all that would be sent is -ENOTCONN. on_sent does not come any more. */
+/* The bundle was lost and is freed: from now on all that would be sent is -ENOTCONN. on_sent does not come any more. */
 void image_sender_detach(struct image_sender *sender);
 DEFINE_CLEANUP(struct image_sender, image_sender_free)
 
@@ -142,7 +143,7 @@ void page_piece_put(uint8_t to[static PIECE_BYTES], const struct page_piece *pie
 bool page_piece_get(const uint8_t from[static PIECE_BYTES], struct page_piece *ret);
 
 /*
- * Rounds, and what was kept. Each call is one frame, or -EAGAIN when the link has no room: its owner hears when it has.
+ * Rounds, and what was kept. Each call is one frame, or -EAGAIN when it has no room: its owner hears when it has.
  * image_sender_reserve() gives the BULK_MAX bytes that image_sender_pages() or _kept() then sends, filled by the
  * caller.
  */
@@ -153,7 +154,7 @@ int image_sender_pages(struct image_sender *sender, uint64_t image, uint32_t n_r
 int image_sender_last(struct image_sender *sender);
 int image_sender_kept(struct image_sender *sender, uint64_t image, uint32_t n_runs);
 int image_sender_left(struct image_sender *sender, uint64_t image, uint32_t n_runs);
-/* Whether all that was sent is in the kernel's hands; false without a link. */
+/* Whether all that was sent is in the kernel's hands; false without a bundle. */
 bool image_sender_idle(const struct image_sender *sender);
 
 /*

@@ -24,7 +24,7 @@ struct queue {
 struct page_giver {
         page_read_fn read;
         void *context;
-        struct link *link;
+        struct bundle *bundle;
         struct queue urgent, others;
         uint64_t urgent_bytes, other_bytes;
 };
@@ -46,10 +46,10 @@ void page_giver_free(struct page_giver *giver)
         free(giver);
 }
 
-void page_giver_link(struct page_giver *giver, struct link *link)
+void page_giver_link(struct page_giver *giver, struct bundle *bundle)
 {
-        giver->link = link;
-        if (!link)
+        giver->bundle = bundle;
+        if (!bundle)
                 giver->urgent.n = giver->others.n = 0;
 }
 
@@ -144,15 +144,15 @@ static int send_pages(struct page_giver *g, bool urgent, uint64_t image, const s
                 done += span.n_pages;
         }
         page_digest(slot, pages, slot + DIGEST_AT);
-        return link_bulk_commit(g->link, &frame);
+        return bundle_commit(g->bundle, &frame);
 }
 
 /* The tasks are frozen: what cannot be read now never can. */
 static int send_gone(struct page_giver *g, uint64_t image, uint64_t vaddr, uint32_t pages, uint8_t *slot)
 {
         page_span_put(slot, &(struct page_span){.vaddr = vaddr, .n_pages = pages});
-        return link_bulk_commit(
-                g->link,
+        return bundle_commit(
+                g->bundle,
                 &(struct bulk_frame){.type = BULK_PAGES_GONE, .size = RUN_BYTES, .object = image, .offset = 1});
 }
 
@@ -164,7 +164,7 @@ static int give_some(struct page_giver *g, bool urgent)
         uint32_t pages;
         void *slot;
 
-        int r = link_bulk_reserve(g->link, &slot);
+        int r = bundle_reserve(g->bundle, &slot);
         if (r < 0)
                 return r;
         const uint32_t n_spans = take_spans(q, spans, &pages);
@@ -185,7 +185,7 @@ int page_giver_give(struct page_giver *giver, struct error *err)
 {
         int r = 0;
 
-        while (r == 0 && giver->link && (giver->urgent.n || giver->others.n))
+        while (r == 0 && giver->bundle && (giver->urgent.n || giver->others.n))
                 r = give_some(giver, giver->urgent.n != 0);
         return r < 0 && r != -EAGAIN ? error_errno(err, -r, "cannot send pages") : 0;
 }

@@ -11,7 +11,7 @@
 
 /*
  * Post-copy, on the source: answers BULK_WANTED (image_stream.h) with pages, those first that a task waits for. It
- * knows nothing of what was sent before: whoever has lost a link asks again. One thread, that of the link.
+ * knows nothing of what was sent before: whoever has lost a link asks again. One thread, that of the links.
  */
 struct page_giver;
 
@@ -25,7 +25,7 @@ DEFINE_CLEANUP(struct page_giver, page_giver_free)
 
 /* The link, once it is open; none: it was lost, and what was wanted on it is forgotten. Between the two frames may
  * come. */
-void page_giver_link(struct page_giver *giver, struct link *link);
+void page_giver_link(struct page_giver *giver, struct bundle *bundle);
 
 /* A frame of the target. -EBADMSG for one that cannot be. */
 int page_giver_wanted(struct page_giver *giver, const struct bulk_frame *frame, const void *data, struct error *err);

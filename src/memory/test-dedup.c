@@ -28,7 +28,7 @@
 #define PAGES 600U
 #define PLACES 256U
 
-struct link {
+struct bundle {
         struct bulk_frame latest;
         uint8_t *slot;
         uint64_t bytes; /* that crossed it */
@@ -38,30 +38,30 @@ struct link {
         struct error err;
 };
 
-int link_bulk_reserve(struct link *link, void **ret_data)
+int bundle_reserve(struct bundle *bundle, void **ret_data)
 {
-        *ret_data = link->slot;
+        *ret_data = bundle->slot;
         return 0;
 }
 
-int link_bulk_commit(struct link *link, const struct bulk_frame *frame)
+int bundle_commit(struct bundle *bundle, const struct bulk_frame *frame)
 {
-        link->latest = *frame;
-        link->bytes += frame->size;
-        error_clear(&link->err);
-        if (!link->hold)
-                link->result = image_receiver_frame(link->receiver, frame, link->slot, &link->err);
+        bundle->latest = *frame;
+        bundle->bytes += frame->size;
+        error_clear(&bundle->err);
+        if (!bundle->hold)
+                bundle->result = image_receiver_frame(bundle->receiver, frame, bundle->slot, &bundle->err);
         return 0;
 }
 
-bool link_bulk_idle(const struct link *link)
+bool bundle_idle(const struct bundle *bundle)
 {
-        (void)link;
+        (void)bundle;
         return true;
 }
 
 struct story {
-        struct link link;
+        struct bundle bundle;
         struct image_sender *sender;
         char directory[32];
         int fd;
@@ -77,17 +77,17 @@ static int setup(void **state)
         if (!s)
                 return -1;
         s->seed = 1;
-        s->link.slot = malloc(BULK_MAX);
+        s->bundle.slot = malloc(BULK_MAX);
         s->memory[0] = calloc(PAGES, PAGE_BYTES);
         s->memory[1] = calloc(PAGES, PAGE_BYTES);
         (void)snprintf(s->directory, sizeof(s->directory), "/tmp/dedup-XXXXXX");
-        if (!s->link.slot || !s->memory[0] || !s->memory[1] || !mkdtemp(s->directory))
+        if (!s->bundle.slot || !s->memory[0] || !s->memory[1] || !mkdtemp(s->directory))
                 return -1;
         s->fd = open(s->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         *state = s;
-        if (image_sender_new(&s->link, true, &s->sender) < 0 || image_sender_dedup(s->sender, PLACES) < 0)
+        if (image_sender_new(&s->bundle, true, &s->sender) < 0 || image_sender_dedup(s->sender, PLACES) < 0)
                 return -1;
-        return image_receiver_new(s->fd, 64U << 20, &s->link.receiver);
+        return image_receiver_new(s->fd, 64U << 20, &s->bundle.receiver);
 }
 
 static int teardown(void **state)
@@ -95,8 +95,8 @@ static int teardown(void **state)
         struct story *s = *state;
 
         image_sender_free(s->sender);
-        image_receiver_free(s->link.receiver);
-        free(s->link.slot);
+        image_receiver_free(s->bundle.receiver);
+        free(s->bundle.slot);
         free(s->memory[0]);
         free(s->memory[1]);
         (void)close(s->fd);
@@ -151,20 +151,20 @@ static void send_pages(struct story *s, uint64_t image, uint32_t first, uint32_t
         memcpy(slot + RUN_TABLE_BYTES, page_of(s, image, first), (size_t)n * PAGE_BYTES);
         memset(&s->present[image == B][first], 1, n);
         assert_int_equal(image_sender_pages(s->sender, image, 1, n), 0);
-        if (s->link.result < 0)
-                fail_msg("%s", s->link.err.text);
+        if (s->bundle.result < 0)
+                fail_msg("%s", s->bundle.err.text);
 }
 
 static void begin_round(struct story *s)
 {
         assert_int_equal(image_sender_round(s->sender, image_sender_rounds(s->sender) + 1), 0);
-        assert_int_equal(s->link.result, 0);
+        assert_int_equal(s->bundle.result, 0);
 }
 
 /* Nobody else uses it at the time. */
 static struct pagemap_writer *writer_of(const struct story *s)
 {
-        return (struct pagemap_writer *)image_receiver_writer(s->link.receiver);
+        return (struct pagemap_writer *)image_receiver_writer(s->bundle.receiver);
 }
 
 static void expect_all(struct story *s)
@@ -276,7 +276,7 @@ static void test_zeros_take_no_bytes(void **state)
         begin_round(s);
         for (uint32_t i = 0; i < 500; i += 250)
                 send_pages(s, A, i, 250);
-        assert_int_equal(s->link.bytes, 2 * PIECE_TABLE_BYTES(1));
+        assert_int_equal(s->bundle.bytes, 2 * PIECE_TABLE_BYTES(1));
         image_sender_saved(s->sender, &zero, &same);
         assert_int_equal(zero, 500 * PAGE_BYTES);
         assert_int_equal(same, 0);
@@ -289,7 +289,7 @@ static void test_zeros_take_no_bytes(void **state)
         write_page(s, A, 7, 0);
         send_pages(s, A, 7, 1);
         expect_all(s);
-        assert_int_equal(image_receiver_pages(s->link.receiver), 502);
+        assert_int_equal(image_receiver_pages(s->bundle.receiver), 502);
 }
 
 static void test_equal_pages_are_sent_once(void **state)
@@ -303,21 +303,21 @@ static void test_equal_pages_are_sent_once(void **state)
         }
         begin_round(s);
         send_pages(s, A, 0, 200);
-        assert_int_equal(s->link.latest.type, BULK_PAGES);
-        const uint64_t before = s->link.bytes;
+        assert_int_equal(s->bundle.latest.type, BULK_PAGES);
+        const uint64_t before = s->bundle.bytes;
         send_pages(s, B, 0, 200);
-        assert_int_equal(s->link.latest.type, BULK_PIECES);
-        assert_int_equal(s->link.bytes - before, PIECE_TABLE_BYTES(1));
+        assert_int_equal(s->bundle.latest.type, BULK_PIECES);
+        assert_int_equal(s->bundle.bytes - before, PIECE_TABLE_BYTES(1));
         expect_all(s);
         /* Written with what is there already. */
         begin_round(s);
         send_pages(s, A, 10, 20);
-        assert_int_equal(s->link.latest.size, PIECE_TABLE_BYTES(1));
+        assert_int_equal(s->bundle.latest.size, PIECE_TABLE_BYTES(1));
         /* What was equal is not any more; that is known in the next frame. */
         write_page(s, A, 50, 1000);
         send_pages(s, A, 50, 1);
         send_pages(s, B, 50, 1);
-        assert_int_equal(s->link.latest.type, BULK_PAGES);
+        assert_int_equal(s->bundle.latest.type, BULK_PAGES);
         expect_all(s);
         image_sender_saved(s->sender, &zero, &same);
         assert_int_equal(zero, 0);
@@ -334,7 +334,7 @@ static void test_pieces_as_small_as_they_get(void **state)
                         write_page(s, A, i, (i + offset) % 2 ? 7000 * (offset + 1) + i : 0);
                 begin_round(s);
                 send_pages(s, A, 0, PAGE_BATCH_MAX);
-                assert_int_equal(s->link.latest.offset, PAGE_BATCH_MAX);
+                assert_int_equal(s->bundle.latest.offset, PAGE_BATCH_MAX);
                 expect_all(s);
         }
 }
@@ -354,8 +354,8 @@ static void test_a_large_table_in_front_of_all_contents(void **state)
                 memcpy(slot + RUN_TABLE_BYTES + (size_t)i * PAGE_BYTES, page_of(s, A, 2 * i), PAGE_BYTES);
         }
         assert_int_equal(image_sender_pages(s->sender, A, PAGE_BATCH_MAX, PAGE_BATCH_MAX), 0);
-        assert_int_equal(s->link.result, 0);
-        assert_int_equal(s->link.latest.size, BULK_MAX);
+        assert_int_equal(s->bundle.result, 0);
+        assert_int_equal(s->bundle.latest.size, BULK_MAX);
         expect_all(s);
 }
 
@@ -414,7 +414,7 @@ static void test_it_is_for_checked_frames_from_the_beginning(void **state)
         struct story *s = *state;
         CLEANUP(image_sender_free_ptr) struct image_sender *unchecked = NULL;
 
-        assert_int_equal(image_sender_new(&s->link, false, &unchecked), 0);
+        assert_int_equal(image_sender_new(&s->bundle, false, &unchecked), 0);
         assert_int_equal(image_sender_dedup(unchecked, PLACES), -EINVAL);
         assert_int_equal(image_sender_dedup(s->sender, PLACES), -EINVAL); /* it does so already */
 }
@@ -454,18 +454,18 @@ static int deliver(struct story *s, const struct lie *lie)
                                    .count = lie->count};
 
         while (frame.offset < 3 && lie->pieces[frame.offset].vaddr) {
-                page_piece_put(s->link.slot + frame.offset * PIECE_BYTES, &lie->pieces[frame.offset]);
+                page_piece_put(s->bundle.slot + frame.offset * PIECE_BYTES, &lie->pieces[frame.offset]);
                 frame.offset++;
         }
         const size_t table = PIECE_TABLE_BYTES(frame.offset), room = PIECE_TABLE_ROOM(frame.offset);
         frame.size = (uint32_t)(lie->contents ? room + (size_t)lie->contents * PAGE_BYTES : table);
-        memset(s->link.slot + room, 0x77, (size_t)lie->contents * PAGE_BYTES);
+        memset(s->bundle.slot + room, 0x77, (size_t)lie->contents * PAGE_BYTES);
         assert_int_equal(page_hash_new(&hash), 0);
         page_hash_begin(hash);
-        page_hash_add(hash, s->link.slot + room, lie->contents);
-        page_hash_end(hash, s->link.slot, table - DIGEST_BYTES, s->link.slot + table - DIGEST_BYTES);
-        error_clear(&s->link.err);
-        return image_receiver_frame(s->link.receiver, &frame, s->link.slot, &s->link.err);
+        page_hash_add(hash, s->bundle.slot + room, lie->contents);
+        page_hash_end(hash, s->bundle.slot, table - DIGEST_BYTES, s->bundle.slot + table - DIGEST_BYTES);
+        error_clear(&s->bundle.err);
+        return image_receiver_frame(s->bundle.receiver, &frame, s->bundle.slot, &s->bundle.err);
 }
 
 #define CONTENTS(page, n)                                                                                              \
@@ -528,8 +528,8 @@ static void test_lies_are_refused(void **state)
                 struct story *s = new_story();
                 begin_lies(s);
                 const int r = deliver(s, &lies[i]);
-                if (r != -EBADMSG || s->link.err.text[0] == '\0')
-                        fail_msg("%s: %d, %s", lies[i].what, r, s->link.err.text);
+                if (r != -EBADMSG || s->bundle.err.text[0] == '\0')
+                        fail_msg("%s: %d, %s", lies[i].what, r, s->bundle.err.text);
                 end_story(s);
         }
 }
@@ -548,9 +548,9 @@ static void test_what_is_true_is_taken(void **state)
         for (size_t i = 0; i < sizeof(truths) / sizeof(truths[0]); i++) {
                 const int r = deliver(s, &truths[i]);
                 if (r != 0)
-                        fail_msg("%s: %d, %s", truths[i].what, r, s->link.err.text);
+                        fail_msg("%s: %d, %s", truths[i].what, r, s->bundle.err.text);
         }
-        assert_int_equal(image_receiver_pages(s->link.receiver), 18);
+        assert_int_equal(image_receiver_pages(s->bundle.receiver), 18);
 }
 
 static void test_frames_of_other_sizes(void **state)
@@ -562,11 +562,12 @@ static void test_frames_of_other_sizes(void **state)
         for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
                 struct story *s = new_story();
                 begin_round(s);
-                s->link.hold = true;
+                s->bundle.hold = true;
                 send_pages(s, A, 0, 4);
-                struct bulk_frame frame = s->link.latest;
+                struct bulk_frame frame = s->bundle.latest;
                 frame.size = (uint32_t)((int)frame.size + changes[i]);
-                assert_int_equal(image_receiver_frame(s->link.receiver, &frame, s->link.slot, &s->link.err), -EBADMSG);
+                assert_int_equal(image_receiver_frame(s->bundle.receiver, &frame, s->bundle.slot, &s->bundle.err),
+                                 -EBADMSG);
                 end_story(s);
         }
 }
@@ -580,12 +581,13 @@ static void test_every_changed_byte_of_the_table_is_noticed(void **state)
                 begin_lies(s);
                 begin_round(s);
                 memcpy(page_of(s, A, 20), page_of(s, A, 3), PAGE_BYTES);
-                s->link.hold = true;
+                s->bundle.hold = true;
                 send_pages(s, A, 20, 2); /* one as another, one of zeros */
-                assert_int_equal(s->link.latest.size, PIECE_TABLE_BYTES(2));
-                s->link.slot[i] ^= 1;
-                assert_int_equal(image_receiver_frame(s->link.receiver, &s->link.latest, s->link.slot, &s->link.err),
-                                 -EBADMSG);
+                assert_int_equal(s->bundle.latest.size, PIECE_TABLE_BYTES(2));
+                s->bundle.slot[i] ^= 1;
+                assert_int_equal(
+                        image_receiver_frame(s->bundle.receiver, &s->bundle.latest, s->bundle.slot, &s->bundle.err),
+                        -EBADMSG);
                 end_story(s);
         }
 }
@@ -620,7 +622,7 @@ static void test_tables_of_noise(void **state)
                         else if (r == -EBADMSG)
                                 refused++;
                         else
-                                fail_msg("%d: %s", r, s->link.err.text);
+                                fail_msg("%d: %s", r, s->bundle.err.text);
                         if (r < 0)
                                 break; /* from then on all is refused */
                 }
@@ -635,16 +637,16 @@ static void test_digests_that_are_due(void **state)
         CLEANUP(image_sender_free_ptr) struct image_sender *unchecked = NULL;
         uint8_t *slot;
 
-        image_receiver_expect_checked(s->link.receiver);
+        image_receiver_expect_checked(s->bundle.receiver);
         begin_round(s);
         write_page(s, A, 0, 1);
         send_pages(s, A, 0, 1);
-        assert_int_equal(image_sender_new(&s->link, false, &unchecked), 0);
+        assert_int_equal(image_sender_new(&s->bundle, false, &unchecked), 0);
         assert_int_equal(image_sender_reserve(unchecked, &slot), 0);
         page_span_put(slot, &(struct page_span){address(1), 1});
         assert_int_equal(image_sender_pages(unchecked, A, 1, 1), 0);
-        assert_int_equal(s->link.result, -EBADMSG);
-        assert_string_equal(s->link.err.text, "pages without a digest");
+        assert_int_equal(s->bundle.result, -EBADMSG);
+        assert_string_equal(s->bundle.err.text, "pages without a digest");
 }
 
 /* Zeros and copies cost no bytes, but room. */
@@ -652,15 +654,15 @@ static void test_no_more_is_stored_than_was_told(void **state)
 {
         struct story *s = *state;
         CLEANUP(image_receiver_free_ptr) struct image_receiver *small = NULL;
-        struct image_receiver *large = s->link.receiver;
+        struct image_receiver *large = s->bundle.receiver;
 
         assert_int_equal(image_receiver_new(s->fd, 300U * PAGE_BYTES, &small), 0);
-        s->link.receiver = small;
+        s->bundle.receiver = small;
         begin_round(s);
         send_pages(s, A, 0, PAGE_BATCH_MAX);
         const struct lie too_much = {"", {ZEROS(1000, PAGE_BATCH_MAX)}, PAGE_BATCH_MAX, 0, 0};
         assert_int_equal(deliver(s, &too_much), -EFBIG);
-        s->link.receiver = large;
+        s->bundle.receiver = large;
 }
 
 int main(void)

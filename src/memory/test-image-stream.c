@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * State from a sender to a receiver through a link of our own making: the link_bulk_* functions below are it. It has
+ * State from a sender to a receiver through a link of our own making: the bundle_* functions below are it. It has
  * few slots, and forgets nothing, so that what was sent can also be falsified on the way.
  */
 
@@ -27,7 +27,7 @@
 #define FRAMES_MAX 256
 #define SLOTS 2
 
-struct link {
+struct bundle {
         struct bulk_frame frames[FRAMES_MAX];
         uint8_t *data[FRAMES_MAX];
         size_t n, delivered;
@@ -35,40 +35,40 @@ struct link {
         bool down;
 };
 
-int link_bulk_reserve(struct link *link, void **ret_data)
+int bundle_reserve(struct bundle *bundle, void **ret_data)
 {
-        if (link->down)
+        if (bundle->down)
                 return -ENOTCONN;
-        if (link->n - link->delivered >= SLOTS)
+        if (bundle->n - bundle->delivered >= SLOTS)
                 return -EAGAIN;
-        assert_null(link->reserved);
-        assert_true(link->n < FRAMES_MAX);
-        link->reserved = malloc(BULK_MAX);
-        assert_non_null(link->reserved);
-        *ret_data = link->reserved;
+        assert_null(bundle->reserved);
+        assert_true(bundle->n < FRAMES_MAX);
+        bundle->reserved = malloc(BULK_MAX);
+        assert_non_null(bundle->reserved);
+        *ret_data = bundle->reserved;
         return 0;
 }
 
-int link_bulk_commit(struct link *link, const struct bulk_frame *frame)
+int bundle_commit(struct bundle *bundle, const struct bulk_frame *frame)
 {
-        if (link->down)
+        if (bundle->down)
                 return -ENOTCONN;
-        assert_non_null(link->reserved);
+        assert_non_null(bundle->reserved);
         assert_true(frame->size <= BULK_MAX);
-        link->frames[link->n] = *frame;
-        link->data[link->n++] = TAKE_PTR(link->reserved);
+        bundle->frames[bundle->n] = *frame;
+        bundle->data[bundle->n++] = TAKE_PTR(bundle->reserved);
         return 0;
 }
 
-bool link_bulk_idle(const struct link *link)
+bool bundle_idle(const struct bundle *bundle)
 {
-        return link->delivered == link->n;
+        return bundle->delivered == bundle->n;
 }
 
 /* ---- the story ---- */
 
 struct story {
-        struct link link;
+        struct bundle bundle;
         struct image_sender *sender;
         struct image_receiver *receiver;
         char from[32], to[32];
@@ -94,7 +94,7 @@ static int setup(void **state)
         s->from_fd = open(s->from, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         s->to_fd = open(s->to, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         *state = s;
-        if (image_sender_new(&s->link, true, &s->sender) < 0)
+        if (image_sender_new(&s->bundle, true, &s->sender) < 0)
                 return -1;
         return image_receiver_new(s->to_fd, 64U << 20, &s->receiver);
 }
@@ -105,9 +105,9 @@ static int teardown(void **state)
 
         image_sender_free(s->sender);
         image_receiver_free(s->receiver);
-        for (size_t i = 0; i < s->link.n; i++)
-                free(s->link.data[i]);
-        free(s->link.reserved);
+        for (size_t i = 0; i < s->bundle.n; i++)
+                free(s->bundle.data[i]);
+        free(s->bundle.reserved);
         (void)close(s->from_fd);
         (void)close(s->to_fd);
         (void)fd_remove_tree(AT_FDCWD, s->from, NULL);
@@ -138,9 +138,9 @@ static int deliver_all(struct story *s)
 {
         int r = 0;
 
-        while (s->link.delivered < s->link.n) {
-                size_t i = s->link.delivered++;
-                r = deliver(s, &s->link.frames[i], s->link.data[i]);
+        while (s->bundle.delivered < s->bundle.n) {
+                size_t i = s->bundle.delivered++;
+                r = deliver(s, &s->bundle.frames[i], s->bundle.data[i]);
                 if (r < 0)
                         return r;
         }
@@ -202,7 +202,7 @@ static void send_everything(struct story *s)
                 send_pages(s, 0x100000 * (i + 1), 100, PE_PRESENT);
         for (unsigned i = 0; i < 600; i++) /* far apart: as many as fit go together */
                 send_pages(s, 0x10000000 + 0x10000 * i, 1, PE_PRESENT);
-        assert_true(s->link.n < 20);
+        assert_true(s->bundle.n < 20);
         assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
         assert_false(s->sent);
         while (!s->sent) {
@@ -242,11 +242,11 @@ static void test_pages_wait_for_more_of_their_kind(void **state)
 
         assert_int_equal(image_sender_open(TASK, s->sender), 0);
         send_pages(s, 0x100000, 1, PE_PRESENT);
-        assert_int_equal(s->link.n, 1);
+        assert_int_equal(s->bundle.n, 1);
         assert_int_equal(image_sender_flush(s->sender), 0);
-        assert_int_equal(s->link.n, 2);
+        assert_int_equal(s->bundle.n, 2);
         assert_int_equal(image_sender_flush(s->sender), 0);
-        assert_int_equal(s->link.n, 2);
+        assert_int_equal(s->bundle.n, 2);
 }
 
 static void test_nothing_is_sent_without_a_link(void **state)
@@ -259,7 +259,7 @@ static void test_nothing_is_sent_without_a_link(void **state)
         /* Lost with a page half there, and with files on their way: the waits for them have to end some other way. */
         assert_int_equal(image_sender_open(TASK, s->sender), 0);
         assert_int_equal(image_sender_batch_reserve(&batch, &memory, s->sender), 0);
-        const size_t before = s->link.n;
+        const size_t before = s->bundle.n;
         image_sender_detach(s->sender);
         assert_int_equal(image_sender_batch_commit(&batch, s->sender), -ENOTCONN);
         assert_int_equal(image_sender_batch_reserve(&batch, &memory, s->sender), -ENOTCONN);
@@ -272,7 +272,7 @@ static void test_nothing_is_sent_without_a_link(void **state)
         assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), -ENOTCONN);
         image_sender_writable(s->sender);
         assert_false(s->sent);
-        assert_int_equal(s->link.n, before);
+        assert_int_equal(s->bundle.n, before);
 }
 
 static void test_lost_while_files_are_sent(void **state)
@@ -281,12 +281,12 @@ static void test_lost_while_files_are_sent(void **state)
 
         write_file(s, "tmpfs-dev-57.tar.gz.img", BIG_BYTES);
         assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
-        const size_t before = s->link.n;
+        const size_t before = s->bundle.n;
         image_sender_detach(s->sender);
         assert_int_equal(deliver_all(s), 0);
         image_sender_writable(s->sender);
         assert_false(s->sent);
-        assert_int_equal(s->link.n, before);
+        assert_int_equal(s->bundle.n, before);
 }
 
 /* ---- the whole way: a dump's pages, through the page server and a link that is always full ---- */
@@ -431,7 +431,7 @@ static void test_a_link_that_goes_down(void **state)
 
         write_file(s, "big.img", BIG_BYTES);
         assert_int_equal(image_sender_files(s->sender, s->from_fd, on_sent, s), 0);
-        s->link.down = true;
+        s->bundle.down = true;
         image_sender_writable(s->sender);
         assert_true(s->sent);
         assert_int_equal(s->sent_result, -ENOTCONN);

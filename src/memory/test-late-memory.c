@@ -20,24 +20,24 @@
 #define N 8U /* pages of each area */
 
 /* The link is not used. */
-struct link;
-int link_bulk_reserve(struct link *link, void **ret_data)
+struct bundle;
+int bundle_reserve(struct bundle *bundle, void **ret_data)
 {
-        (void)link;
+        (void)bundle;
         (void)ret_data;
         return -ENOTCONN;
 }
 
-int link_bulk_commit(struct link *link, const struct bulk_frame *frame)
+int bundle_commit(struct bundle *bundle, const struct bulk_frame *frame)
 {
-        (void)link;
+        (void)bundle;
         (void)frame;
         return -ENOTCONN;
 }
 
-bool link_bulk_idle(const struct link *link)
+bool bundle_idle(const struct bundle *bundle)
 {
-        (void)link;
+        (void)bundle;
         return true;
 }
 

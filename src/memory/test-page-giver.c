@@ -24,41 +24,41 @@
 
 /* ---- the link ---- */
 
-struct link {
+struct bundle {
         struct bulk_frame frames[SLOTS];
         uint8_t *data[SLOTS];
         size_t n;
         uint8_t *reserved;
 };
 
-int link_bulk_reserve(struct link *link, void **ret_data)
+int bundle_reserve(struct bundle *bundle, void **ret_data)
 {
-        if (link->n == SLOTS)
+        if (bundle->n == SLOTS)
                 return -EAGAIN;
-        if (!link->reserved)
-                link->reserved = malloc(BULK_MAX);
-        assert_non_null(link->reserved);
-        *ret_data = link->reserved;
+        if (!bundle->reserved)
+                bundle->reserved = malloc(BULK_MAX);
+        assert_non_null(bundle->reserved);
+        *ret_data = bundle->reserved;
         return 0;
 }
 
-int link_bulk_commit(struct link *link, const struct bulk_frame *frame)
+int bundle_commit(struct bundle *bundle, const struct bulk_frame *frame)
 {
-        assert_non_null(link->reserved);
-        link->frames[link->n] = *frame;
-        link->data[link->n++] = TAKE_PTR(link->reserved);
+        assert_non_null(bundle->reserved);
+        bundle->frames[bundle->n] = *frame;
+        bundle->data[bundle->n++] = TAKE_PTR(bundle->reserved);
         return 0;
 }
 
-bool link_bulk_idle(const struct link *link)
+bool bundle_idle(const struct bundle *bundle)
 {
-        return link->n == 0;
+        return bundle->n == 0;
 }
 
 /* ---- a story ---- */
 
 struct story {
-        struct link link;
+        struct bundle bundle;
         struct late_memory *late;
         struct page_giver *giver;
         uint8_t *memory;
@@ -85,15 +85,15 @@ static int setup(void **state)
         if (late_memory_new(self, &s->late, &err) < 0 || late_memory_watch(s->late, &self, 1, &err) < 0 ||
             page_giver_new(late_memory_read, s->late, &s->giver) < 0)
                 return -1;
-        page_giver_link(s->giver, &s->link);
+        page_giver_link(s->giver, &s->bundle);
         *state = s;
         return 0;
 }
 
 static void forget_frames(struct story *s)
 {
-        while (s->link.n)
-                free(s->link.data[--s->link.n]);
+        while (s->bundle.n)
+                free(s->bundle.data[--s->bundle.n]);
 }
 
 static int teardown(void **state)
@@ -101,7 +101,7 @@ static int teardown(void **state)
         struct story *s = *state;
 
         forget_frames(s);
-        free(s->link.reserved);
+        free(s->bundle.reserved);
         page_giver_free(s->giver);
         late_memory_free(s->late);
         (void)munmap(s->memory, (size_t)PAGES * PAGE_BYTES);
@@ -130,12 +130,12 @@ static void give(struct story *s)
 /* The frame holds these pages, as they are, in one run. */
 static void expect(const struct story *s, size_t number, unsigned first, unsigned n, bool urgent)
 {
-        const struct bulk_frame *f = &s->link.frames[number];
-        const uint8_t *data = s->link.data[number];
+        const struct bulk_frame *f = &s->bundle.frames[number];
+        const uint8_t *data = s->bundle.data[number];
         uint8_t digest[DIGEST_BYTES];
         struct page_span span;
 
-        assert_true(number < s->link.n);
+        assert_true(number < s->bundle.n);
         assert_int_equal(f->type, BULK_PAGES);
         assert_int_equal(f->count, n);
         assert_int_equal(f->offset, 1);
@@ -156,7 +156,7 @@ static void test_who_waits_comes_first(void **state)
         assert_int_equal(want(s, 0, 300, 0), 0);
         assert_int_equal(want(s, 500, 1, BULK_URGENT), 0);
         give(s);
-        assert_int_equal(s->link.n, 3);
+        assert_int_equal(s->bundle.n, 3);
         expect(s, 0, 500, 1, true);
         expect(s, 1, 0, PAGE_BATCH_MAX, false);
         expect(s, 2, PAGE_BATCH_MAX, 300 - PAGE_BATCH_MAX, false);
@@ -171,18 +171,18 @@ static void test_a_full_link(void **state)
 
         for (unsigned i = 0; i < 5; i++)
                 assert_int_equal(want(s, i * 2, 1, i == 0 ? BULK_URGENT : 0), 0);
-        s->link.n = 0;
+        s->bundle.n = 0;
         give(s);
         /* What is asked for separately goes together. */
-        assert_int_equal(s->link.n, 2);
-        assert_int_equal(s->link.frames[1].count, 4);
-        assert_int_equal(s->link.frames[1].offset, 4);
+        assert_int_equal(s->bundle.n, 2);
+        assert_int_equal(s->bundle.frames[1].count, 4);
+        assert_int_equal(s->bundle.frames[1].offset, 4);
         forget_frames(s);
         assert_int_equal(want(s, 0, 255 * SLOTS > PAGES ? PAGES : 1, 0), 0);
         assert_int_equal(want(s, 0, PAGES, 0), 0);
         assert_int_equal(want(s, 0, PAGES, 0), 0);
         give(s);
-        assert_int_equal(s->link.n, SLOTS);
+        assert_int_equal(s->bundle.n, SLOTS);
         assert_int_equal(want(s, 7, 1, BULK_URGENT), 0);
         forget_frames(s);
         give(s);
@@ -198,10 +198,10 @@ static void test_another_link(void **state)
         /* The next one's first words may be heard before it is handed over. */
         assert_int_equal(want(s, 3, 1, 0), 0);
         give(s);
-        assert_int_equal(s->link.n, 0);
-        page_giver_link(s->giver, &s->link);
+        assert_int_equal(s->bundle.n, 0);
+        page_giver_link(s->giver, &s->bundle);
         give(s);
-        assert_int_equal(s->link.n, 1);
+        assert_int_equal(s->bundle.n, 1);
         expect(s, 0, 3, 1, false);
 }
 
@@ -214,10 +214,10 @@ static void test_what_is_gone(void **state)
         assert_int_equal(munmap(s->memory + (size_t)10 * PAGE_BYTES, PAGE_BYTES), 0);
         assert_int_equal(want(s, 9, 3, 0), 0);
         give(s);
-        assert_int_equal(s->link.n, 3);
+        assert_int_equal(s->bundle.n, 3);
         expect(s, 0, 9, 1, false);
-        assert_int_equal(s->link.frames[1].type, BULK_PAGES_GONE);
-        assert_true(page_span_get(s->link.data[1], &span));
+        assert_int_equal(s->bundle.frames[1].type, BULK_PAGES_GONE);
+        assert_true(page_span_get(s->bundle.data[1], &span));
         assert_int_equal(span.vaddr, at(s, 10));
         assert_int_equal(span.n_pages, 1);
         expect(s, 2, 11, 1, false);
@@ -225,9 +225,9 @@ static void test_what_is_gone(void **state)
         s->image = PAGE_IMAGE(PAGE_IMAGE_TASK, 4000000);
         assert_int_equal(want(s, 0, 5, BULK_URGENT), 0);
         give(s);
-        assert_int_equal(s->link.n, 1);
-        assert_int_equal(s->link.frames[0].type, BULK_PAGES_GONE);
-        assert_true(page_span_get(s->link.data[0], &span));
+        assert_int_equal(s->bundle.n, 1);
+        assert_int_equal(s->bundle.frames[0].type, BULK_PAGES_GONE);
+        assert_true(page_span_get(s->bundle.data[0], &span));
         assert_int_equal(span.n_pages, 5);
 }
 
@@ -251,7 +251,7 @@ static void test_what_cannot_be_wanted(void **state)
         page_span_put(run, &(struct page_span){.vaddr = (UINT64_C(1) << 56) - PAGE_BYTES, .n_pages = 2});
         assert_int_equal(page_giver_wanted(s->giver, &good, run, &err), -EBADMSG);
         give(s);
-        assert_int_equal(s->link.n, 0);
+        assert_int_equal(s->bundle.n, 0);
 }
 
 int main(void)

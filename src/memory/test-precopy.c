@@ -26,7 +26,7 @@
 
 #define SLOTS 2
 
-struct link {
+struct bundle {
         struct image_receiver *receiver;
         struct bulk_frame frames[SLOTS];
         uint8_t *data[SLOTS];
@@ -35,29 +35,29 @@ struct link {
         size_t frames_in_all;
 };
 
-int link_bulk_reserve(struct link *link, void **ret_data)
+int bundle_reserve(struct bundle *bundle, void **ret_data)
 {
-        if (link->n == SLOTS)
+        if (bundle->n == SLOTS)
                 return -EAGAIN;
-        assert_null(link->reserved);
-        link->reserved = malloc(BULK_MAX);
-        assert_non_null(link->reserved);
-        *ret_data = link->reserved;
+        assert_null(bundle->reserved);
+        bundle->reserved = malloc(BULK_MAX);
+        assert_non_null(bundle->reserved);
+        *ret_data = bundle->reserved;
         return 0;
 }
 
-int link_bulk_commit(struct link *link, const struct bulk_frame *frame)
+int bundle_commit(struct bundle *bundle, const struct bulk_frame *frame)
 {
-        assert_non_null(link->reserved);
-        link->frames[link->n] = *frame;
-        link->data[link->n++] = TAKE_PTR(link->reserved);
-        link->frames_in_all++;
+        assert_non_null(bundle->reserved);
+        bundle->frames[bundle->n] = *frame;
+        bundle->data[bundle->n++] = TAKE_PTR(bundle->reserved);
+        bundle->frames_in_all++;
         return 0;
 }
 
-bool link_bulk_idle(const struct link *link)
+bool bundle_idle(const struct bundle *bundle)
 {
-        return link->n == 0;
+        return bundle->n == 0;
 }
 
 /* ---- the tracker ---- */
@@ -172,7 +172,7 @@ int tracker_clean(struct tracker *t, pid_t pid, tracker_range_fn found, void *co
 #define PAGES 600U
 
 struct story {
-        struct link link;
+        struct bundle bundle;
         struct image_sender *sender;
         struct precopy *precopy;
         struct clean_pages *clean;
@@ -185,13 +185,13 @@ struct story {
 
 static void deliver_all(struct story *s)
 {
-        for (size_t i = 0; i < s->link.n; i++) {
-                int r = image_receiver_frame(s->link.receiver, &s->link.frames[i], s->link.data[i], &s->err);
+        for (size_t i = 0; i < s->bundle.n; i++) {
+                int r = image_receiver_frame(s->bundle.receiver, &s->bundle.frames[i], s->bundle.data[i], &s->err);
                 if (r < 0)
                         fail_msg("%s", s->err.text);
-                free(s->link.data[i]);
+                free(s->bundle.data[i]);
         }
-        s->link.n = 0;
+        s->bundle.n = 0;
 }
 
 static void fill(struct story *s, unsigned first, unsigned end, int turn)
@@ -217,8 +217,8 @@ static int setup(void **state)
         s->image = PAGE_IMAGE(PAGE_IMAGE_TASK, (uint64_t)getpid());
         *state = s;
         fill(s, 0, PAGES, 1);
-        if (image_sender_new(&s->link, true, &s->sender) < 0 || clean_pages_new(&s->clean) < 0 ||
-            image_receiver_new(s->to_fd, 64U << 20, &s->link.receiver) < 0)
+        if (image_sender_new(&s->bundle, true, &s->sender) < 0 || clean_pages_new(&s->clean) < 0 ||
+            image_receiver_new(s->to_fd, 64U << 20, &s->bundle.receiver) < 0)
                 return -1;
         return precopy_new(s->sender, TRACKER_UFFD_WP, PRECOPY_TRY, getpid(), &s->precopy, &s->err);
 }
@@ -230,8 +230,8 @@ static int teardown(void **state)
         precopy_free(s->precopy);
         clean_pages_free(s->clean);
         image_sender_free(s->sender);
-        image_receiver_free(s->link.receiver);
-        free(s->link.reserved);
+        image_receiver_free(s->bundle.receiver);
+        free(s->bundle.reserved);
         (void)munmap(s->memory, (size_t)PAGES * PAGE_BYTES);
         (void)close(s->to_fd);
         (void)fd_remove_tree(AT_FDCWD, s->to, NULL);
@@ -366,7 +366,7 @@ static void test_scattered_pages_travel_together(void **state)
         for (unsigned i = 0; i < 8; i++)
                 add(s, &told.written, 20 * i, 20 * i + 2);
         do_round(s);
-        assert_int_equal(s->link.frames_in_all, 2); /* the round's beginning, and all of it */
+        assert_int_equal(s->bundle.frames_in_all, 2); /* the round's beginning, and all of it */
         for (unsigned i = 0; i < 8; i++)
                 expect_pages(s, 2 * i, 2, 20 * i, 1);
 }
@@ -402,13 +402,13 @@ static void test_pages_that_come_again_take_no_room(void **state)
 {
         struct story *s = *state;
 
-        image_receiver_free(TAKE_PTR(s->link.receiver));
-        assert_int_equal(image_receiver_new(s->to_fd, 20 * PAGE_BYTES, &s->link.receiver), 0);
+        image_receiver_free(TAKE_PTR(s->bundle.receiver));
+        assert_int_equal(image_receiver_new(s->to_fd, 20 * PAGE_BYTES, &s->bundle.receiver), 0);
         for (int i = 0; i < 4; i++) {
                 add(s, &told.written, 0, 20);
                 do_round(s);
         }
-        assert_int_equal(image_receiver_pages(s->link.receiver), 4 * 20);
+        assert_int_equal(image_receiver_pages(s->bundle.receiver), 4 * 20);
 }
 
 /* Then all of that process is dumped. Only memory must not run out, and nobody may have insisted. */
@@ -457,7 +457,7 @@ static void test_no_round_at_all(void **state)
         struct story *s = *state;
 
         do_dump(s, 0, 20);
-        assert_int_equal(s->link.frames_in_all, 1);
+        assert_int_equal(s->bundle.frames_in_all, 1);
 }
 
 /* What the target never got is no reason to leave anything out, whatever the tracker believes. */

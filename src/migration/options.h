@@ -39,6 +39,7 @@ struct migration_options {
         char images_dir[160];           /* instead of a private tmpfs, on both hosts; "" for that */
         bool keep_images, verbose, force, skip_cpu_check, skip_criu_check;
         uint64_t bandwidth;     /* bytes per second for memory and files together, 0: no cap */
+        uint64_t streams;       /* connections side by side for memory, 0: as many as there are processors, up to 4 */
         uint64_t timeout_s;     /* abort when not committed by then, 0: none */
         char via[64];           /* numeric address to use instead of the paired one, "" for none */
         bool shell_job;         /* the tree belongs to the session and terminal of a shell outside of it */

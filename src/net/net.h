@@ -22,10 +22,12 @@
 /* Wire format of a frame: u32 size of the body, u8 kind, three zero bytes; then the body. PROTOCOL.md "Frames". */
 #define FRAME_HEADER 8
 enum frame_kind { FRAME_MESSAGE = 1, FRAME_BULK = 2, FRAME_STREAM = 3, FRAME_PACKED = 4 };
-#define BULK_HEADER 28                  /* u16 type, u16 flags, u64 object, u64 offset, u64 count */
-#define PACKED_HEADER (BULK_HEADER + 8) /* and u8 method, three zero bytes, u32 size of the original */
-#define STREAM_CHUNK (64U * 1024)       /* bytes in one stream frame, at most; none: that direction has ended */
-#define TRANSMIT_HIGH (256U * 1024)     /* above this, no more messages are taken from the owner */
+#define BULK_HEADER 28   /* u16 type, u16 flags, u64 object, u64 offset, u64 count */
+#define SEQUENCE_BYTES 8 /* u64 sequence, from VERSION_BUNDLES on; the header of a frame ends with it */
+#define PACKED_BYTES 8   /* of a packed one: and u8 method, three zero bytes, u32 size of the original */
+#define BULK_HEADER_MAX (BULK_HEADER + SEQUENCE_BYTES + PACKED_BYTES)
+#define STREAM_CHUNK (64U * 1024)   /* bytes in one stream frame, at most; none: that direction has ended */
+#define TRANSMIT_HIGH (256U * 1024) /* above this, no more messages are taken from the owner */
 #define HEARTBEAT_MS 1000
 #define LINGER_MS 2000
 #define TURN_BYTES (4U * 1024 * 1024) /* in one direction before the others get their turn */
@@ -51,7 +53,7 @@ struct transmit {
         uint8_t slots[BULK_SLOTS]; /* committed by the owner, oldest first */
         struct bulk_frame frames[BULK_SLOTS];
         size_t n_slots;
-        uint8_t bulk_header[FRAME_HEADER + PACKED_HEADER];
+        uint8_t bulk_header[FRAME_HEADER + BULK_HEADER_MAX];
         const uint8_t *bulk_data; /* of the frame being sent: its slot, or packed */
         size_t bulk_size;
         uint64_t bulk_began_us;
@@ -77,7 +79,7 @@ struct receive {
                 RECEIVING_STREAM
         } state;
         uint8_t header[FRAME_HEADER];
-        uint8_t bulk_header[PACKED_HEADER];
+        uint8_t bulk_header[BULK_HEADER_MAX];
         uint8_t *packed; /* of a bulk connection: BULK_MAX bytes, when the first packed frame comes */
         uint8_t message[MESSAGE_MAX];
         uint8_t stream[STREAM_CHUNK];
@@ -138,6 +140,12 @@ struct net {
         uint64_t heard_ms, said_ms, counted_ms;
         uint64_t reported_sent, reported_received;
 };
+
+/* Of a bulk frame that is not packed. */
+static inline size_t bulk_header_size(const struct net *net)
+{
+        return BULK_HEADER + (net->version >= VERSION_BUNDLES ? SEQUENCE_BYTES : 0);
+}
 
 /* config.c: from the owner, while still root. */
 int config_read(struct net *net, struct error *err);

@@ -59,7 +59,7 @@ static void begin_body(struct receive *rx, int state, size_t want)
 static void header_done(struct net *net)
 {
         struct receive *rx = &net->rx;
-        size_t size = get_be32(rx->header);
+        const size_t size = get_be32(rx->header), bulk = bulk_header_size(net);
 
         rx->body = size;
         if (rx->header[5] || rx->header[6] || rx->header[7]) {
@@ -70,15 +70,15 @@ static void header_done(struct net *net)
                 else
                         begin_body(rx, RECEIVING_MESSAGE, size);
         } else if (rx->header[4] == FRAME_BULK && net->purpose == PURPOSE_BULK && net->phase == PHASE_OPEN) {
-                if (size < BULK_HEADER || size > BULK_HEADER + BULK_MAX)
+                if (size < bulk || size > bulk + BULK_MAX)
                         broken(net, "a bulk frame of an impossible size");
                 else
-                        begin_body(rx, RECEIVING_BULK_HEADER, BULK_HEADER);
+                        begin_body(rx, RECEIVING_BULK_HEADER, bulk);
         } else if (rx->header[4] == FRAME_PACKED && net->packer && net->phase == PHASE_OPEN) {
-                if (size <= PACKED_HEADER || size > PACKED_HEADER + BULK_MAX)
+                if (size <= bulk + PACKED_BYTES || size > bulk + PACKED_BYTES + BULK_MAX)
                         broken(net, "a packed frame of an impossible size");
                 else
-                        begin_body(rx, RECEIVING_BULK_HEADER, PACKED_HEADER);
+                        begin_body(rx, RECEIVING_BULK_HEADER, bulk + PACKED_BYTES);
         } else if (rx->header[4] == FRAME_STREAM && net->purpose == PURPOSE_STREAM && net->phase == PHASE_OPEN) {
                 if (size > STREAM_CHUNK || rx->stream_end)
                         broken(net, rx->stream_end ? "bytes after the end" : "a stream frame of an impossible size");
@@ -120,7 +120,7 @@ static void message_done(struct net *net)
 static bool begin_packed(struct net *net)
 {
         struct receive *rx = &net->rx;
-        const uint8_t *p = rx->bulk_header + BULK_HEADER;
+        const uint8_t *p = rx->bulk_header + bulk_header_size(net);
         const uint32_t size = get_be32(p + 4);
 
         if (p[1] || p[2] || p[3] || size == 0 || size > BULK_MAX) {
@@ -136,7 +136,7 @@ static bool begin_packed(struct net *net)
                 return false;
         }
         rx->frame.size = size;
-        begin_body(rx, RECEIVING_PACKED, rx->body - PACKED_HEADER);
+        begin_body(rx, RECEIVING_PACKED, rx->body - bulk_header_size(net) - PACKED_BYTES);
         return true;
 }
 
@@ -149,10 +149,11 @@ static void bulk_header_done(struct net *net)
         rx->frame = (struct bulk_frame){
                 .type = get_be16(p),
                 .flags = get_be16(p + 2),
-                .size = packed ? 0 : (uint32_t)(rx->body - BULK_HEADER),
+                .size = packed ? 0 : (uint32_t)(rx->body - bulk_header_size(net)),
                 .object = get_be64(p + 4),
                 .offset = get_be64(p + 12),
                 .count = get_be64(p + 20),
+                .sequence = net->version >= VERSION_BUNDLES ? get_be64(p + BULK_HEADER) : 0,
         };
         if (packed && !begin_packed(net))
                 return;
@@ -175,7 +176,7 @@ static void bulk_done(struct net *net)
 static void packed_done(struct net *net)
 {
         struct receive *rx = &net->rx;
-        int r = unpack(net->packer, rx->bulk_header[BULK_HEADER], rx->packed, rx->have,
+        int r = unpack(net->packer, rx->bulk_header[bulk_header_size(net)], rx->packed, rx->have,
                        net->ring + RING_RECEIVE(rx->slot), rx->frame.size);
 
         if (r == 0) {

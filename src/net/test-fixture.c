@@ -45,13 +45,14 @@ static void on_message(struct link *link, const struct message *m, void *context
                 side->on_message(side, m);
 }
 
-static void on_bulk(struct link *link, const struct bulk_frame *frame, const void *data, void *context)
+static bool on_bulk(struct link *link, const struct bulk_frame *frame, const void *data, void *context)
 {
         struct side *side = context;
 
         (void)link;
         if (side->on_bulk)
                 side->on_bulk(side, frame, data);
+        return false;
 }
 
 static void on_writable(struct link *link, void *context)

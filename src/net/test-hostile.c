@@ -207,16 +207,17 @@ static void oversized_frames_are_refused(void **state)
         }
 }
 
-/* Sizes that do not fit, methods nobody knows, originals of another size, and noise. */
-static void packed_frames_that_lie_are_refused(void **state)
+/* Sizes that do not fit, methods nobody knows, originals of another size, and noise; `header` of a frame that is not
+ * packed. */
+static void packed_frames_that_lie(struct fixture *f, uint32_t version, uint32_t header)
 {
-        static const struct {
+        const struct {
                 uint32_t announced, original;
                 uint8_t method, reserved;
                 const char *text;
         } lies[] = {
-                {36, 4096, 1, 0, "a packed frame of an impossible size"},
-                {36 + BULK_MAX + 1, 4096, 1, 0, "a packed frame of an impossible size"},
+                {header + 8, 4096, 1, 0, "a packed frame of an impossible size"},
+                {header + 8 + BULK_MAX + 1, 4096, 1, 0, "a packed frame of an impossible size"},
                 {UINT32_MAX, 4096, 1, 0, "a packed frame of an impossible size"},
                 {100, 0, 1, 0, "a packed frame with an impossible header"},
                 {100, BULK_MAX + 1, 1, 0, "a packed frame with an impossible header"},
@@ -227,26 +228,31 @@ static void packed_frames_that_lie_are_refused(void **state)
                 {100, 4096, 2, 0, "a packed frame that cannot be unpacked"},
                 {100, 4096, 3, 0, "a packed frame that cannot be unpacked"},
         };
-        struct fixture *f = *state;
         uint8_t body[100] = {0};
 
-        memset(body + 36, 0xA5, sizeof(body) - 36);
+        memset(body + header + 8, 0xA5, sizeof(body) - header - 8);
         for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
                 struct raw r = raw_tls(f, true, TLS1_3_VERSION);
-                raw_hello_up_to(&r, PURPOSE_BULK, WIRE_VERSION_MAX);
+                raw_hello_up_to(&r, PURPOSE_BULK, version);
                 while (f->server.last != MSG_HELLO && !f->server.down)
                         fixture_run(f, 5);
-                assert_int_equal(link_welcome(f->server.link, WIRE_VERSION_MAX), 0);
+                assert_int_equal(link_welcome(f->server.link, version), 0);
                 raw_wait_for_welcome(&r);
-                body[28] = lies[i].method;
-                body[29] = lies[i].reserved;
-                put_be32(body + 32, lies[i].original);
+                body[header] = lies[i].method;
+                body[header + 1] = lies[i].reserved;
+                put_be32(body + header + 4, lies[i].original);
                 raw_frame(&r, lies[i].announced, 4, body, lies[i].announced == sizeof(body) ? sizeof(body) : 0);
                 expect_down(f, lies[i].text);
                 raw_done(&r);
                 link_free(f->server.link);
                 f->server = (struct side){0};
         }
+}
+
+static void packed_frames_that_lie_are_refused(void **state)
+{
+        packed_frames_that_lie(*state, VERSION_PIECES, 28);
+        packed_frames_that_lie(*state, VERSION_BUNDLES, 36);
 }
 
 static void messages_out_of_turn_are_refused(void **state)

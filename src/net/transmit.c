@@ -122,7 +122,7 @@ static void begin_bulk(struct net *net)
         tx->bulk_size = f->size;
         if (net->packer)
                 method = pack(net->packer, tx->bulk_data, f->size, &tx->bulk_data, &tx->bulk_size);
-        const size_t header = method == PACK_NONE ? BULK_HEADER : PACKED_HEADER;
+        const size_t plain = bulk_header_size(net), header = plain + (method == PACK_NONE ? 0 : PACKED_BYTES);
 
         put_frame_header(p, header + tx->bulk_size, method == PACK_NONE ? FRAME_BULK : FRAME_PACKED);
         put_be16(p + 8, f->type);
@@ -130,9 +130,12 @@ static void begin_bulk(struct net *net)
         put_be64(p + 12, f->object);
         put_be64(p + 20, f->offset);
         put_be64(p + 28, f->count);
-        p[36] = (uint8_t)method;
-        p[37] = p[38] = p[39] = 0;
-        put_be32(p + 40, f->size);
+        if (plain > BULK_HEADER)
+                put_be64(p + FRAME_HEADER + BULK_HEADER, f->sequence);
+        uint8_t *packed = p + FRAME_HEADER + plain;
+        packed[0] = (uint8_t)method;
+        packed[1] = packed[2] = packed[3] = 0;
+        put_be32(packed + 4, f->size);
         begin(tx, SENDING_BULK_HEADER, p, FRAME_HEADER + header);
 }
 

@@ -23,6 +23,8 @@ struct stream {
         enum purpose purpose;
         bool open, lost;
         bool closing; /* nobody needs it any more, but its last bytes may still be on their way */
+        bool bundled; /* it is one of p->bundle, in that place */
+        unsigned place;
         struct error loss;
 };
 
@@ -35,7 +37,9 @@ struct session_peer {
         struct message *inbox[INBOX_MAX];
         size_t inbox_first, inbox_count;
         struct stream *streams[STREAMS_MAX];
-        struct stream *bulk; /* one of the streams */
+        struct bundle *bundle; /* of streams whose purpose is bulk */
+        unsigned n_bundled;    /* so many */
+        bool bundle_open;
         struct peer_bulk_handlers bulk_handlers;
         void *bulk_context;
         uint64_t sent_before, received_before; /* of links that are gone */
@@ -67,8 +71,6 @@ static void stream_free(struct session_peer *p, struct stream *stream)
 {
         if (!stream)
                 return;
-        if (p->bulk == stream)
-                p->bulk = NULL;
         for (size_t i = 0; i < STREAMS_MAX; i++)
                 if (p->streams[i] == stream)
                         p->streams[i] = NULL;
@@ -83,6 +85,7 @@ void peer_free(struct session_peer *p)
         for (size_t i = 0; i < STREAMS_MAX; i++)
                 stream_free(p, p->streams[i]);
         retire(p, &p->control);
+        bundle_free(p->bundle);
         while (p->inbox_count > 0) {
                 message_free(p->inbox[p->inbox_first]);
                 p->inbox_first = (p->inbox_first + 1) % INBOX_MAX;
@@ -146,12 +149,13 @@ int peer_dial(struct session *s, enum purpose purpose, uint32_t number, const st
 {
         const struct link_environment environment = {.program = s->paths.net};
         const bool data = purpose == PURPOSE_STREAM || purpose == PURPOSE_BULK;
+        const unsigned links = purpose == PURPOSE_BULK ? s->peer->n_bundled : 1; /* each gets its share of the cap */
         struct link_connect_options options = {
                 .purpose = purpose,
                 .migration = s->request.id,
                 .token = data ? s->token : NULL,
                 .stream = number,
-                .bytes_per_second = data ? s->request.options.bandwidth : 0,
+                .bytes_per_second = data ? s->request.options.bandwidth / links : 0,
         };
 
         if (s->tunnel)
@@ -311,15 +315,30 @@ int peer_expect(struct session *s, enum message_type type, uint64_t timeout_ms, 
 static void stream_up(struct link *link, const struct link_peer *who, uint32_t version, void *context)
 {
         struct stream *stream = context;
-        struct session_peer *p = stream->session->peer;
 
         (void)link;
         (void)who;
         (void)version;
         stream->open = true;
-        /* The other side may have sent something already, which comes before peer_bulk() returns. */
-        if (stream->purpose == PURPOSE_BULK && !p->bulk)
-                p->bulk = stream;
+}
+
+static void close_bundle(struct session_peer *p)
+{
+        for (size_t i = 0; i < STREAMS_MAX; i++)
+                if (p->streams[i] && p->streams[i]->bundled)
+                        stream_free(p, p->streams[i]);
+        bundle_free(TAKE_PTR(p->bundle));
+        p->bundle_open = false;
+}
+
+/* None of them is of use without the others. */
+static void bundle_lost(struct session_peer *p, const struct error *err)
+{
+        const struct error loss = *err;
+
+        close_bundle(p);
+        if (p->bulk_handlers.lost)
+                p->bulk_handlers.lost(&loss, p->bulk_context);
 }
 
 static void stream_down(struct link *link, const struct error *err, void *context)
@@ -338,18 +357,27 @@ static void stream_down(struct link *link, const struct error *err, void *contex
                 return;
         }
         retire(p, &stream->link);
-        if (p->bulk == stream && p->bulk_handlers.lost)
-                p->bulk_handlers.lost(&stream->loss, p->bulk_context);
+        if (!stream->bundled)
+                return;
+        if (p->bundle_open)
+                bundle_lost(p, &stream->loss);
+        else
+                bundle_free(TAKE_PTR(p->bundle)); /* peer_bulk() will say so */
 }
 
-static void stream_bulk(struct link *link, const struct bulk_frame *frame, const void *data, void *context)
+static bool stream_bulk(struct link *link, const struct bulk_frame *frame, const void *data, void *context)
 {
         struct stream *stream = context;
         struct session_peer *p = stream->session->peer;
+        struct error err = {0};
 
         (void)link;
-        if (p->bulk == stream && p->bulk_handlers.frame)
-                p->bulk_handlers.frame(frame, data, p->bulk_context);
+        int r = stream->bundled && p->bundle ? bundle_take(p->bundle, stream->place, frame, data) : 0;
+        if (r >= 0)
+                return r > 0;
+        (void)error_set(&err, EPROTO, "%s left out a frame", p->session->request.peer);
+        bundle_lost(p, &err);
+        return true;
 }
 
 static void stream_writable(struct link *link, void *context)
@@ -358,7 +386,7 @@ static void stream_writable(struct link *link, void *context)
         struct session_peer *p = stream->session->peer;
 
         (void)link;
-        if (p->bulk == stream && p->bulk_handlers.writable)
+        if (stream->bundled && p->bulk_handlers.writable)
                 p->bulk_handlers.writable(p->bulk_context);
 }
 
@@ -469,49 +497,60 @@ static bool stream_arrived(void *context)
                (a->mode == WAIT_THROUGH && (!peer_is_up(a->session) || peer_has_message(a->session)));
 }
 
-/* The open stream of that number: the source connects it, the target waits for it. */
-static int stream_get(struct session *s, enum purpose purpose, uint32_t number, struct stream **ret, struct error *err)
+/* Once it runs on the target nothing is given up any more. */
+static enum session_wait_mode stream_wait_mode(const struct session *s)
 {
-        struct session_peer *p = s->peer;
-        /* Once it runs on the target nothing is given up any more. */
-        const enum session_wait_mode mode =
-                s->state == SOURCE_SERVING || s->state == TARGET_RUNNING ? WAIT_THROUGH : WAIT_INTERRUPTIBLE;
-        struct stream *stream;
-        int r;
+        return s->state == SOURCE_SERVING || s->state == TARGET_RUNNING ? WAIT_THROUGH : WAIT_INTERRUPTIBLE;
+}
 
-        if (s->request.side == SIDE_SOURCE) {
-                stream = stream_new(p, purpose, number);
-                if (!stream)
-                        return error_set(err, ENOMEM, "too many connections at once");
-                r = peer_dial(s, purpose, number, &stream_handlers, stream, &stream->link, err);
-                if (r == 0)
-                        r = session_wait(s, mode, stream_settled, stream, CONNECT_TIMEOUT_MS,
-                                         "opening a data connection", err);
-                if (r == 0 && stream->lost) {
-                        if (err)
-                                *err = stream->loss;
-                        r = error_wrap(err, "cannot open a data connection to %s", s->request.peer);
-                }
-        } else {
-                struct arrival arrival = {.session = s, .number = number, .mode = mode};
-                r = session_wait(s, mode, stream_arrived, &arrival, CONNECT_TIMEOUT_MS, "waiting for a data connection",
-                                 err);
-                stream = stream_find(p, number);
-                if (r == 0 && !stream)
-                        r = error_set(err, ENOTCONN, "data connection %u did not come", number);
-                if (r == 0 && stream->purpose != purpose)
-                        r = error_set(err, EPROTO, "data connection %u is of another kind", number);
-                if (r == 0 && (!stream->link || link_welcome(stream->link, WIRE_VERSION_MAX) < 0))
-                        r = error_set(err, ENOTCONN, "data connection %u was lost", number);
-                if (r == 0)
-                        stream->open = true;
+static int stream_dial(struct session *s, struct stream *stream, struct error *err)
+{
+        return stream ? peer_dial(s, stream->purpose, stream->number, &stream_handlers, stream, &stream->link, err)
+                      : error_set(err, ENOMEM, "too many connections at once");
+}
+
+static int stream_await(struct session *s, enum purpose purpose, uint32_t number, struct stream **ret,
+                        struct error *err)
+{
+        struct arrival arrival = {.session = s, .number = number, .mode = stream_wait_mode(s)};
+
+        int r = session_wait(s, arrival.mode, stream_arrived, &arrival, CONNECT_TIMEOUT_MS,
+                             "waiting for a data connection", err);
+        *ret = stream_find(s->peer, number);
+        if (r == 0 && !*ret)
+                r = error_set(err, ENOTCONN, "data connection %u did not come", number);
+        if (r == 0 && (*ret)->purpose != purpose)
+                r = error_set(err, EPROTO, "data connection %u is of another kind", number);
+        return r;
+}
+
+/* The stream of that number is on its way: the source connects it, the target has waited for it. */
+static int stream_begin(struct session *s, enum purpose purpose, uint32_t number, struct stream **ret,
+                        struct error *err)
+{
+        if (s->request.side == SIDE_TARGET)
+                return stream_await(s, purpose, number, ret, err);
+        *ret = stream_new(s->peer, purpose, number);
+        return stream_dial(s, *ret, err);
+}
+
+/* It is open. */
+static int stream_finish(struct session *s, struct stream *stream, struct error *err)
+{
+        if (s->request.side == SIDE_TARGET) {
+                if (!stream->link || link_welcome(stream->link, WIRE_VERSION_MAX) < 0)
+                        return error_set(err, ENOTCONN, "data connection %u was lost", stream->number);
+                stream->open = true;
+                return 0;
         }
-        if (r < 0) {
-                stream_free(p, stream);
-                return r;
+        int r = session_wait(s, stream_wait_mode(s), stream_settled, stream, CONNECT_TIMEOUT_MS,
+                             "opening a data connection", err);
+        if (r == 0 && stream->lost) {
+                if (err)
+                        *err = stream->loss;
+                r = error_wrap(err, "cannot open a data connection to %s", s->request.peer);
         }
-        *ret = stream;
-        return 0;
+        return r;
 }
 
 int peer_stream(struct session *s, uint32_t number, int *ret_fd, struct error *err)
@@ -519,9 +558,13 @@ int peer_stream(struct session *s, uint32_t number, int *ret_fd, struct error *e
         struct stream *stream;
         int ends[2];
 
-        int r = stream_get(s, PURPOSE_STREAM, number, &stream, err);
-        if (r < 0)
+        int r = stream_begin(s, PURPOSE_STREAM, number, &stream, err);
+        if (r == 0)
+                r = stream_finish(s, stream, err);
+        if (r < 0) {
+                stream_free(s->peer, stream);
                 return r;
+        }
         if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
                 return error_errno(err, errno, "cannot make a socket pair");
         r = link_attach_stream(stream->link, ends[1]);
@@ -544,26 +587,45 @@ void peer_stream_close(struct session *s, uint32_t number)
                 stream_free(s->peer, stream);
 }
 
-int peer_bulk(struct session *s, uint32_t number, const struct peer_bulk_handlers *handlers, void *context,
-              struct link **ret, struct error *err)
+int peer_bulk(struct session *s, uint32_t first, unsigned n, const struct peer_bulk_handlers *handlers, void *context,
+              struct bundle **ret, struct error *err)
 {
         struct session_peer *p = s->peer;
+        struct stream *streams[BUNDLE_LINKS_MAX] = {NULL};
 
-        /* Frames may come with the loop's next round: the handlers are there before the link is. */
+        /* Frames may come with the loop's next round: all is there before the links are. */
         p->bulk_handlers = *handlers;
         p->bulk_context = context;
-        struct stream *stream;
-        int r = stream_get(s, PURPOSE_BULK, number, &stream, err);
+        p->n_bundled = n;
+        int r = bundle_new(n, handlers->frame, context, &p->bundle);
         if (r < 0)
+                return error_errno(err, -r, "cannot open %u data connections", n);
+        for (unsigned i = 0; i < n && r == 0; i++) {
+                r = stream_begin(s, PURPOSE_BULK, first + i, &streams[i], err);
+                if (r == 0 && p->bundle)
+                        bundle_set_link(p->bundle, i, streams[i]->link);
+                if (streams[i]) {
+                        streams[i]->bundled = true;
+                        streams[i]->place = i;
+                }
+        }
+        for (unsigned i = 0; i < n && r == 0; i++)
+                r = stream_finish(s, streams[i], err);
+        for (unsigned i = 0; i < n && r == 0; i++)
+                if (streams[i]->lost)
+                        r = error_set(err, ENOTCONN, "data connection %u was lost", streams[i]->number);
+        if (r < 0) {
+                close_bundle(p);
                 return r;
-        p->bulk = stream;
-        *ret = stream->link;
+        }
+        p->bundle_open = true;
+        *ret = p->bundle;
         return 0;
 }
 
 void peer_bulk_close(struct session *s)
 {
-        stream_free(s->peer, s->peer->bulk);
+        close_bundle(s->peer);
 }
 
 void peer_counters(const struct session *s, uint64_t *ret_sent, uint64_t *ret_received)

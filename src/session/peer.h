@@ -2,6 +2,7 @@
 #pragma once
 
 #include "session/session.h"
+#include "wire/bundle.h"
 
 /*
  * The control link to the other host: messages queue here until a phase takes them. Either side may connect again after
@@ -56,17 +57,17 @@ int peer_stream(struct session *s, uint32_t number, int *ret_fd, struct error *e
 void peer_stream_close(struct session *s, uint32_t number);
 
 /*
- * The bulk link, likewise; callbacks for its frames or its room. `lost` comes when it ended by itself, while the
- * control link may live on: the link is gone when it returns, and must not be used within it. Not after
- * peer_bulk_close().
+ * The bulk links, likewise, as one: `n` of them, with numbers from the first on; callbacks for their frames or their
+ * room. `lost` comes when one ended by itself, while the control link may live on: the bundle is gone then, and must
+ * not be used within it. Not after peer_bulk_close().
  */
 struct peer_bulk_handlers {
         void (*frame)(const struct bulk_frame *frame, const void *data, void *context);
         void (*writable)(void *context);
         void (*lost)(const struct error *err, void *context);
 };
-int peer_bulk(struct session *s, uint32_t number, const struct peer_bulk_handlers *handlers, void *context,
-              struct link **ret, struct error *err);
+int peer_bulk(struct session *s, uint32_t first, unsigned n, const struct peer_bulk_handlers *handlers, void *context,
+              struct bundle **ret, struct error *err);
 void peer_bulk_close(struct session *s);
 
 /* Bytes that crossed all links of this migration so far. */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/proc_status.h"
@@ -16,6 +17,7 @@
 #define METADATA_MAX (1ULL << 30)
 #define LAST_WORD_MS 500
 #define ROUNDS_MAX 8
+#define STREAMS_USUAL 4U
 
 /*
  * The best first. Places: so many pages are known to be at the target, for SENT_PAGE_BYTES each. Together with the
@@ -122,6 +124,19 @@ static uint64_t memory_of_all(const struct session *s)
         return kib * 1024 > s->workload.memory_bytes ? kib * 1024 : s->workload.memory_bytes;
 }
 
+/* How many connections memory takes. A tunnel is one connection in any case. */
+static unsigned streams_of(const struct session *s)
+{
+        const long processors = sysconf(_SC_NPROCESSORS_ONLN);
+        const uint64_t wanted = s->request.options.streams;
+
+        if (s->tunnel || peer_version(s) < VERSION_BUNDLES)
+                return 1;
+        if (wanted)
+                return (unsigned)wanted;
+        return processors < 2 ? 1 : processors < STREAMS_USUAL ? (unsigned)processors : STREAMS_USUAL;
+}
+
 int source_open_state(struct source_side *x, struct error *err)
 {
         struct session *s = x->session;
@@ -129,15 +144,20 @@ int source_open_state(struct source_side *x, struct error *err)
         if (x->sender)
                 return 0;
         struct message *m = message_new(MSG_STATE_OPEN);
-        uint32_t number = x->next_stream++;
+        const uint32_t number = x->next_stream;
+        const unsigned streams = streams_of(s);
+
+        x->next_stream += streams;
 
         x->memory_bytes = memory_of_all(s);
         message_put_u32(m, FIELD_STREAM, number);
         if (peer_version(s) >= VERSION_MEMORY_BYTES)
                 message_put_u64(m, FIELD_MEMORY_BYTES, x->memory_bytes);
+        if (streams > 1)
+                message_put_u32(m, FIELD_STREAMS, streams);
         int r = peer_send(s, m, err);
         if (r == 0)
-                r = peer_bulk(s, number, &source_bulk_handlers, x, &x->bulk, err);
+                r = peer_bulk(s, number, streams, &source_bulk_handlers, x, &x->bulk, err);
         if (r < 0)
                 return r;
         r = image_sender_new(x->bulk, peer_version(s) >= VERSION_DIGESTS, &x->sender);

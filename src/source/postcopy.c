@@ -160,7 +160,7 @@ static int open_way(struct source_side *x, struct error *err)
         message_put_u32(m, FIELD_STREAM, number);
         int r = peer_send(s, m, err);
         if (r == 0)
-                r = peer_bulk(s, number, &source_bulk_handlers, x, &x->bulk, err);
+                r = peer_bulk(s, number, 1, &source_bulk_handlers, x, &x->bulk, err);
         if (r < 0)
                 return r;
         page_giver_link(x->giver, x->bulk);

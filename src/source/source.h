@@ -49,7 +49,7 @@ struct source_side {
         int images_fd;
         uint64_t memory_bytes; /* of all processes, each counted in full, when the way was opened */
         uint64_t first_bytes;  /* that rounds have sent of processes they had not seen before */
-        struct link *bulk;
+        struct bundle *bulk;
         struct error bulk_error; /* how it was lost, before all was sent */
         struct image_sender *sender;
         bool writable;           /* the link took something since it was last asked */

@@ -112,11 +112,13 @@ static int open_state(struct target_side *x, const struct message *m, struct err
                 .frame = bulk_frame, .writable = target_remote_writable, .lost = bulk_lost};
         struct session *s = x->session;
         uint64_t memory = 0;
-        uint32_t number;
+        uint32_t number, streams = 1;
 
         if (!x->prepared || x->receiver || s->request.options.mode == MODE_RESTART ||
             message_get_u32(m, FIELD_STREAM, &number) < 0)
                 return error_set(err, EPROTO, "%s sends memory that is not due", s->request.peer);
+        if (message_get_u32(m, FIELD_STREAMS, &streams) == 0 && (streams == 0 || streams > BUNDLE_LINKS_MAX))
+                return error_set(err, EPROTO, "%s wants %u connections for memory", s->request.peer, streams);
         /* Shared by copy on write, memory is in the images of each that has it: the offer counts it once. */
         const bool digests_due = message_get_u64(m, FIELD_MEMORY_BYTES, &memory) == 0; /* of the same version */
         const uint64_t ceiling = STATE_CEILING(memory > x->memory_bytes ? memory : x->memory_bytes);
@@ -134,7 +136,7 @@ static int open_state(struct target_side *x, const struct message *m, struct err
         image_receiver_lazy(x->receiver, s->request.options.unshare);
         if (migration_options_postcopy(&s->request.options))
                 image_receiver_expect_left(x->receiver);
-        return peer_bulk(s, number, &handlers, x, &x->way, err);
+        return peer_bulk(s, number, streams, &handlers, x, &x->way, err);
 }
 
 static int took_it_back(const struct session *s, struct error *err)

@@ -61,13 +61,13 @@ static int ask_once(struct target_side *x, bool urgent)
         struct bulk_frame frame;
         void *slot;
 
-        int r = link_bulk_reserve(x->way, &slot);
+        int r = bundle_reserve(x->way, &slot);
         if (r < 0)
                 return r;
         const uint32_t pages = gather(x, urgent, slot, &frame);
         if (!pages)
                 return 0;
-        r = link_bulk_commit(x->way, &frame);
+        r = bundle_commit(x->way, &frame);
         if (r < 0)
                 return r;
         x->on_their_way += pages;
@@ -256,7 +256,7 @@ void target_remote_way(struct target_side *x, const struct message *m)
                 return;
         peer_bulk_close(s);
         drop_way(x);
-        if (peer_bulk(s, number, &handlers, x, &x->way, &err) < 0)
+        if (peer_bulk(s, number, 1, &handlers, x, &x->way, &err) < 0)
                 session_log(s, "warning", "no way for pages: %s", err.text);
         else
                 ask(x);

@@ -43,7 +43,7 @@ struct target_side {
         /* Post-copy: pages that are still on the source. */
         struct page_remote *remote; /* NULL: none */
         struct source *on_bell;
-        struct link *way;           /* that they come on; NULL: it was lost */
+        struct bundle *way;         /* that they come on; NULL: it was lost */
         bool way_failed;            /* what came on it cannot be used */
         bool pulling;               /* everything is asked for, not only what a task waits for */
         struct remote_run next_run; /* taken, and not asked for yet */

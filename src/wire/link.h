@@ -38,8 +38,8 @@ struct link_handlers {
         /* A control message; borrowed. */
         void (*message)(struct link *link, const struct message *m, void *context);
         /* A bulk frame; `data` is shared memory that a hostile phaul-net could change while it is read: copy, then
-         * check. */
-        void (*bulk)(struct link *link, const struct bulk_frame *frame, const void *data, void *context);
+         * check. False: it is done with; true: `data` stays as it is until link_bulk_done(). */
+        bool (*bulk)(struct link *link, const struct bulk_frame *frame, const void *data, void *context);
         /* Room for another link_bulk_send(). */
         void (*writable)(struct link *link, void *context);
         /* For ever gone: refused, cut, silent for too long, or closed by the peer (err->kind ERROR_NONE). Last
@@ -58,6 +58,7 @@ struct bulk_frame {
         uint64_t object;
         uint64_t offset;
         uint64_t count;
+        uint64_t sequence; /* of a bundle (bundle.h); 0 from a peer older than VERSION_BUNDLES */
 };
 
 /* What a link needs to prove itself; made by trust_credentials() (trust.h). */
@@ -139,8 +140,10 @@ int link_attach_stream(struct link *link, int fd);
 int link_bulk_send(struct link *link, const struct bulk_frame *frame, const void *data);
 int link_bulk_reserve(struct link *link, void **ret_data);
 int link_bulk_commit(struct link *link, const struct bulk_frame *frame);
-/* Whether all that was sent has left phaul-net into the kernel's socket. */
-bool link_bulk_idle(const struct link *link);
+/* Frames that were committed and have not yet left phaul-net into the kernel's socket; none: idle. */
+unsigned link_bulk_in_flight(const struct link *link);
+/* A frame that the handler kept is done with. */
+void link_bulk_done(struct link *link, const void *data);
 
 /* Bytes that crossed the TLS connection so far (as phaul-net reports them, a little late). */
 void link_counters(const struct link *link, uint64_t *ret_sent, uint64_t *ret_received);
@@ -151,13 +154,14 @@ DEFINE_CLEANUP(struct link, link_free)
 
 /* Versions of the wire this build speaks. */
 #define WIRE_VERSION_MIN 1
-#define WIRE_VERSION_MAX 4
+#define WIRE_VERSION_MAX 5
 /* From which on a version has: */
 #define VERSION_PACKED 2U       /* bulk frames that are compressed */
 #define VERSION_DIGESTS 2U      /* of pages, in their frames (memory/image_stream.h) */
 #define VERSION_MEMORY_BYTES 2U /* that field of STATE_OPEN */
 #define VERSION_POSTCOPY 3U     /* FILLING, PAGES_OPEN, and the bulk frames of pages that were left */
 #define VERSION_PIECES 4U       /* pages that are not sent because the target has them (memory/image_stream.h) */
+#define VERSION_BUNDLES 5U /* several bulk connections side by side: `streams` of STATE_OPEN, sequences of frames */
 
 /* The highest common version, or a REFUSED error whose text names both ranges. */
 int wire_negotiate(uint32_t peer_min, uint32_t peer_max, uint32_t *ret, struct error *err);

@@ -90,12 +90,13 @@ int link_bulk_send(struct link *link, const struct bulk_frame *frame, const void
         return link_bulk_commit(link, frame);
 }
 
-bool link_bulk_idle(const struct link *link)
+unsigned link_bulk_in_flight(const struct link *link)
 {
+        unsigned n = 0;
+
         for (int i = 0; i < BULK_SLOTS; i++)
-                if (link->in_flight[i])
-                        return false;
-        return true;
+                n += link->in_flight[i];
+        return n;
 }
 
 int link_on_sent(struct link *link, const struct record_slot *record)
@@ -110,14 +111,23 @@ int link_on_sent(struct link *link, const struct record_slot *record)
 
 int link_on_bulk(struct link *link, const struct record_bulk *record)
 {
-        if (!link->ring || link->state != LINK_OPEN || record->slot >= BULK_SLOTS || record->frame.size > BULK_MAX)
+        if (!link->ring || link->state != LINK_OPEN || record->slot >= BULK_SLOTS || record->frame.size > BULK_MAX ||
+            link->kept[record->slot])
                 return -EPROTO;
-        if (link->handlers.bulk)
-                link->handlers.bulk(link, &record->frame, link->ring + RING_RECEIVE(record->slot), link->context);
-        if (link->freed || link->state != LINK_OPEN)
-                return 0;
+        const uint8_t *data = link->ring + RING_RECEIVE(record->slot);
+        link->kept[record->slot] = true;
+        if (!link->handlers.bulk || !link->handlers.bulk(link, &record->frame, data, link->context))
+                link_bulk_done(link, data);
+        return 0;
+}
 
-        struct record_slot credit = {.header.type = RECORD_CREDIT, .slot = record->slot};
-        int r = link_send_record(link, &credit, sizeof(credit), -1);
-        return r == -ENOTCONN ? 0 : r;
+void link_bulk_done(struct link *link, const void *data)
+{
+        if (link->state != LINK_OPEN || link->freed)
+                return;
+        const size_t at = (size_t)((const uint8_t *)data - link->ring) - RING_RECEIVE(0);
+        const struct record_slot credit = {.header.type = RECORD_CREDIT, .slot = (uint32_t)(at / BULK_MAX)};
+
+        link->kept[credit.slot] = false;
+        (void)link_send_record(link, &credit, sizeof(credit), -1); /* fails only if phaul-net is gone */
 }

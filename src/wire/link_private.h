@@ -33,7 +33,8 @@ struct link {
 
         uint8_t *ring; /* NULL until it is needed */
         bool in_flight[BULK_SLOTS];
-        int reserved; /* slot, or -1 */
+        int reserved;          /* slot, or -1 */
+        bool kept[BULK_SLOTS]; /* received, and not done with when its handler returned */
 };
 
 /* A link on a record socket, which is taken over in any case. */

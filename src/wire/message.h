@@ -99,6 +99,7 @@ enum field {
         FIELD_OPTIONS,         /* text: JSON of options both ends must know */
         FIELD_ROUND_KIND,      /* u32: enum files_round */
         FIELD_HOST,            /* text: JSON of what the target compares itself with */
+        FIELD_STREAMS,         /* u32: how many connections, with numbers from `stream` on */
 };
 
 enum purpose {

@@ -49,6 +49,7 @@ static const struct field_rule fields[] = {
         [FIELD_OPTIONS] = {"options", TEXT(32 * 1024)},
         [FIELD_ROUND_KIND] = {"round_kind", U32},
         [FIELD_HOST] = {"host", TEXT(16 * 1024)},
+        [FIELD_STREAMS] = {"streams", U32},
 };
 
 _Static_assert(sizeof(fields) / sizeof(fields[0]) <= 64, "message.c keeps the set of seen tags in one word");
@@ -111,7 +112,7 @@ static const struct message_rule messages[] = {
         [MSG_STATE_OPEN] = {"STATE_OPEN",
                             FROM_CONNECTOR,
                             ON(PURPOSE_CONTROL),
-                            {{FIELD_STREAM, REQUIRED}, {FIELD_MEMORY_BYTES, OPTIONAL}}},
+                            {{FIELD_STREAM, REQUIRED}, {FIELD_MEMORY_BYTES, OPTIONAL}, {FIELD_STREAMS, OPTIONAL}}},
         [MSG_STATE_END] = {"STATE_END", FROM_CONNECTOR, ON(PURPOSE_CONTROL), {{0, PRESENCE_END}}},
         [MSG_PREPARED] = {"PREPARED", FROM_ACCEPTOR, ON(PURPOSE_CONTROL), {{0, PRESENCE_END}}},
         [MSG_COMMIT] = {"COMMIT", FROM_CONNECTOR, ON(PURPOSE_CONTROL), {{0, PRESENCE_END}}},

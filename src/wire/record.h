@@ -12,7 +12,7 @@
  */
 
 /* Changes with any change below: phaul-net refuses an owner of another build (a half-done upgrade). */
-#define RECORD_ABI 2
+#define RECORD_ABI 3
 
 enum record_type {
         /* owner to phaul-net */

@@ -94,13 +94,14 @@ class Site:
         if host.run("pkill", "-KILL", "-x", names, check=False).returncode == 0:
             eventually(lambda: host.run("pgrep", "-x", names, check=False).returncode == 1, seconds, f"the end of {names}")
 
+    def carriers(self, host):
+        """The processes of a host that carry memory and state."""
+        return [p for p in self.pid_of(host, "phaul-net")
+                if "phaul-ring" in host.run("cat", f"/proc/{p}/maps", check=False).stdout]
+
     def kill_bulk(self, host):
-        """The process of a host that carries memory and state; what carries the messages lives on."""
-        def carriers():
-            return [p for p in self.pid_of(host, "phaul-net")
-                    if "phaul-ring" in host.run("cat", f"/proc/{p}/maps", check=False).stdout]
-        # One that was lost is made anew a moment later.
-        host.run("kill", "-KILL", *map(str, eventually(carriers, what="a connection for memory")))
+        """One of them; the others, and what carries the messages, live on. One that was lost is made anew a moment later."""
+        host.run("kill", "-KILL", str(eventually(lambda: self.carriers(host), what="a connection for memory")[0]))
 
     def restart(self, host):
         self.kill(host, "phauld")

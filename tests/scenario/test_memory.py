@@ -133,6 +133,23 @@ def test_a_session_killed_in_a_round(site, side):
     site.settled_traces("beta", before)
 
 
+@pytest.mark.parametrize("streams", [1, 8])
+def test_memory_on_so_many_connections(site, streams):
+    """There and back, with one that is checked all the time; as many processes carry it on either side."""
+    in_container(site, "writer", "memwriter", "--mib", "64", "--rate", "10")
+    site.hold("alpha", "source-freeze")
+    identity = site.migrating("alpha", "lxc/writer", "beta", "--streams", str(streams))
+    assert site.wait_phase("alpha", identity, "freeze")
+    assert [len(site.carriers(site[name])) for name in ("alpha", "beta")] == [streams, streams]
+    site.let_go()
+    assert site.result("alpha", identity)["result"] == "done"
+    goes_on(site, "beta", "writer")
+    report = site.migrate("beta", "lxc/writer", "alpha", "--streams", str(streams), "--tracker", "none")
+    assert report["bytes_sent"] > 48 << 20, report
+    goes_on(site, "alpha", "writer")
+    eventually(lambda: not site.carriers(site["alpha"]) + site.carriers(site["beta"]), what="the end of its connections")
+
+
 @pytest.mark.parametrize("side", ["source", "target"] if FULL else ["source"])
 def test_only_the_connection_for_memory_is_lost_in_a_round(site, side):
     """The messages still come and go: nobody may wait for ever for what was on the other connection."""

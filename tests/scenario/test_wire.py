@@ -537,7 +537,8 @@ def first_word(*wires, seconds=15):
     raise AssertionError("nothing was said")
 
 
-@pytest.mark.parametrize("what", ["a tree that does not exist", "the same stream twice", "memory that is not one"])
+@pytest.mark.parametrize("what", ["a tree that does not exist", "the same stream twice", "memory that is not one",
+                                  "memory that is left out", "more connections than there can be"])
 def test_after_prepare_the_rules_hold_as_well(beta, alpha, offered, what):
     wire, migration = control(beta, alpha)
     wire.send("OFFER", migration=migration, **offered)
@@ -554,12 +555,24 @@ def test_after_prepare_the_rules_hold_as_well(beta, alpha, offered, what):
         name, fields = first_word(second, data)
         assert name == "REFUSE" and fields["kind"] == "denied", (name, fields)
         wire.send("COMMIT")
+    elif "left out" in what:
+        data.hello(BULK, high=NEWEST, migration=migration, token=token, stream=2)
+        second = beta.connect(alpha)
+        second.hello(BULK, high=NEWEST, migration=migration, token=token, stream=3)
+        wire.send("STATE_OPEN", stream=2, streams=2)
+        for number, one in enumerate((data, second), 1):
+            one.expect("WELCOME")
+            one.tls.sendall(frame(struct.pack(">HHQQQQ", 1, 0, 1, 0, 0, number), BULK_FRAME))
+    elif "more" in what:
+        data.hello(BULK, migration=migration, token=token, stream=2)
+        wire.send("STATE_OPEN", stream=2, streams=9)
     else:
         data.hello(BULK, migration=migration, token=token, stream=2)
         wire.send("STATE_OPEN", stream=2)
         data.expect("WELCOME")
         data.tls.sendall(frame(struct.pack(">HHQQQ", 77, 0, 1, 2, 3) + b"../../etc/passwd", BULK_FRAME))
-    assert wire.expect("DISCARDED", 30)["text"]
+    reason = wire.expect("DISCARDED", 30)["text"]
+    assert reason and ("left out" not in what or "left out a frame" in reason), reason
     data.close()
     wire.close()
 

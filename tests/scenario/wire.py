@@ -19,7 +19,7 @@ from pathlib import Path
 PORT = 12345
 CONTROL, STREAM, BULK, QUERY, PAIR = 1, 2, 3, 4, 5
 MESSAGE_FRAME, BULK_FRAME, STREAM_FRAME = 1, 2, 3
-NEWEST = 4  # version of the protocol
+NEWEST = 5  # version of the protocol
 CLONE_NEWNET = 0x40000000
 
 
