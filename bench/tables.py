@@ -35,10 +35,10 @@ class Row:
     def per_resident(self, name):
         return self.of(name) / (self.case.mib * 2**20)
 
-    @property
-    def diverge(self):
+    def option(self, name):
+        """What was given for it, or None."""
         options = self.way.options
-        return options[options.index("--diverge") + 1] if "--diverge" in options else None
+        return options[options.index(name) + 1] if name in options else None
 
     def label(self):
         case = self.case
@@ -51,7 +51,8 @@ class Row:
     def result(self):
         case = self.case
         return {"group": case.group, "method": self.way.name, "kind": case.kind, "mib": case.mib, "dirty_mb_s": case.rate,
-                "memory": case.memory, "tracker": self.tracker, "diverge": self.diverge,
+                "memory": case.memory, "tracker": self.tracker, "diverge": self.option("--diverge"),
+                "streams": self.option("--streams"),
                 **{name: spread(values) for name, values in self.samples.items()}}
 
 
@@ -64,6 +65,7 @@ def show(rows):
     main_table("Sizes, written at 50 MB/s", [row for row in rows if row.case.group == "sizes"])
     main_table("Dirty rates and what is done when rounds gain nothing", [row for row in rows if row.case.group == "rates"])
     main_table("A System V segment", [row for row in rows if row.case.group == "shared"])
+    main_table("So many connections for memory", [row for row in rows if row.case.group == "streams"])
     cost_table([row for row in rows if "plain_ms" in row.samples])
     phase_table([row for row in rows if "plain_ms" in row.samples])
     targets(rows)
@@ -73,11 +75,11 @@ def main_table(title, rows):
     """Under phaul's rows each peer, with phaul's best tracker against it."""
     if not rows:
         return
-    print(f"\n{title}\n\n{'kind':5}{'MiB':>5}{'MB/s':>5}  {'method':12}{'tracker':12}{'diverge':10}{'downtime ms':>22}{'predicted':>10}"
+    print(f"\n{title}\n\n{'kind':5}{'MiB':>5}{'MB/s':>5}  {'method':12}{'tracker':12}{'options':20}{'downtime ms':>22}{'predicted':>10}"
           f"{'total ms':>26}{'MB':>7}   phaul/peer: downtime  total")
     for row in rows:
         case, predicted = row.case, row.of("predicted_ms")
-        line = (f"{case.kind:5}{case.mib:5}{case.rate:5}  {row.way.name:12}{row.tracker or '-':12}{row.diverge or '-':10}"
+        line = (f"{case.kind:5}{case.mib:5}{case.rate:5}  {row.way.name:12}{row.tracker or '-':12}{' '.join(row.way.options) or '-':20}"
                 f"{shown(row.samples['downtime_ms']):>22}{'-' if predicted is None else round(predicted):>10}"
                 f"{shown(row.samples['total_ms']):>26}{row.of('bytes') / 1e6:7.0f}")
         if row.way.name != "phaul" and (mine := best(rows, case.group, case.kind, case.mib)):
@@ -89,10 +91,10 @@ def cost_table(rows):
     """What phaul costs. Its bytes are encrypted and checked; those of the plain stream it is compared with are not."""
     if not rows:
         return
-    print(f"\nCosts\n\n{'':44}{'sent/resident':>15}{'total/plain':>12}{'slow-down %':>12}{'source MiB':>11}{'target MiB':>11}{'CPU s/GiB':>10}")
+    print(f"\nCosts\n\n{'':48}{'sent/resident':>15}{'total/plain':>12}{'slow-down %':>12}{'source MiB':>11}{'target MiB':>11}{'CPU s/GiB':>10}")
     for row in rows:
         slow = row.of("slow_down_percent")
-        print(f"{row.label()[:43]:44}{row.per_resident('memory_bytes'):15.2f}{row.of('total_ms') / max(1, row.of('plain_ms')):12.2f}"
+        print(f"{row.label()[:47]:48}{row.per_resident('memory_bytes'):15.2f}{row.of('total_ms') / max(1, row.of('plain_ms')):12.2f}"
               f"{'-' if slow is None else slow:>12}{row.of('source_overhead_mib'):11.0f}{row.of('target_overhead_mib'):11.0f}"
               f"{row.per_resident('cpu_s') * 2**30:10.1f}")
 
@@ -101,9 +103,9 @@ def phase_table(rows):
     names = list(dict.fromkeys(name for row in rows for name in row.samples if name.startswith("phase_")))
     if not names:
         return
-    print("\nPhases, ms\n\n" + " " * 44 + "".join(f"{name[6:-3]:>9}" for name in names))
+    print("\nPhases, ms\n\n" + " " * 48 + "".join(f"{name[6:-3]:>9}" for name in names))
     for row in rows:
-        print(f"{row.label()[:43]:44}" + "".join(f"{'-' if row.of(name) is None else round(row.of(name)):>9}" for name in names))
+        print(f"{row.label()[:47]:48}" + "".join(f"{'-' if row.of(name) is None else round(row.of(name)):>9}" for name in names))
 
 
 def best(rows, group, kind, mib):
