@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define WAIT_MS 60000
+#define WAIT_MS 180000
 
 static bool released(void *context)
 {
