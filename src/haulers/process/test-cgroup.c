@@ -176,7 +176,7 @@ static void nobody_is_taken_out_of_another_limit(void **state)
         struct process_private private = {.info = describe(f, freezer, false)};
         struct workload w = {.private_data = &private, .init_pid = f->root};
         (void)snprintf(pid, sizeof(pid), "%d", (int)f->child);
-        assert_int_equal(mkdir(other, 0755), 0);
+        assert_true(other && mkdir(other, 0755) == 0);
         assert_int_equal(cgroup_write(other, "cgroup.procs", pid), 0);
         assert_int_equal(process_limit(&w, &err), -EOPNOTSUPP);
         assert_null(w.cpu);
