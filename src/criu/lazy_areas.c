@@ -136,6 +136,28 @@ static bool can_be_lazy(const CriuImage__Area *a)
                (a->status & ~(AREA_STACK | AREA_HEAP)) == status && !is_wiped_on_fork(a);
 }
 
+/*
+ * Of the areas with guards, none: who puts guards in will put in more, also where pages are still to come, and of
+ * those no userfaultfd tells (before Linux 6.19 the kernel even lets us put a page in the place of one).
+ */
+static int leave_guarded_out(const CriuImage__Memory *memory, struct task *task)
+{
+        for (size_t i = 0, j = 0; i < memory->n_areas; i++) {
+                const CriuImage__Area *guard = memory->areas[i];
+                if (!(guard->status & AREA_GUARD))
+                        continue;
+                if (guard->start >= guard->end)
+                        return -EBADMSG;
+                while (j > 0 && task->found[j - 1].end > guard->start)
+                        j--;
+                while (j < task->n_found && task->found[j].end <= guard->start)
+                        j++;
+                for (; j < task->n_found && task->found[j].start < guard->end; j++)
+                        task->found[j].can = false;
+        }
+        return 0;
+}
+
 static int take_memory(const uint8_t *data, size_t size, void *context)
 {
         struct task *task = context;
@@ -162,6 +184,8 @@ static int take_memory(const uint8_t *data, size_t size, void *context)
                                 (struct found_area){.start = a->start, .end = a->end, .can = can_be_lazy(a)};
                 end = a->end;
         }
+        if (r == 0)
+                r = leave_guarded_out(memory, task);
         criu_image__memory__free_unpacked(memory, NULL);
         return r;
 }

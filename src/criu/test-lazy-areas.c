@@ -136,14 +136,18 @@ static void test_what_may_come_late(void **state)
                 {AT(8), AT(9), ANONYMOUS, 1U << 15, 0},                       /* a shadow stack */
                 {AT(9), AT(10), ANONYMOUS, REGULAR, 1ULL << MADV_WIPEONFORK}, /* empty in a child */
                 {AT(11), AT(12), ANONYMOUS | MAP_GROWSDOWN, REGULAR | 2U, 0}, /* the stack */
-                {AT(0), AT(1), 0, 1U << 16, 0},                               /* a guard in the first */
+                {AT(13), AT(14), ANONYMOUS, REGULAR, 0},
+                {AT(14), AT(15), ANONYMOUS, REGULAR, 0},
+                {AT(15), AT(16), ANONYMOUS, REGULAR, 0},
+                {AT(15) + PAGE_BYTES, AT(15) + 2 * PAGE_BYTES, 0, 1U << 16, 0}, /* guards in two of them */
+                {AT(14) - PAGE_BYTES, AT(14), 0, 1U << 16, 0},
         };
-        const struct lazy_area wanted[] = {{AT(0), AT(2)}, {AT(11), AT(12)}};
+        const struct lazy_area wanted[] = {{AT(0), AT(2)}, {AT(11), AT(12)}, {AT(14), AT(15)}};
 
         put_task(s, 7, 0);
         put_memory(s, 7, 1, areas, sizeof(areas) / sizeof(areas[0]));
         assert_int_equal(lazy_areas_read(s->fd, false, &s->areas, &s->err), 0);
-        expect(s, 7, wanted, 2);
+        expect(s, 7, wanted, sizeof(wanted) / sizeof(wanted[0]));
         expect(s, 8, NULL, 0);
         assert_false(lazy_areas_need_permission(s->fd));
 }

@@ -230,6 +230,22 @@ static int on_there(uint64_t start, uint64_t end, void *context)
         return clean_pages_add(m->pages, m->number, start, end);
 }
 
+static int on_guard(uint64_t start, uint64_t end, void *context)
+{
+        (void)start;
+        (void)end;
+        (void)context;
+        return -EEXIST;
+}
+
+/* A kernel that does not tell them (before Linux 6.15) has none, or none that CRIU would restore. */
+static bool has_guards(int pagemap, const struct area *a)
+{
+        static const struct scan_request guards = {.all_of = PAGE_GUARD, .returned = PAGE_GUARD};
+
+        return page_scan(pagemap, &guards, a->start, a->end, on_guard, NULL) == -EEXIST;
+}
+
 /* What is there of an area: a mapping may be much larger. */
 static int mark_process(const struct process *p, struct clean_pages *pages)
 {
@@ -246,7 +262,7 @@ static int mark_process(const struct process *p, struct clean_pages *pages)
         if (pagemap < 0)
                 return errno == ENOENT || errno == ESRCH ? 0 : -errno;
         for (size_t i = 0; r == 0 && i < p->space.n; i++)
-                if (p->late[i])
+                if (p->late[i] && !has_guards(pagemap, &p->space.areas[i]))
                         r = page_scan(pagemap, &there, p->space.areas[i].start, p->space.areas[i].end, on_there,
                                       &marking);
         return r;
