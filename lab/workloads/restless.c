@@ -7,7 +7,8 @@
  * shrinks, forbids and allows, locks, guards, gives back to the kernel, keeps from children, and lets the kernel write
  * into it: from pipes, from others' memory and, with --data (a file that it makes), by direct I/O. It forks children
  * that do the same to what they inherited; all of them share memory of four kinds. Children and the process itself
- * execute the program anew now and then.
+ * execute the program anew now and then. As programs do, it guards memory and keeps it from children right when it has
+ * mapped it: of these two no userfaultfd tells, so they are not for pages that are still to come.
  *
  * What every page has to hold follows from where it came from, who wrote it last and how often it was written
  * (restless-pages.h, restless-shared.h). A line per half second; exit 1 at the first wrong byte, in any of them.
@@ -92,13 +93,6 @@ static void move(struct self *s, struct region *r)
         r->pages = p;
 }
 
-static void renew_in_place(struct self *s, struct region *r)
-{
-        must(munmap(r->pages, r->n * PAGE) == 0, "munmap");
-        r->pages = map(r->pages, r->n, MAP_FIXED);
-        renew(r, s->random);
-}
-
 /* What is behind it may be somebody else's by now. */
 static void shrink_or_grow(struct region *r)
 {
@@ -161,15 +155,31 @@ static void guard(struct region *r, size_t page, size_t n, bool guarded)
         }
 }
 
-/* For children: nothing, or not even address space. */
-static void keep_from_children(struct region *r, bool wiped)
+static void wipe_in_children(struct region *r, bool wiped)
 {
-        if (wiped) {
-                r->wiped_in_children = !r->wiped_in_children;
-                advise(r, 0, r->n, r->wiped_in_children ? MADV_WIPEONFORK : MADV_KEEPONFORK);
-        } else {
-                r->not_for_children = !r->not_for_children;
-                advise(r, 0, r->n, r->not_for_children ? MADV_DONTFORK : MADV_DOFORK);
+        r->wiped_in_children = wiped;
+        advise(r, 0, r->n, wiped ? MADV_WIPEONFORK : MADV_KEEPONFORK);
+}
+
+/* For children there is not even address space, or again there is. */
+static void keep_from_children(struct region *r)
+{
+        r->not_for_children = !r->not_for_children;
+        advise(r, 0, r->n, r->not_for_children ? MADV_DONTFORK : MADV_DOFORK);
+}
+
+static void renew_in_place(struct self *s, struct region *r, size_t page, size_t n)
+{
+        must(munmap(r->pages, r->n * PAGE) == 0, "munmap");
+        r->pages = map(r->pages, r->n, MAP_FIXED);
+        renew(r, s->random);
+        switch (chance(s, 3)) {
+        case 0:
+                return guard(r, page, n, true);
+        case 1:
+                return wipe_in_children(r, true);
+        default:
+                return;
         }
 }
 
@@ -262,8 +272,8 @@ static void act(struct self *s)
         }
         switch (chance(s, 96)) {
         case 0:
-                return renew_in_place(s, r);
         case 1:
+                return renew_in_place(s, r, page, n);
         case 2:
                 return move(s, r);
         case 3:
@@ -284,14 +294,15 @@ static void act(struct self *s)
         case 12:
                 return read_from_file(s, r, page, n);
         case 13:
-                return keep_from_children(r, either);
+                return either ? keep_from_children(r) : wipe_in_children(r, false);
         case 14:
                 return advise(r, 0, r->n, either ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
         case 15:
                 return r->locked ? unlock(r) : lock(r);
         case 16:
+                return guard(r, page, n, false);
         case 17:
-                return guard(r, page, n, either);
+                return move(s, r);
         case 18:
         case 19:
                 return grow_stack(s);
