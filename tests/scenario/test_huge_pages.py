@@ -22,11 +22,14 @@ memfd = mmap.mmap(fd, SIZE, flags=mmap.MAP_SHARED)
 every = range(0, SIZE, PAGE)
 def read(m):
     return [struct.unpack_from("QQ", m, at) for at in every]
+# A word at a time, as who reads what is shared must never see half of one; struct puts zeros there first.
+words = {m: memoryview(m).cast("Q") for m in (private, shared, memfd)}
 def write(m, n):
     for at in every:
-        struct.pack_into("QQ", m, at, at, n)
-for m in (private, shared, memfd):
-    write(m, 0)
+        words[m][at // 8 + 1] = n
+for m in words:
+    for at in every:
+        words[m][at // 8] = at
 child = os.fork()
 n = 0
 while True:
@@ -37,12 +40,14 @@ while True:
         n += 2
     write(private, n)
     for m in (private,) if not child else (private, shared, memfd):
-        if read(m) != [(at, n) for at in every]:
-            print("wrong", flush=True), os._exit(1)
+        found = [(at, what) for at, what in zip(every, read(m)) if what != (at, n)]
+        if found:
+            print("wrong", (private, shared, memfd).index(m), n, len(found), found[:4], flush=True), os._exit(1)
     if not child:
         later = read(shared), read(memfd)
-        if any(at != place for pages in later for at, (place, _) in zip(every, pages)):
-            print("wrong", flush=True), os._exit(1)
+        found = [(at, what) for pages in later for at, what in zip(every, pages) if what[0] != at]
+        if found:
+            print("wrong shared", n, len(found), found[:4], flush=True), os._exit(1)
     print("parent" if child else "child", n, later[0][0][1] if not child else n, flush=True)
     time.sleep(0.2)
 """
