@@ -21,7 +21,7 @@
 #include "base/kernel_abi.h"
 #include "memory/late_memory.h"
 
-#define N 8U              /* pages of each area */
+#define N 8U             /* pages of each area */
 #define ADVICE_GUARD 102 /* MADV_GUARD_INSTALL, Linux 6.13 */
 
 /* The link is not used. */
@@ -184,9 +184,9 @@ static void test_what_may_come_late(void **state)
         assert_string_equal(marks(s, self, s->locked), "--------");
         assert_string_equal(marks(s, self, s->wiped), "--------");
         assert_string_equal(marks(s, self, s->shared), "--------");
-        assert_string_equal(marks(s, self, s->sparse), "--+--+--"); /* what was never written is zeros there, too */
+        assert_string_equal(marks(s, self, s->sparse), "--+--+--");  /* what was never written is zeros there, too */
         assert_string_equal(marks(s, self, s->guarded), "--------"); /* though it has pages */
-        assert_int_equal(late_memory_left_bytes(s->late), 0); /* criu has left nothing out */
+        assert_int_equal(late_memory_left_bytes(s->late), 0);        /* criu has left nothing out */
 }
 
 /* What a child has with the same bounds as its parent stays shared on the target: it is there before. */
