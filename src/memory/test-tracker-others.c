@@ -23,6 +23,7 @@
 
 #define HUGE_PAGES 512U
 #define HUGE_BYTES (HUGE_PAGES * PAGE)
+#define ADVICE_COLLAPSE 25 /* MADV_COLLAPSE, Linux 6.1 */
 
 /* -- a round ------------------------------------------------------------------------------------------------------ */
 
@@ -224,11 +225,29 @@ static void test_huge_pages_given_back(void **state)
         assert_int_equal(clean(huge, HUGE_PAGES), 0);
 }
 
+/* One write into a huge page makes one small page dirty, not 512. */
+static void test_huge_pages(void **state)
+{
+        uint64_t area = ask(map, 3 * HUGE_PAGES), huge = (area + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
+
+        (void)state;
+        (void)ask(write_pages, huge, HUGE_PAGES);
+        if (ask(advise, huge, HUGE_PAGES, ADVICE_COLLAPSE) != 0)
+                skip(); /* this kernel has none */
+        assert_int_equal(a_round(huge, HUGE_PAGES), HUGE_PAGES);
+        for (int i = 0; i < 3; i++) {
+                (void)ask(write_pages, huge + 77 * PAGE, 2);
+                assert_int_equal(clean(huge, HUGE_PAGES), HUGE_PAGES - 2);
+                assert_int_equal(a_round(huge, HUGE_PAGES), 2);
+        }
+}
+
 static void test_sparse_areas_stay_sparse(void **state)
 {
         uint64_t area = ask(map, 16384);
 
         (void)state;
+        assert_int_equal(ask(advise, area, 16384, MADV_NOHUGEPAGE), 0);
         (void)ask(write_pages, area + 100 * PAGE, 1);
         (void)ask(read_pages, area + 200 * PAGE, 5); /* the zero page */
         assert_int_equal(a_round(area, 16384), has_zero_page() ? 1 : 6);
@@ -342,6 +361,7 @@ int main(int argc, char **argv)
                 STORY(test_mapped_over),
                 STORY(test_out_of_sight),
                 STORY(test_given_back),
+                STORY(test_huge_pages),
                 STORY(test_huge_pages_given_back),
                 STORY(test_sparse_areas_stay_sparse),
                 STORY(test_not_ours),

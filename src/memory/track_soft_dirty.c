@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -24,6 +26,8 @@
  * its own.
  */
 #define PAGE 4096U
+#define HUGE_BYTES (UINT64_C(2) << 20)
+#define PARTS 512                      /* as many at once: 1 GiB */
 #define NOTES_BYTES ((size_t)40 << 20) /* enough for 40 GiB; the rest counts as written */
 #define NOTE_SWAPPED (UINT32_C(1) << 31)
 
@@ -107,6 +111,46 @@ static void soft_close(void *state)
 
 /* -- a process ---------------------------------------------------------------------------------------------------- */
 
+/* Those of them that the kernel takes: it stops at one that it does not (locked memory). False: none at all. */
+static bool call_cold(int pidfd, const struct iovec *parts, size_t n)
+{
+        for (size_t done = 0; done < n;) {
+                const long bytes = syscall(SYS_process_madvise, pidfd, parts + done, n - done, MADV_COLD, 0);
+                if (bytes < 0 && errno != EINVAL && errno != EAGAIN && errno != EINTR && errno != ENOMEM)
+                        return false;
+                done += bytes > 0 ? (size_t)bytes / PAGE : 1;
+        }
+        return true;
+}
+
+/*
+ * Of a huge page the bit is one, too: a program that writes a little everywhere would have written all of it. When a
+ * part of one is called cold, the kernel splits it (mm/madvise.c), and others may call it so (process_madvise(2), Linux
+ * 5.10). One that is not split now, as somebody else holds it, may be before the next look.
+ */
+static void split_huge_pages(const struct tracked *p, const struct address_space *space)
+{
+        struct iovec parts[PARTS];
+        size_t n = 0;
+
+        for (size_t i = 0; i < space->n; i++) {
+                const struct area *a = &space->areas[i];
+                if (a->end - a->start > PAGE_TABLE_AREA_MAX)
+                        continue;
+                uint64_t at = (a->start + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+                for (; at < a->end && a->end - at >= HUGE_BYTES; at += HUGE_BYTES) {
+                        /* NOLINTNEXTLINE(performance-no-int-to-ptr): an address of another process */
+                        parts[n++] = (struct iovec){.iov_base = (void *)(uintptr_t)at, .iov_len = PAGE};
+                        if (n < PARTS)
+                                continue;
+                        if (!call_cold(p->pidfd, parts, n))
+                                return;
+                        n = 0;
+                }
+        }
+        (void)call_cold(p->pidfd, parts, n);
+}
+
 static int soft_attach(void *state, struct tracked *p, struct error *err)
 {
         CLEANUP(address_space_done) struct address_space space = {0};
@@ -117,6 +161,8 @@ static int soft_attach(void *state, struct tracked *p, struct error *err)
                 r = trackable_mappings(p->pid, &space, err);
         if (r == 0 && !p->notes && !(p->notes = page_notes_new(sizeof(uint32_t), &t->allowance)))
                 r = error_set(err, ENOMEM, "out of memory");
+        if (r == 0)
+                split_huge_pages(p, &space);
         return r;
 }
 
