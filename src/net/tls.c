@@ -187,9 +187,8 @@ void tls_explain(const struct net *net, int ssl_error, int saved_errno, struct e
                 (void)error_set(err, ECONNRESET, "%s closed the connection during the handshake", net->peer);
         } else if (early) {
                 (void)error_set_kind(err, ERROR_DENIED, ECONNRESET,
-                                     "the peer at %s closed the connection during the handshake: this host is probably "
-                                     "not paired there",
-                                     net->peer);
+                                     "the peer at %s closed the connection during the handshake%s", net->peer,
+                                     net->is_tcp ? ": this host is probably not paired there" : "");
         } else {
                 (void)error_set(err, ECONNRESET, "the connection to %s broke", net->peer);
         }

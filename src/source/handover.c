@@ -199,6 +199,16 @@ static void stand_still(const struct source_side *x)
         struct session *s = x->session;
         char why[512];
 
+        if (s->state == SOURCE_SERVING) {
+                (void)snprintf(why, sizeof(why),
+                               "the descriptors that led to %s were lost and cannot come back by themselves: it runs "
+                               "there, and a part of its memory is still in the frozen original here, which is kept. "
+                               "Open new ones, and `phaul reconnect %s` goes on",
+                               s->request.peer, s->request.id);
+                session_stalled(s, why);
+                nap(s, STAND_STILL_MS);
+                return;
+        }
         (void)snprintf(
                 why, sizeof(why),
                 "the descriptors that led to %s were lost after the commit and cannot come back by themselves. "

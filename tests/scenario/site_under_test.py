@@ -223,6 +223,8 @@ class Site:
     def logs(self):
         text = []
         for name, host in self.hosts.items():
+            if not host.pid:
+                continue  # the site is being taken down
             text.append(f"-- {name}: phauld.log\n" + host.run("tail", "-n", "20", "/var/log/phauld.log", check=False).stdout)
             text.append(host.run("sh", "-c", "tail -n 15 $(ls -t /var/lib/phaul/migrations/*/log | head -n 4) 2>/dev/null", check=False).stdout)
         return "\n".join(text)

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from site_under_test import FULL, PROGRAMS, eventually
+from test_postcopy import report_of
 
 IP = "10.77.0.20"
 FAR = "ssh://root@beta"
@@ -252,6 +253,28 @@ def test_the_far_half_is_killed(far, shop):
     went(far, shop)
 
 
+def serving(site, identity):
+    """It runs on beta; memory that it needs is on alpha."""
+    for host in ("alpha", "beta"):
+        assert site.wait_phase(host, identity, "fill"), host
+    assert not site.runs("alpha", "shop") and told(site, identity)["state"] == "serving", told(site, identity)
+
+
+def test_postcopy_by_ssh(far, shop):
+    """All over one tunnel; cut in the middle, ssh is run again and the pages that are missing come by that."""
+    far.hold("beta", "target-pull")
+    identity = far.migrating("alpha", "lxc/shop", FAR, "--postcopy", "--tracker", "none")
+    serving(far, identity)
+    far["beta"].cut()
+    eventually(lambda: told(far, identity)["state"] == "stalled", 90, "that it says so")
+    far["beta"].heal()
+    far.let_go()
+    assert far.result("alpha", identity)["result"] == "done"
+    assert report_of(far, "alpha", identity)["postcopy"]["left_bytes"] > 4 << 20
+    went(far, shop)
+    recorded(far, identity, "done")
+
+
 def refused(site, words, code, target=FAR):
     done = site["alpha"].run("phaul", "migrate", "lxc/shop", target, check=False)
     assert done.returncode == code and words in done.stderr, done
@@ -356,6 +379,27 @@ def test_descriptors_cut_when_a_copy_is_held(far, shop, committed):
         went(far, shop)
     else:
         stayed(far, shop)
+    again.cut()
+
+
+def test_descriptors_cut_while_pages_are_missing(far, shop):
+    """Post-copy: it stalls, and goes on over new ones."""
+    bridge, again = Bridge(), Bridge()
+    far.hold("beta", "target-pull")
+    bridge.start(far["beta"], bridge.far, "receive")
+    bridge.start(far["alpha"], bridge.near, "migrate", "lxc/shop", "--postcopy", "--tracker", "none")
+    identity = eventually(lambda: [m["id"] for m in json.loads(far["alpha"].run("phaul", "list", "--json").stdout)
+                                   if not m["result"]], what="a migration")[0]
+    serving(far, identity)
+    bridge.cut()
+    eventually(lambda: told(far, identity)["state"] == "stalled", 60, "that it says so")
+    assert f"phaul reconnect {identity}" in told(far, identity)["reason"]
+    again.start(far["beta"], again.far, "receive")
+    done = again.start(far["alpha"], again.near, "reconnect", identity)
+    assert done.wait(30) == 0, done.stderr.read()
+    far.let_go()
+    assert far.result("alpha", identity)["result"] == "done"
+    went(far, shop)
     again.cut()
 
 
