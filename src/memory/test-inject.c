@@ -442,7 +442,7 @@ static void confined(int out)
                 _exit(9);
         say(out, "+");
         char c;
-        (void)poll(NULL, 0, 600);
+        (void)poll(NULL, 0, 2000);
         (void)syscall(SYS_eventfd2, 0, 0); /* the filter is in force afterwards */
         (void)read(out, &c, 1);
 }

@@ -22,7 +22,7 @@ FULL = bool(os.environ.get("PHAUL_TEST_FULL"))  # make test-full: every combinat
 WORKLOADS = "family|restless|patchwork|memwriter|echo-server|counter|oddity|ucarp|keepalived"
 
 
-def eventually(condition, seconds=20, what="it"):
+def eventually(condition, seconds=60, what="it"):
     """Wait until condition() is true and return its value."""
     deadline, pause = time.monotonic() + seconds, 0.03
     while not (value := condition()):
@@ -237,7 +237,7 @@ class Site:
                 self.start(host)
         self._paired()
         for host in self.hosts.values():
-            eventually(lambda: not self.pid_of(host, "phaul-net"), 30, f"quiet on {host.name}")  # noqa: B023
+            eventually(lambda: not self.pid_of(host, "phaul-net"), 60, f"quiet on {host.name}")  # noqa: B023
 
     def _paired(self):
         """Pair anew what a test left unpaired."""

@@ -65,7 +65,7 @@ def test_only_the_connection_for_memory_is_lost(site, shop, side, phase):
     identity = site.migrating_held("source", phase)
     site.kill_bulk(site["alpha" if side == "source" else "beta"])
     site.let_go()
-    result = site.result("alpha", identity, 30)
+    result = site.result("alpha", identity, 60)
     assert result["result"] == "failed" and result["owner"] == "source", result
     eventually(lambda: not site.pid_of(site["beta"], "phaul-session"), 90, "the target's session")
     shop()

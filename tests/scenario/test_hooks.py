@@ -150,7 +150,7 @@ def test_ucarp_gives_the_address_to_the_target(shop):
             write(host, f"/root/{what}", f"#!/bin/sh\nip addr {what} {virtual}/24 dev br0 2>/dev/null\nexit 0\n", "755")
         host.spawn("/var/log/ucarp.log", "ucarp", "-i", "br0", f"--srcip={host.address}", "--vhid=7", "--pass=secret", f"--addr={virtual}",
                    "--upscript=/root/add", "--downscript=/root/del", "--advbase=1", f"--advskew={0 if name == 'alpha' else 50}")
-        eventually(lambda: holders(shop, virtual) == ["alpha"], 15, f"ucarp on {name}")
+        eventually(lambda: holders(shop, virtual) == ["alpha"], 60, f"ucarp on {name}")
     try:
         with configured(shop, "action = ucarp:br0"):
             # What does not happen changes nothing.
@@ -160,7 +160,7 @@ def test_ucarp_gives_the_address_to_the_target(shop):
             shop.result("alpha", identity)
             assert holders(shop, virtual) == ["alpha"]
             report = shop.migrate("alpha", "lxc/shop", "beta")
-            eventually(lambda: holders(shop, virtual) == ["beta"], 10, "the virtual address on beta")
+            eventually(lambda: holders(shop, virtual) == ["beta"], 60, "the virtual address on beta")
             time.sleep(2)
             assert holders(shop, virtual) == ["beta"], "it does not stay there"
             assert "ucarp" not in log_of(shop, "alpha", report["id"]) + log_of(shop, "beta", report["id"])
@@ -209,16 +209,16 @@ def test_keepalived_follows_the_container(shop):
         write(host, "/root/keepalived.conf", KEEPALIVED % {"name": name, "priority": 150 if name == "alpha" else 100})
         host.spawn("/var/log/keepalived.log", "keepalived", "-n", "-l", "-P", "-f", "/root/keepalived.conf")
     try:
-        eventually(lambda: holders(shop, virtual) == ["alpha"], 15, "keepalived")
+        eventually(lambda: holders(shop, virtual) == ["alpha"], 60, "keepalived")
         with configured(shop, "action = keepalived:shop"):
             shop.migrate("alpha", "lxc/shop", "beta")
-            eventually(lambda: holders(shop, virtual) == ["beta"], 10, "the virtual address on beta")
+            eventually(lambda: holders(shop, virtual) == ["beta"], 60, "the virtual address on beta")
             shop.migrate("beta", "lxc/shop", "alpha")
-            eventually(lambda: holders(shop, virtual) == ["alpha"], 10, "the virtual address on alpha")
+            eventually(lambda: holders(shop, virtual) == ["alpha"], 60, "the virtual address on alpha")
     finally:
         for host in shop.hosts.values():
             host.run("sh", "-c", "pkill -x keepalived; rm -f /run/phaul/keepalived/shop", check=False)
-        eventually(lambda: holders(shop, virtual) == [], 10, "the end of keepalived")
+        eventually(lambda: holders(shop, virtual) == [], 60, "the end of keepalived")
 
 
 # -- announcements
@@ -282,7 +282,7 @@ def test_announced_after_the_migration(shop):
     mac = hardware_address(shop, "alpha")
     with Ear(shop) as ear:
         shop.migrate("alpha", "lxc/shop", "beta")
-        eventually(lambda: ear.arp(mac) and ear.advertisements(mac), 5, "announcements")
+        eventually(lambda: ear.arp(mac) and ear.advertisements(mac), 60, "announcements")
         assert set(ear.arp(mac)) == {1, 2}
     # The client's own tables believe it.
     assert shop.client.run("ping", "-c1", "-W2", IP).returncode == 0
@@ -301,4 +301,4 @@ def test_announced_after_an_abort(shop):
         shop["alpha"].run("phaul", "cancel", identity)
         shop.let_go()
         shop.result("alpha", identity)
-        eventually(lambda: ear.arp(mac) and ear.advertisements(mac), 5, "announcements")
+        eventually(lambda: ear.arp(mac) and ear.advertisements(mac), 60, "announcements")

@@ -127,7 +127,7 @@ def test_nobody_is_left(site, how):
     site.let_go()
     assert site.result("alpha", identity)["result"] == how
     for host in site.hosts:
-        eventually(lambda host=host: not ours(site, host), 20, f"the last process on {host}: {ours(site, host)}")
+        eventually(lambda host=host: not ours(site, host), 60, f"the last process on {host}: {ours(site, host)}")
         mounts = site[host].run("cat", "/proc/mounts").stdout
         assert "/run/phaul/images" not in mounts and "/var/lib/phaul" not in mounts.replace("/var/lib/phaul-lab", ""), mounts
         assert site[host].run("find", "/run/phaul", "-name", f"*{identity}*").stdout == ""
@@ -165,7 +165,7 @@ def test_memory_never_reaches_a_disk(site):
     assert site.result("alpha", identity)["result"] == "done"
     assert site.client.run("redis-cli", "-h", IP, "get", "secret").stdout.strip() == secret
     for host in site.hosts:
-        eventually(lambda host=host: images(site, host) == [], 15, f"images on {host}")
+        eventually(lambda host=host: images(site, host) == [], 60, f"images on {host}")
         assert on_disk(site, host, secret) == []
 
 

@@ -160,7 +160,7 @@ def test_only_the_connection_for_memory_is_lost_in_a_round(site, side):
     assert site.wait_phase("alpha", identity, "memory")
     eventually(lambda: tracked(site, "alpha", pid), what="it is watched")
     site.kill_bulk(site["alpha" if side == "source" else "beta"])
-    result = site.result("alpha", identity, 30)
+    result = site.result("alpha", identity, 60)
     assert result["result"] == "failed" and result["owner"] == "source", result
     goes_on(site, "alpha", "writer")
     eventually(lambda: not tracked(site, "alpha", pid), what="it is watched no more")

@@ -79,7 +79,7 @@ def test_strangers_are_dropped(site, what):
         done = site.client.run("timeout", "10", "sh", "-c", f"echo | openssl s_client -connect 10.77.0.12:{PORT} -tls1_3 2>&1; "
                                f"echo | openssl s_client -connect 10.77.0.12:{PORT} -tls1_2 2>&1", check=False)
         assert "alert" in done.stdout, done.stdout
-    eventually(lambda: len(site.pid_of(site["beta"], "phaul-net")) <= len(before), 20, "the end of phaul-net")
+    eventually(lambda: len(site.pid_of(site["beta"], "phaul-net")) <= len(before), 60, "the end of phaul-net")
     assert site.api(site["beta"], "GET", "/host")[0] == 200
 
 

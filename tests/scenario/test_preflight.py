@@ -63,7 +63,7 @@ def start(site, host, name):
     if said != "ready":
         pytest.skip(f"{name} is not possible here: {said}")
     # lxc-attach itself is on its way out
-    eventually(lambda: not site.pid_of(h, "lxc-attach"), 30, "the end of lxc-attach")
+    eventually(lambda: not site.pid_of(h, "lxc-attach"), 60, "the end of lxc-attach")
 
 
 def outside(site, host, name):
@@ -78,7 +78,7 @@ def stop(site, host):
     """Kill all but the container's init."""
     site[host].run("sh", "-c", "for p in $(pgrep -x oddity); do "
                    "awk '/^NSpid/ { exit !(NF == 3 && $3 == 1) }' /proc/$p/status || kill -9 $p; done", check=False)
-    eventually(lambda: oddities(site, host) <= 1, 30, "the end of the oddities")
+    eventually(lambda: oddities(site, host) <= 1, 60, "the end of the oddities")
 
 
 def oddities(site, host):
@@ -99,7 +99,7 @@ def items(verdict, identity, grade=None, host=None):
 
 def make(site):
     site["alpha"].container("odd", ["oddity", "init"], ip="10.77.0.70/24")
-    eventually(lambda: site.runs("alpha", "odd"), 30, "the container")
+    eventually(lambda: site.runs("alpha", "odd"), 60, "the container")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_what_was_attached_from_outside_is_named(odd):
     attached = odd["alpha"].popen("lxc-attach", "-n", "odd", "--", f"{PROGRAMS}/oddity", "tcp", "/root/ready",
                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: odd["alpha"].run("cat", f"{ROOT}/root/ready", check=False).stdout, 30, "the outsider")
+        eventually(lambda: odd["alpha"].run("cat", f"{ROOT}/root/ready", check=False).stdout, 60, "the outsider")
         assert "oddity" in items(check(odd, code=3), "outside", "error")[0]["reason"]
     finally:
         stop(odd, "alpha")
@@ -234,7 +234,7 @@ def test_a_thousand_processes_do_not_take_long(odd):
                      "i=0; while [ $i -lt 1000 ]; do sleep 600 & i=$((i+1)); done; wait")
     try:
         eventually(lambda: len(odd.pid_of(odd["alpha"], "sleep")) >= 1000, 60, "the processes")
-        eventually(lambda: not odd.pid_of(odd["alpha"], "lxc-attach"), 30, "the end of lxc-attach")
+        eventually(lambda: not odd.pid_of(odd["alpha"], "lxc-attach"), 60, "the end of lxc-attach")
         verdict = check(odd, code=0)
         looked = re.match(r"(\d+) processes with (\d+) ", items(verdict, "tasks", "ok")[0]["reason"])
         assert int(looked[1]) > 1000 and int(looked[2]) >= 10000
@@ -281,7 +281,7 @@ def test_a_terminal_from_outside_is_named(site):
     alpha.container("odd", ["oddity", "tcp", "/root/ready"], ip="10.77.0.70/24", start=False)
     shell = alpha.popen("script", "-qec", "lxc-start -F -n odd", "/dev/null", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        eventually(lambda: site.runs("alpha", "odd"), 30, "the container")
+        eventually(lambda: site.runs("alpha", "odd"), 60, "the container")
         found = items(check(site, code=3), "terminals", "error", "alpha")
         assert found and "pts/" in found[0]["reason"], check(site)
     finally:
@@ -419,6 +419,6 @@ def test_what_passes_moves(site):
     before = oddities(site, "alpha")
     assert check(site, code=0)["verdict"] == "ok"
     site.migrate("alpha", "lxc/odd", "beta")
-    eventually(lambda: oddities(site, "beta") == before, 30, "all of it on beta")
+    eventually(lambda: oddities(site, "beta") == before, 60, "all of it on beta")
     site.migrate("beta", "lxc/odd", "alpha")
-    eventually(lambda: oddities(site, "alpha") == before, 30, "all of it on alpha")
+    eventually(lambda: oddities(site, "alpha") == before, 60, "all of it on alpha")

@@ -29,13 +29,13 @@ def shop(site):
 
 
 def has_its_data(site):
-    eventually(lambda: answers(site), 30, "Redis")
+    eventually(lambda: answers(site), 60, "Redis")
     assert site.client.run("redis-cli", "-h", IP, "get", "kept").stdout.strip() == "since the beginning"
 
 
 def runs_on_alpha_only(site):
     eventually(lambda: not site.pid_of(site["beta"], "phaul-session"), 120, "the target's session")
-    eventually(lambda: site.state("alpha", "shop") == "RUNNING", 30, "the container on alpha")
+    eventually(lambda: site.state("alpha", "shop") == "RUNNING", 60, "the container on alpha")
     has_its_data(site)
     assert "shop" not in site["beta"].run("lxc-ls", "-1").stdout.split()
     assert not site["beta"].run("sh", "-c", "ls -A /var/lib/lxc", check=False).stdout.split()

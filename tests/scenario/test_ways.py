@@ -139,7 +139,7 @@ def test_a_container_by_ssh(far, shop):
     assert report["result"] == "done" and (report["source"], report["target"]) == ("alpha", "beta")
     went(far, shop)
     recorded(far, report["id"], "done")
-    eventually(lambda: not far.pid_of(far["alpha"], "ssh"), 30, "the end of ssh")
+    eventually(lambda: not far.pid_of(far["alpha"], "ssh"), 60, "the end of ssh")
     far["alpha"].run("rm", "/root/.ssh/config")
 
 
