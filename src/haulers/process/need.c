@@ -193,8 +193,11 @@ static bool wants_copy(const struct process_file *file, const char *wrong, bool 
 /* About one that is not as it must be. */
 static const char *advice(const struct process_file *file, const char *wrong, bool missing, bool copy)
 {
+        if (!copy && wants_copy(file, wrong, missing))
+                return file->use == FILE_DIRECTORY ? "; --copy-files brings it, but not what is in it"
+                                                   : "; --copy-files brings it";
         if (!copy)
-                return wants_copy(file, wrong, missing) ? "; --copy-files brings it" : "";
+                return "";
         return is_system(file->path) && !missing ? ", and what belongs to the system is not replaced" : "";
 }
 
@@ -215,6 +218,10 @@ size_t process_files_verify(const struct process_files *files, bool copy, const 
                                 ret_copies[copies] = file;
                                 process_say(f, "copy", GRADE_OK, "%s", file->path);
                         }
+                        if (file->use == FILE_DIRECTORY && named++ < NAMED_MAX)
+                                process_say(f, "files", GRADE_WARNING,
+                                            "%.900s is a directory: what is in it, and not open, does not come along",
+                                            file->path);
                         copies++;
                 } else if (wrong && named++ < NAMED_MAX) {
                         process_say(f, "files", GRADE_ERROR, "%.900s %s%s", file->path, wrong,

@@ -273,6 +273,27 @@ static void files_are_compared_and_named(void **state)
         assert_int_equal(copied.copies, 2);
 }
 
+/* A server of files would have nothing to serve. */
+static void a_directory_comes_empty(void **state)
+{
+        const struct scene *s = *state;
+        CLEANUP(process_files_done) struct process_files files = {0};
+        const struct process_file *copies[PROCESS_COPIES_MAX];
+        struct heard all = {0}, copied = {0};
+        struct process_findings f = {.report = hear, .context = &all};
+
+        json_t *description = json_pack("{s:[[s,s,i]]}", "files", s->missing, "d", S_IFDIR);
+        assert_int_equal(process_files_parse(description, &files, NULL), 0);
+        json_decref(description);
+        assert_int_equal(process_files_verify(&files, false, copies, &f), 0);
+        assert_int_equal(all.errors, 1);
+        assert_non_null(strstr(all.text, "--copy-files brings it, but not what is in it"));
+        f = (struct process_findings){.report = hear, .context = &copied};
+        assert_int_equal(process_files_verify(&files, true, copies, &f), 1);
+        assert_int_equal(copied.errors, 0);
+        assert_non_null(strstr(copied.text, "is a directory: what is in it"));
+}
+
 /* What lies in a directory called "nfs" is on NFS. */
 int statfs(const char *path, struct statfs *ret)
 {
@@ -547,6 +568,7 @@ int main(void)
                 cmocka_unit_test(a_tree_is_found_with_its_children),
                 cmocka_unit_test(orphans_are_no_descendants),
                 cmocka_unit_test_setup_teardown(files_are_compared_and_named, set_up, tear_down),
+                cmocka_unit_test_setup_teardown(a_directory_comes_empty, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(what_is_written_on_shared_storage_is_the_same, set_up, tear_down),
                 cmocka_unit_test(files_of_a_peer_are_not_trusted),
                 cmocka_unit_test(a_description_is_bounded),
