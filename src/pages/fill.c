@@ -176,16 +176,21 @@ static void *filler(void *context)
 {
         struct page_worker *w = context;
         struct worker_piece piece;
+        size_t own = 0;
 
+        /* As many as there are of us at most, and nobody else's. */
+        while (!role_take(&w->ledger->head->filling[own]))
+                own = (own + 1) % LEDGER_FILLERS_MAX;
         while (next_piece(w, &piece))
                 fill_piece(w, &piece);
+        role_leave(&w->ledger->head->filling[own]);
         return NULL;
 }
 
 int page_fill_start(struct page_worker *w)
 {
         const int cpus = get_nprocs();
-        const size_t wanted = cpus < 1 ? 1 : cpus > WORKER_FILLERS_MAX ? WORKER_FILLERS_MAX : (size_t)cpus;
+        const size_t wanted = cpus < 1 ? 1 : cpus > LEDGER_FILLERS_MAX ? LEDGER_FILLERS_MAX : (size_t)cpus;
 
         for (; w->n_fillers < wanted; w->n_fillers++) {
                 int r = pthread_create(&w->fillers[w->n_fillers], NULL, filler, w);

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "pages/role.h"
 
 /*
  * Which pages restored tasks are still owed, and where they lie: a file in memory that the session writes before the
@@ -21,6 +22,7 @@
  * One writer of lists at a time; bits may be cleared by several threads meanwhile. Addresses in bytes, whole pages.
  */
 #define LEDGER_FILE_NAME 48
+#define LEDGER_FILLERS_MAX 4
 
 enum ledger_phase {
         LEDGER_WAITING, /* CRIU has not come, or is not through: pages are given to those who ask */
@@ -116,6 +118,9 @@ struct ledger_head {
         /* The message that is being taken from a userfaultfd; an event of 0: none. */
         uint32_t event_space;
         struct uffd_msg event;
+
+        struct role keeping, working, standing_by; /* keeper.c */
+        struct role filling[LEDGER_FILLERS_MAX];   /* by threads of the worker */
 };
 
 struct page_ledger {

@@ -14,10 +14,11 @@
  * the others in the background. CRIU makes a userfaultfd in each task and hands it to the service (criu/uffd.c, "lazy
  * pages"); the pages lie in the images, which are given back as they are used up.
  *
- * The service outlives the session, and the death of each of its processes (phaul-pages, main/phaul-pages.c): a keeper
- * and a worker share one table of descriptors, so that userfaultfds stay open, and a ledger of what is still owed
- * (ledger.h). The keeper starts another worker when one dies; a worker whose keeper dies becomes one. It ends when
- * nothing is owed any more, or nobody lives who could want it, or when it is told to.
+ * The service outlives the session, and the death of any two of its processes (phaul-pages, main/phaul-pages.c): a
+ * keeper, a worker and a standby share one table of descriptors, so that userfaultfds stay open, and a ledger of what
+ * is still owed (ledger.h). The keeper starts another worker when one dies; a worker whose keeper dies becomes one; the
+ * standby, which has another name, does when both are dead. It ends when nothing is owed any more, or nobody lives who
+ * could want it, or when it is told to.
  *
  * All it leaves behind is the ledger, a file at `path` (in a tmpfs, in a directory of root). One thread at a time.
  */

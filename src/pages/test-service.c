@@ -198,6 +198,50 @@ static void test_who_is_killed_is_replaced(void **state)
         lazy_story_end(&story);
 }
 
+/* In one moment, as somebody does who ends all processes of a name. */
+static void kill_both(void)
+{
+        const struct ledger_head *h = story.view->head;
+
+        for (unsigned tries = 0; tries < 5000 && (role_is_free(&h->standing_by) || role_is_free(&h->working)); tries++)
+                (void)usleep(1000);
+        const int32_t both[] = {h->keeper, h->worker};
+        assert_true(both[0] > 1 && both[1] > 1);
+        for (size_t i = 0; i < 2; i++)
+                (void)kill(both[i], SIGSTOP);
+        for (size_t i = 0; i < 2; i++)
+                (void)kill(both[i], SIGKILL);
+        for (unsigned tries = 0; tries < 5000 && (h->worker == both[1] || h->keeper == both[0]); tries++)
+                (void)usleep(1000);
+        assert_true(look(&story).running);
+        assert_true(h->worker != both[1] && h->keeper != both[0]);
+}
+
+static void test_both_are_killed_at_once(void **state)
+{
+        struct child child;
+
+        (void)state;
+        lazy_story_begin(&story, PAGES, false);
+        wait_for_worker();
+        kill_both();
+        start(&child, hold_still);
+        for (unsigned i = 0; i < 5; i++)
+                kill_both();
+        kill_in_turn(4);
+        kill_both();
+        kill_child(&child);
+        assert_true(wait_for_end(&story));
+        lazy_story_end(&story);
+        lazy_story_begin(&story, MANY, false);
+        start(&child, touch_at_random);
+        kill_both();
+        assert_true(wait_for_end(&story));
+        assert_true(look(&story).through);
+        kill_child(&child);
+        lazy_story_end(&story);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -208,6 +252,7 @@ int main(void)
                 cmocka_unit_test(test_tasks_that_die_end_it),
                 cmocka_unit_test(test_it_ends_when_it_is_told_to),
                 cmocka_unit_test(test_who_is_killed_is_replaced),
+                cmocka_unit_test(test_both_are_killed_at_once),
         };
 
         /* A keeper that was a worker has lost its parent: it becomes ours. */

@@ -21,7 +21,6 @@
  */
 #define WORKER_FAULTS_MAX 1024
 #define WORKER_URGENT_MAX 64
-#define WORKER_FILLERS_MAX 4
 
 /* Somebody waits for the page. */
 struct worker_fault {
@@ -65,7 +64,7 @@ struct page_worker {
         bool forgot; /* one that had no room there */
 
         /* The fillers. */
-        pthread_t fillers[WORKER_FILLERS_MAX];
+        pthread_t fillers[LEDGER_FILLERS_MAX];
         size_t n_fillers;
         pthread_mutex_t mutex; /* of what follows */
         pthread_cond_t more;

@@ -118,6 +118,25 @@ def test_a_service_that_is_killed_all_the_time(site, workload):
     workload.goes_on("beta", 4)
 
 
+def test_all_of_that_name_are_killed(site, workload):
+    """One of the service has another name, and begins anew with all that they had."""
+    beta = site["beta"]
+    standby = lambda: [int(p) for p in beta.run("pgrep", "-x", "phaul-standby", check=False).stdout.split()]  # noqa: E731
+    site.hold("beta", "target-pages")
+    identity = workload.migrating()
+    assert site.wait_phase("beta", identity, "fill")
+    for _ in range(5):
+        before = eventually(lambda: len(services(site)) == 2 and standby(), what="all three")
+        beta.run("pkill", "-KILL", "phaul-pages")
+        eventually(lambda: before[0] in services(site), what="that it takes over")  # noqa: B023
+        workload.goes_on("beta", 1)
+    site.let_go()
+    assert site.result("beta", identity)["result"] == "done"
+    assert "died" not in said(site, "beta", identity)
+    workload.goes_on("beta", 4)
+    eventually(lambda: not services(site) and not standby(), what="the end of all of them")
+
+
 def test_a_session_that_is_killed_meanwhile(site, workload):
     before = unlike_before(site, "beta")
     site.hold("beta", "target-pages")
