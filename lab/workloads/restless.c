@@ -173,10 +173,12 @@ static void renew_in_place(struct self *s, struct region *r, size_t page, size_t
         must(munmap(r->pages, r->n * PAGE) == 0, "munmap");
         r->pages = map(r->pages, r->n, MAP_FIXED);
         renew(r, s->random);
-        switch (chance(s, 3)) {
-        case 0:
+        switch (chance(s, 12)) {
+        case 0: /* seldom: all that the kernel has made one with it is no memory that comes late then */
                 return guard(r, page, n, true);
         case 1:
+        case 2:
+        case 3:
                 return wipe_in_children(r, true);
         default:
                 return;
