@@ -95,7 +95,7 @@ def cost_table(rows):
     for row in rows:
         slow = row.of("slow_down_percent")
         print(f"{row.label()[:47]:48}{row.per_resident('memory_bytes'):15.2f}{row.of('total_ms') / max(1, row.of('plain_ms')):12.2f}"
-              f"{'-' if slow is None else slow:>12}{row.of('source_overhead_mib'):11.0f}{row.of('target_overhead_mib'):11.0f}"
+              f"{'-' if slow is None else format(slow, '.1f'):>12}{row.of('source_overhead_mib'):11.0f}{row.of('target_overhead_mib'):11.0f}"
               f"{row.per_resident('cpu_s') * 2**30:10.1f}")
 
 
