@@ -206,16 +206,14 @@ static void stand_still(const struct source_side *x)
                                "Open new ones, and `phaul reconnect %s` goes on",
                                s->request.peer, s->request.id);
                 session_stalled(s, why);
-                nap(s, STAND_STILL_MS);
-                return;
+        } else {
+                (void)snprintf(why, sizeof(why),
+                               "the descriptors that led to %s were lost after the commit and cannot come back by "
+                               "themselves. The %s original is kept here and does not run; the other host has the last "
+                               "word: open new ones, and `phaul reconnect %s` asks it",
+                               s->request.peer, x->stopping ? "stopped" : "frozen", s->request.id);
+                session_attention(s, why);
         }
-        (void)snprintf(
-                why, sizeof(why),
-                "the descriptors that led to %s were lost after the commit and cannot come back by themselves. "
-                "The %s original is kept here and does not run; the other host has the last word: open new ones, "
-                "and `phaul reconnect %s` asks it",
-                s->request.peer, x->stopping ? "stopped" : "frozen", s->request.id);
-        session_attention(s, why);
         nap(s, STAND_STILL_MS);
 }
 
